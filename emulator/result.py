@@ -1,0 +1,51 @@
+"""What a machine reports about one decode step, and about a run of several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+# unit class -> bucket -> cycles, summed over the units of the class; buckets of one class add up
+# to units_of_class * cycles. "busy" and "idle" are buckets like the stall reasons.
+Accounting = dict[str, dict[str, int]]
+
+
+@dataclass
+class StepResult:
+    """One decode step (or one run of a hand-written program).
+
+    cycles: SM cycles on the GPU, core cycles on the LPU. traffic: bytes by level. kernels (GPU):
+    one entry a launch. logits: fp32 [batch, vocabulary], None in timing mode or without a head.
+    tokens: next token of each sequence as the machine wrote it, None in timing mode.
+    """
+
+    cycles: int
+    traffic: dict[str, int]
+    accounting: Accounting
+    counters: dict[str, int] = field(default_factory=dict)
+    kernels: list[dict[str, Any]] = field(default_factory=list)
+    logits: np.ndarray | None = None
+    tokens: list[int] | None = None
+
+
+@dataclass
+class Result:
+    """A whole run: one StepResult per decode step, with the phase ("prompt" or "generate")."""
+
+    steps: list[StepResult]
+    phases: list[str]
+    token_ids: list[list[int]]  # generated ids, one list a sequence
+    clock_hz: int
+    prompt_ids: list[list[int]] = field(default_factory=list)
+
+    @property
+    def cycles_per_token(self) -> int:
+        """Cycles of the measured step: the last one."""
+        return self.steps[-1].cycles
+
+    @property
+    def seconds_per_token(self) -> float:
+        """Latency of one decode step, in seconds."""
+        return self.cycles_per_token / self.clock_hz

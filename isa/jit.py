@@ -1,0 +1,93 @@
+"""The one place that owns Numba's options and its on-disk cache.
+
+Numba's own cache does not notice an edited callee in another module. Here every module's cache
+folder is named after a hash of the module and of every project module that it imports, directly
+or not, so that any edit that can change the compiled code leads to a fresh folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("isa", "emulator", "programs", "tools")
+
+# No fastmath: results must not depend on the target's instruction set. nogil lets sweeps use threads.
+OPTIONS = {"cache": True, "nogil": True, "fastmath": False, "error_model": "numpy"}
+
+
+def cache_root() -> Path:
+    """User cache folder for compiled code; DECODELAB_CACHE overrides it."""
+    named = os.environ.get("DECODELAB_CACHE")
+    if named:
+        return Path(named)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "decodelab"
+
+
+def _module_file(name: str) -> Path | None:
+    """Source file of a dotted project module, None when it is not one of ours."""
+    if name.split(".")[0] not in PACKAGES:
+        return None
+    path = ROOT.joinpath(*name.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@cache
+def _imports(path: Path) -> tuple[Path, ...]:
+    """Project files that one file imports."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            file = _module_file(name)
+            if file is not None:
+                found.add(file)
+    return tuple(sorted(found))
+
+
+def source_hash(path: Path) -> str:
+    """Hash of a file and of every project file that it imports, directly or not."""
+    seen: set[Path] = set()
+    todo = [path.resolve()]
+    while todo:
+        file = todo.pop()
+        if file not in seen:
+            seen.add(file)
+            todo.extend(_imports(file))
+    digest = hashlib.sha256()
+    for file in sorted(seen):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def njit(function: Callable[..., Any]) -> Any:
+    """Numba's njit with the project's options, cached under the hash of all sources involved."""
+    import numba
+
+    folder = cache_root() / source_hash(Path(function.__code__.co_filename))
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder)
+    try:
+        return numba.njit(**OPTIONS)(function)
+    finally:
+        numba.config.CACHE_DIR = before

@@ -1,0 +1,159 @@
+"""A compiled program: everything a machine needs to run, and nothing of the machine.
+
+A Program holds texts (instruction queues or kernels), memory images, and a table that gives each
+chip of the system its text and image. Tensors name places in the memory, so that hosts, viewers
+and tests can find a value without knowing the compiler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from isa.opcodes import TYPE_BYTES, TYPES
+
+ROLES = ("weight", "kv", "activation", "state", "table", "output")
+
+
+@dataclass
+class Tensor:
+    """A named array in a machine's memory: shape [rows, columns] of a number type.
+
+    LPU: element (r, c) lies in lane c % lanes of the words `words[r, c // lanes, byte]`, one word a
+    byte plane; a word number is slice * words_per_slice + address. GPU: row r starts at
+    `address + r * pitch`. `replicated` marks an LPU scalar per row that stands in every lane
+    (shape is then [rows, lanes]; a host writes one value a row).
+    A phantom tensor has no values: reading it gives poison.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, int]
+    role: str
+    phantom: bool = False
+    replicated: bool = False
+    words: np.ndarray | None = None  # int32 [rows, ceil(columns / lanes), bytes]; LPU
+    address: int = 0  # bytes; GPU
+    pitch: int = 0  # bytes from row to row; GPU
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return TYPE_BYTES[TYPES.index(self.dtype)]
+
+
+@dataclass
+class Source:
+    """Where instructions come from. Parallel arrays, one entry an instruction of a text.
+
+    `line` indexes `lines` (assembly text), `node` indexes `nodes` (graph node, e.g.
+    "layers.3.qkv"), `reason` indexes emulator.accounting's LPU wait reasons for a NOP.
+    """
+
+    line: np.ndarray  # int32 [n], -1 = none
+    node: np.ndarray  # int32 [n], -1 = none
+    reason: np.ndarray  # int16 [n], -1 = none
+    nodes: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    file: str = ""
+
+
+@dataclass
+class LpuText:
+    """Queues of one LPU. Queue q's instructions are words[starts[q]:starts[q + 1]], in order.
+
+    Queue numbers follow the chip: emulator.lpu.geometry names them. maps: uint16 [n, lanes].
+    """
+
+    words: np.ndarray  # uint64 [n]
+    starts: np.ndarray  # int64 [queues + 1]
+    maps: np.ndarray  # uint16 [maps, lanes]
+    source: Source
+
+
+@dataclass
+class Kernel:
+    """One GPU kernel in a text: instructions first .. first + count - 1, and what a CTA needs."""
+
+    name: str
+    first: int
+    count: int
+    registers: int  # vector registers a lane
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass
+class Launch:
+    """One node of the launch graph: a kernel with its grid, as recorded once and replayed every step."""
+
+    kernel: int  # index into GpuText.kernels
+    grid: int  # CTAs
+    block: int  # threads, a multiple of 32
+    shared_bytes: int
+    arguments: tuple[int, ...] = ()  # signed 64-bit kernel parameters
+    after: tuple[int, ...] = ()  # launches that must have finished; compilers chain them
+    node: str = ""  # graph node, e.g. "layers.3.qkv"
+
+
+@dataclass
+class GpuText:
+    """Kernels of one GPU and the launches of one decode step."""
+
+    words: np.ndarray  # uint64 [n]
+    kernels: list[Kernel]
+    launches: list[Launch]
+    source: Source
+
+
+@dataclass
+class LpuImage:
+    """Initial SRAM contents: word numbers and their 'lanes' bytes; phantom words have no bytes.
+
+    zero_words are initialised to zero without being stored.
+    """
+
+    words: np.ndarray  # int32 [n]
+    data: np.ndarray  # uint8 [n, lanes]
+    zero_words: np.ndarray  # int32 [m]
+    phantom_words: np.ndarray  # int32 [p]
+
+
+@dataclass
+class GpuImage:
+    """Initial global memory. Real bytes are [0, len(data)); phantom addresses are
+    [phantom_base, phantom_base + phantom_bytes), phantom_base >= len(data)."""
+
+    data: np.ndarray  # uint8 [n]
+    phantom_base: int = 0
+    phantom_bytes: int = 0
+
+
+@dataclass
+class Expectation:
+    """`.expect`: a tensor's values with a tolerance, or a cycle count (name "cycles")."""
+
+    name: str
+    values: Any
+    tolerance: float = 0.0
+    line: int = 0
+
+
+@dataclass
+class Program:
+    """A self-contained program for one chip type. See the module's head.
+
+    meta holds what people want to know and machines do not need: model, batch, context,
+    arithmetic, layers, graph nodes, predicted_cycles (LPU).
+    """
+
+    dialect: str  # "lpu" or "gpu"
+    chip: str  # chip name
+    chip_hash: str
+    texts: list[LpuText] | list[GpuText]
+    images: list[LpuImage] | list[GpuImage]
+    chips: list[tuple[int, int, tuple[int, ...]]]  # (text, image, coordinates) of each chip
+    tensors: dict[str, Tensor]
+    expectations: list[Expectation] = field(default_factory=list)
+    meta: dict[str, Any] = field(default_factory=dict)
