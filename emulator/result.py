@@ -39,6 +39,7 @@ class Result:
     token_ids: list[list[int]]  # generated ids, one list a sequence
     clock_hz: int
     prompt_ids: list[list[int]] = field(default_factory=list)
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)  # hand-written programs: tensors at the end
 
     @property
     def cycles_per_token(self) -> int:

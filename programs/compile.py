@@ -1,0 +1,143 @@
+"""From a model and a chip to a Program: options are checked here, then the machine's own compiler works."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emulator.chip import Chip
+from isa.program import Program
+
+if TYPE_CHECKING:
+    from programs.decode.stored import Scheme
+    from programs.models.checkpoint import Model
+
+FORMATS = {"fp16": "f16", "bf16": "bf16", "fp8": "e4m3", "int8": "s8"}  # people's words -> number types
+ARITHMETIC = ("fp16", "int8", "cast8")  # LPU
+WEIGHTS = ("bf16", "fp16", "fp8", "int8")  # GPU
+KV = ("fp16", "bf16")
+VALUES_BUCKET = 64  # positions a default context is rounded up to, with values
+TIMING_CONTEXT = 1024  # default context of a timing-only run
+
+
+class OptionError(ValueError):
+    """An option that does not exist, or makes no sense for this chip or model; one sentence."""
+
+
+def default_weights(model: Model) -> str:
+    """The GPU's default number format: the checkpoint's 16-bit type; fp32 and GGUF become fp16."""
+    return "bf16" if model.dtype == "bf16" else "fp16"
+
+
+def scheme_for(
+    model: Model,
+    chip: Chip,
+    arithmetic: str | None = None,
+    weights: str | None = None,
+    kv_format: str | None = None,
+) -> Scheme:
+    """Number formats of weights, activations and KV cache on this chip. Raises OptionError.
+
+    LPU: `arithmetic` fp16 (default), int8 (int8 x int8), cast8 (int8 stored, cast to fp16 in the
+    VXM). GPU: `weights`; int8 and fp8 quantise the activations too.
+    """
+    from programs.decode.stored import Scheme
+
+    if kv_format is not None and kv_format not in KV:
+        raise OptionError(f"--kv-format {kv_format} is unknown; known: {', '.join(KV)}")
+    if chip.kind == "lpu":
+        if weights is not None:
+            raise OptionError(f"--weights {weights} is for GPUs; {chip.name} is an LPU and takes --arithmetic")
+        arithmetic = arithmetic or "fp16"
+        if arithmetic not in ARITHMETIC:
+            raise OptionError(f"--arithmetic {arithmetic} is unknown; known: {', '.join(ARITHMETIC)}")
+        if kv_format == "bf16":
+            raise OptionError(f"--kv-format bf16: the matrix planes of {chip.name} multiply fp16 and int8 only")
+        if arithmetic == "fp16":
+            return Scheme(weights="f16", activations="f16", kv="f16", fold_norms=False)
+        if arithmetic == "cast8":
+            return Scheme(weights="s8", activations="f16", kv="f16", fold_norms=False)
+        return Scheme(weights="s8", activations="s8", kv="f16", fold_norms=True)
+    if arithmetic is not None:
+        raise OptionError(f"--arithmetic {arithmetic} is for LPUs; {chip.name} is a GPU and takes --weights")
+    wide = default_weights(model)
+    weights = weights or wide
+    if weights not in WEIGHTS:
+        raise OptionError(f"--weights {weights} is unknown; known: {', '.join(WEIGHTS)}")
+    if weights in ("fp16", "bf16"):
+        form = FORMATS[weights]
+        return Scheme(weights=form, activations=form, kv=FORMATS[kv_format or weights], fold_norms=False)
+    form = FORMATS[weights]
+    return Scheme(weights=form, activations=form, kv=FORMATS[kv_format or wide], fold_norms=True)
+
+
+def arithmetic_words(scheme: Scheme) -> tuple[str, str]:
+    """(arithmetic, weights) of a scheme in words for people: ("int8 x int8", "int8, one scale a row")."""
+    names = {form: word for word, form in FORMATS.items()}
+    weights, activations = names[scheme.weights], names[scheme.activations]
+    stored = weights if weights == activations and weights in ("fp16", "bf16") else f"{weights}, one scale a row"
+    if weights != activations:
+        return f"{weights} cast to {activations}, {activations} x {activations}", stored
+    return f"{weights} x {activations}", stored
+
+
+def default_context(positions: int | None, limit: int) -> int:
+    """Context capacity when --context is not given: `positions` rounded up to 64, or 1024 for timing only (None)."""
+    if positions is None:
+        return min(TIMING_CONTEXT, limit)
+    return max(positions, min(-(-positions // VALUES_BUCKET) * VALUES_BUCKET, limit))
+
+
+def check_layers(layers: tuple[int, int] | None, count: int) -> tuple[int, int] | None:
+    """The range of layers, None when it is all of them. Raises OptionError."""
+    if layers is None or layers == (0, count):
+        return None
+    first, end = layers
+    if not 0 <= first < end <= count:
+        raise OptionError(f"--layers {first}:{end} is outside the model's {count} layers (0:{count})")
+    return layers
+
+
+def compile_decode(
+    model: Model,
+    chip: Chip,
+    *,
+    batch: int = 1,
+    context: int | None = None,
+    arithmetic: str | None = None,
+    weights: str | None = None,
+    kv_format: str | None = None,
+    layers: tuple[int, int] | None = None,
+    timing_only: bool | None = None,
+) -> Program:
+    """The program of one decode step of `model` on `chip`.
+
+    batch: sequences in lock step. context: positions the KV cache holds (default 1024, or the
+    model's own limit where that is smaller). layers (a, b): only these layers, without embedding
+    and head. timing_only: no values; default for a model that has no weights. Raises OptionError
+    for an option the chip does not take, and CapacityError where the model does not fit.
+    """
+    from programs.decode.stored import store
+
+    config = model.config
+    if timing_only is None:
+        timing_only = model.weights is None
+    if model.weights is None and not timing_only:
+        raise OptionError(f"model {model.name} has shapes but no weights: it runs with --timing-only")
+    if not 1 <= batch <= 4096:
+        raise OptionError(f"--batch {batch} is not between 1 and 4096")
+    context = context or default_context(None, config.context)
+    config.check_context(context)
+    layers = check_layers(layers, config.layers)
+    scheme = scheme_for(model, chip, arithmetic, weights, kv_format)
+    stored = store(model, scheme)
+    if chip.kind == "lpu":
+        from programs.lpu.compile import compile_lpu as compile_for
+    else:
+        from programs.gpu.compile import compile_gpu as compile_for
+    program: Program = compile_for(
+        stored, chip, batch=batch, context=context, timing_only=timing_only, layers=layers
+    )
+    words = arithmetic_words(scheme)
+    program.meta.setdefault("model", model.name)
+    program.meta.update(arithmetic=words[0], weights=words[1])
+    return program

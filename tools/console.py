@@ -1,0 +1,163 @@
+"""Streams: what is printed where, in which characters, and files that are written whole or not at all.
+
+Data goes to standard output, everything else to standard error. Output is ASCII when a stream is
+not UTF-8, so that no terminal or pipe can fail on a character.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+_PLAIN = {
+    "×": "x", "µ": "u", "μ": "u", "–": "-", "—": "-", "−": "-", "≤": "<=", "≥": ">=", "≈": "~", "±": "+-",
+    "…": "...", "→": "->", "“": '"', "”": '"', "‘": "'", "’": "'", "²": "2", "·": ".", "█": "#", " ": " ",
+}  # fmt: skip
+
+
+def _ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("decodelab_ascii", _ascii)
+
+
+def is_utf8(stream: Any) -> bool:
+    """Whether a text stream writes UTF-8."""
+    encoding = getattr(stream, "encoding", None) or "ascii"
+    try:
+        return codecs.lookup(encoding).name == "utf-8"
+    except LookupError:
+        return False
+
+
+def prepare_streams() -> None:
+    """Make standard output and standard error write plain ASCII when they are not UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if not is_utf8(stream) and hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="ascii", errors="decodelab_ascii")
+
+
+def message(text: str) -> None:
+    """One line for the person at the terminal, on standard error."""
+    click.echo(text, err=True)
+
+
+def data(text: str) -> None:
+    """Text that was asked for, on standard output."""
+    click.echo(text)
+
+
+def to_json(value: Any) -> str:
+    """The one JSON form of every command: two spaces, ASCII, keys in the order given."""
+    return json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False, default=_plain_number)
+
+
+def _plain_number(value: Any) -> Any:
+    if hasattr(value, "item"):  # a NumPy scalar
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+@contextmanager
+def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file that appears under its name only when it is complete.
+
+    Written beside its destination under a temporary name, then renamed over it; whatever goes wrong,
+    an interrupt included, leaves no part of it and keeps an older file. Raises OSError that names `path`.
+    """
+    path = Path(path)
+    binary = "b" in mode
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    try:
+        with os.fdopen(handle, mode, encoding=None if binary else "utf-8", newline=None if binary else "") as stream:
+            yield stream
+        os.chmod(temporary, 0o666 & ~_umask())
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def check_writable(path: str | Path | None) -> None:
+    """Refuse an output path before the work instead of after it. Raises ValueError with one sentence."""
+    if path is None:
+        return
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder")
+    if not path.parent.is_dir():
+        raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"cannot write {path}: folder {path.parent} is not writable")
+
+
+PATIENCE_SECONDS = 2.0  # shorter work shows nothing
+
+
+class Progress:
+    """A line of progress on standard error for work that takes longer than two seconds.
+
+    On a terminal rich draws a bar with the rate and the remaining time; elsewhere each finished
+    stage that took long is one line. `step(done, total, what)` may be called as often as one likes.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.started = time.monotonic()
+        self.bar: Any = None
+        self.task: Any = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def step(self, done: int, total: int, what: str = "") -> None:
+        if self.bar is None:
+            if time.monotonic() - self.started < PATIENCE_SECONDS or not sys.stderr.isatty():
+                return
+            self._open(total)
+        self.bar.update(self.task, completed=done, total=total, description=what or self.title)
+
+    def _open(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        self.bar.start()
+        self.task = self.bar.add_task(self.title, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        elif time.monotonic() - self.started >= PATIENCE_SECONDS:
+            message(f"{self.title}: {time.monotonic() - self.started:.0f} s")
+
+
+StepCallback = Callable[[int, int, str], None]

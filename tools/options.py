@@ -1,0 +1,199 @@
+"""Options that several commands share, and the parsing of their values: one meaning everywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from emulator.chip import Chip
+
+DEFAULT_MODEL = "tiny_kjv"
+DEFAULT_CHIPS = ("groq_tsp_v1", "h100_sxm")
+DEFAULT_PROMPT = "In the beginning"
+
+_COUNT = re.compile(r"(\d+)(k?)", re.IGNORECASE)
+
+
+class Count(click.ParamType):
+    """A positive whole number; 8k means 8192. Lists (`1,8,64`) where `many`."""
+
+    name = "count"
+
+    def __init__(self, many: bool = False) -> None:
+        self.many = many
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        parts = value.split(",") if self.many else [value]
+        numbers = []
+        for part in parts:
+            found = _COUNT.fullmatch(part.strip())
+            number = int(found[1]) * (1024 if found[2] else 1) if found else 0
+            if not 1 <= number <= 1 << 30:
+                allowed = "positive numbers such as 1,8,64 or 1k,8k" if self.many else "a positive number such as 64 or 1k"
+                self.fail(f"{value!r} is not {allowed}", param, ctx)
+            numbers.append(number)
+        return tuple(dict.fromkeys(numbers)) if self.many else numbers[0]
+
+
+class TokenIds(click.ParamType):
+    """Token ids with commas: 5,77,640."""
+
+    name = "ids"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if not all(re.fullmatch(r"\d{1,9}", part) for part in parts):
+            self.fail(f"{value!r} is not a list of token ids such as 5,77,640", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+class Layers(click.ParamType):
+    """A range of layers A:B, B not included."""
+
+    name = "A:B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        found = re.fullmatch(r"(\d{1,6}):(\d{1,6})", value)
+        if not found or int(found[1]) >= int(found[2]):
+            self.fail(f"{value!r} is not a range of layers such as 0:1", param, ctx)
+        return int(found[1]), int(found[2])
+
+
+class CycleRange(click.ParamType):
+    """A range of cycles A:B, B not included."""
+
+    name = "A:B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        found = re.fullmatch(r"(\d{1,12}):(\d{1,12})", value)
+        if not found or int(found[1]) >= int(found[2]):
+            self.fail(f"{value!r} is not a range of cycles such as 0:60", param, ctx)
+        return int(found[1]), int(found[2])
+
+
+class Binding(click.ParamType):
+    """NAME=FILE."""
+
+    name = "NAME=FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        name, equals, file = value.partition("=")
+        if not equals or not name or not file:
+            self.fail(f"{value!r} is not NAME=FILE", param, ctx)
+        return name, Path(file)
+
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def option_group(*options: Decorator) -> Decorator:
+    """One decorator that adds several options, in the order given."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+model_option = click.option(
+    "--model", default=DEFAULT_MODEL, show_default=True,
+    help="Bundled name, preset, Hugging Face folder, or .gguf file.",
+)  # fmt: skip
+set_option = click.option(
+    "--set", "settings", multiple=True, metavar="CHIP.KEY=VALUE",
+    help="What if a number of a chip file were another one; repeatable.",
+)  # fmt: skip
+engine_option = click.option(
+    "--engine", type=click.Choice(["fast", "naive"]), default="fast", show_default=True,
+    help="The fast engine, or its slow twin in plain Python.",
+)  # fmt: skip
+launch_option = click.option(
+    "--launch", type=click.Choice(["graph", "stream"]), default=None,
+    help="GPU: how kernels are launched [default: graph].",
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+arithmetic_options = option_group(
+    click.option(
+        "--arithmetic", default=None, metavar="fp16|int8|cast8",
+        help="LPU: number formats of weights and activations [default: fp16].",
+    ),
+    click.option(
+        "--weights", default=None, metavar="bf16|fp16|fp8|int8",
+        help="GPU: number format of the weights [default: the checkpoint's 16-bit type].",
+    ),
+    click.option(
+        "--kv-format", default=None, metavar="fp16|bf16",
+        help="Number format of the KV cache [default: fp16 on the LPU, the activations' on the GPU].",
+    ),
+)  # fmt: skip
+prompt_options = option_group(
+    click.option(
+        "--prompt", "prompts", multiple=True,
+        help="Text to continue; repeatable, cycled over the batch.",
+    ),
+    click.option(
+        "--prompt-ids", "prompt_ids", multiple=True, type=TokenIds(), metavar="5,77,640",
+        help="The same, as token ids.",
+    ),
+    click.option("--tokens", type=Count(), default=None, help="Tokens to generate [default: 16; 1 with --timing-only]."),
+)  # fmt: skip
+
+
+def load_chip_with(name: str, settings: tuple[str, ...]) -> Chip:
+    """A chip with the --set values meant for it. Raises ChipError for a key that it does not have."""
+    from emulator.chip import load_chip
+
+    chip = load_chip(name)
+    for setting in settings:
+        target, key, text = split_setting(setting)
+        if target == chip.name:
+            chip = chip.with_override(key, text)
+    return chip
+
+
+def split_setting(setting: str) -> tuple[str, str, str]:
+    """(chip, key, value) of CHIP.KEY=VALUE. Raises ValueError."""
+    left, equals, text = setting.partition("=")
+    name, dot, key = left.partition(".")
+    if not equals or not dot or not name or not key or not text:
+        raise ValueError(f"--set {setting}: expected CHIP.KEY=VALUE, such as h100_sxm.dram.channels=80")
+    return name, key, text
+
+
+def load_chips(names: tuple[str, ...], settings: tuple[str, ...]) -> list[Chip]:
+    """The chips of --chip, in order, with their --set values.
+
+    Raises ValueError when a setting names a chip that takes no part, or a chip is named twice.
+    """
+    import difflib
+
+    names = names or DEFAULT_CHIPS
+    if len(set(names)) != len(names):
+        raise ValueError(f"--chip: a chip is named twice ({', '.join(names)})")
+    chips = [load_chip_with(name, settings) for name in names]
+    known = [chip.name for chip in chips]
+    for setting in settings:
+        target = split_setting(setting)[0]
+        if target not in known:
+            near = difflib.get_close_matches(target, known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"--set {setting}: no chip {target} takes part; {hint}chips here: {', '.join(known)}")
+    return chips
