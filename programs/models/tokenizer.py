@@ -1,0 +1,72 @@
+"""Text to token ids and back, through the `tokenizers` library (imported when first used)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from programs.models.errors import ModelError
+
+TOKENIZER_BYTES = 64 << 20  # the largest public tokenizer.json is about 35 MB
+
+
+class Tokenizer:
+    """A model's tokenizer. `vocab` is the model's vocabulary: ids above it are refused."""
+
+    def __init__(self, load: Callable[[], Any], vocab: int, where: str) -> None:
+        self._load = load
+        self._loaded: Any = None
+        self._vocab = vocab
+        self._where = where
+
+    @property
+    def _library(self) -> Any:
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt: what the tokenizer file itself adds is added, nothing else."""
+        ids: list[int] = self._library.encode(text).ids
+        if any(not 0 <= token < self._vocab for token in ids):
+            raise ModelError(
+                f"{self._where}: the tokenizer gives token {max(ids)}, the model's vocabulary has {self._vocab}"
+            )
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, without special tokens."""
+        text: str = self._library.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def continuation(self, prompt: Sequence[int], generated: Sequence[int]) -> str:
+        """Text that `generated` adds after `prompt`.
+
+        Decoded together and cut, because sentencepiece drops the first space of what stands alone
+        and a character may span two byte tokens.
+        """
+        before, both = self.decode(prompt), self.decode([*prompt, *generated])
+        shared = 0
+        while shared < min(len(before), len(both)) and before[shared] == both[shared]:
+            shared += 1
+        return both[shared:]
+
+
+def tokenizer_file(path: Path, vocab: int) -> Tokenizer:
+    """Tokenizer of a Hugging Face tokenizer.json; it is read and checked at the first use."""
+
+    def load() -> Any:
+        import tokenizers
+
+        try:
+            size = path.stat().st_size
+            if size > TOKENIZER_BYTES:
+                raise ModelError(f"{path}: {size} bytes, more than the {TOKENIZER_BYTES} such a file may have")
+            return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except ModelError:
+            raise
+        except Exception as error:  # the library raises plain Exception
+            raise ModelError(f"{path}: not a tokenizer that can be used ({str(error)[:200]})") from None
+
+    return Tokenizer(load, vocab, str(path))
