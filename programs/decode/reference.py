@@ -200,9 +200,9 @@ def logit_bound(exact: Sequence[np.ndarray], machine_like: Sequence[np.ndarray])
     """How far a machine's logits may be from the exact ones.
 
     The machine-like oracle rounds activations, q, K, V and probabilities to the machines' formats
-    at their cast points and other results to about fp32. A machine rounds at the same points but sums in another order, so
-    its error is another draw of about the same size as the largest shift seen here; SAFETY (4)
-    times that, plus FLOOR times the largest logit for fp32 sums, is the bound.
+    at their cast points, and other results to about fp32. A machine rounds at the same points but
+    sums in another order, so its error is another draw of about the same size as the largest shift
+    seen here. The bound is SAFETY (4) times that shift, plus FLOOR times the largest logit.
     """
     shift = max(float(np.abs(a - b).max()) for a, b in zip(exact, machine_like, strict=True))
     return SAFETY * shift + FLOOR * max(float(np.abs(a).max()) for a in exact)
@@ -221,7 +221,9 @@ def check_agreement(
     """
     exact = oracle_logits(stored, prompts, generated)
     bound = logit_bound(exact, oracle_logits(stored, prompts, generated, machine_like=True))
-    near, wrong, margins = [], [], []
+    near: list[tuple[int, int]] = []
+    wrong: list[tuple[int, int]] = []
+    margins: list[tuple[float, ...]] = []
     for s, (rows, tokens) in enumerate(zip(exact, generated, strict=True)):
         two = np.sort(rows, axis=1)[:, -2:]
         margins.append(tuple(float(m) for m in two[:, 1] - two[:, 0]))

@@ -47,7 +47,8 @@ class Scheme:
     def __post_init__(self) -> None:
         allowed = {("f16", "f16"), ("bf16", "bf16"), ("s8", "f16"), ("s8", "bf16"), ("s8", "s8"), ("e4m3", "e4m3")}
         if (self.weights, self.activations) not in allowed or self.kv not in ("f16", "bf16"):
-            raise ModelError(f"{self.weights} weights with {self.activations} activations and {self.kv} KV: no such scheme")
+            words = f"{self.weights} weights, {self.activations} activations, {self.kv} KV"
+            raise ModelError(f"{words}: no machine computes this")
         if self.fold_norms != (self.activations in ACTIVATION_FACTOR):
             raise ModelError("norm weights are folded with 8-bit activations, and only then")
 
