@@ -36,8 +36,8 @@ class Count(click.ParamType):
             found = _COUNT.fullmatch(part.strip())
             number = int(found[1]) * (1024 if found[2] else 1) if found else 0
             if not 1 <= number <= 1 << 30:
-                allowed = "positive numbers such as 1,8,64 or 1k,8k" if self.many else "a positive number such as 64 or 1k"
-                self.fail(f"{value!r} is not {allowed}", param, ctx)
+                allowed = "numbers such as 1,8,64 or 1k,8k" if self.many else "a number such as 64 or 1k"
+                self.fail(f"{value!r} is not {allowed}, each at least 1", param, ctx)
             numbers.append(number)
         return tuple(dict.fromkeys(numbers)) if self.many else numbers[0]
 
@@ -153,7 +153,7 @@ prompt_options = option_group(
         "--prompt-ids", "prompt_ids", multiple=True, type=TokenIds(), metavar="5,77,640",
         help="The same, as token ids.",
     ),
-    click.option("--tokens", type=Count(), default=None, help="Tokens to generate [default: 16; 1 with --timing-only]."),
+    click.option("--tokens", type=Count(), default=None, help="Tokens to generate [default: 16]."),
 )  # fmt: skip
 
 

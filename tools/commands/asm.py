@@ -1,0 +1,6 @@
+import click
+
+
+@click.command("asm")
+def command() -> None:
+    """asm"""

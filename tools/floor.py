@@ -1,0 +1,161 @@
+"""The floor: the least time that any machine with a chip's peak rates needs for one decode step.
+
+Every byte that must move moves once, every operation that must be done is done once, everything
+overlaps perfectly; the slowest of the parts is the floor. No emulation is involved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from emulator.chip import Chip
+from programs.decode.stored import BYTES, linear_shapes
+
+if TYPE_CHECKING:
+    from programs.decode.stored import Scheme
+    from programs.models.config import ModelConfig
+
+LINE_BYTES, BURST_BYTES, SUB_CORES = 128, 32, 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one decode step must move and compute, whatever the machine."""
+
+    weights: int  # matrix weights that every step multiplies; a tied head counts as a matrix
+    weight_bytes: int  # the same in bytes, with row scales, biases and norms
+    embedding_bytes: int  # embedding rows looked up
+    kv_read_bytes: int
+    kv_write_bytes: int
+    weight_macs: int
+    attention_macs: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that come from or go to where weights and KV live."""
+        return self.weight_bytes + self.embedding_bytes + self.kv_read_bytes + self.kv_write_bytes
+
+
+def decode_work(
+    config: ModelConfig, scheme: Scheme, batch: int, positions: int, layers: tuple[int, int] | None = None
+) -> Work:
+    """Work of one decode step in which each of `batch` sequences attends to `positions` positions.
+
+    Bytes of K and V: 2 x batch x positions x kv_heads x head_dim x bytes, a layer (arXiv 2305.13245).
+    `layers` (a, b) leaves embedding and head out.
+    """
+    count = config.layers if layers is None else layers[1] - layers[0]
+    shapes = linear_shapes(config)
+    layer = [shape for name, shape in shapes.items() if name != "lm_head"]
+    weights = count * sum(out * inputs for out, inputs in layer)
+    scaled_rows = count * sum(out for out, _ in layer)
+    norms = 0 if scheme.fold_norms else count * 2 * config.hidden
+    biases = count * shapes["qkv"][0] if config.qkv_bias else 0
+    embedding = 0
+    if layers is None:
+        weights += config.vocab * config.hidden
+        scaled_rows += config.vocab
+        norms += 0 if scheme.fold_norms else config.hidden
+        embedding = batch * config.hidden * BYTES[scheme.embed]
+    scales = scaled_rows if scheme.scaled else 0
+    kv = 2 * batch * count * config.kv_size * BYTES[scheme.kv]
+    return Work(
+        weights=weights,
+        weight_bytes=weights * BYTES[scheme.weights] + 4 * (scales + norms + biases),
+        embedding_bytes=embedding,
+        kv_read_bytes=kv * positions,
+        kv_write_bytes=kv,
+        weight_macs=batch * weights,
+        attention_macs=2 * batch * count * positions * config.q_size,
+    )
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The floor of one step: `parts` are (resource, seconds) from slowest to fastest."""
+
+    parts: tuple[tuple[str, float], ...]
+
+    @property
+    def seconds(self) -> float:
+        return self.parts[0][1]
+
+    @property
+    def bound_by(self) -> str:
+        return self.parts[0][0]
+
+
+def floor(chip: Chip, work: Work, scheme: Scheme) -> Floor:
+    """Floor of `work` on `chip`; see the module's head."""
+    parts = lpu_parts(chip, work, scheme) if chip.kind == "lpu" else gpu_parts(chip, work, scheme)
+    ranked = sorted(((name, float(seconds)) for name, seconds in parts.items()), key=lambda p: (-p[1], p[0]))
+    return Floor(tuple(ranked))
+
+
+def lpu_parts(chip: Chip, work: Work, scheme: Scheme) -> dict[str, Fraction]:
+    """Seconds that each resource of an LPU needs.
+
+    K and V are matrices like the weights: both pass the MXM's weight ingest, in the format the
+    plane multiplies. 8-bit weights that are cast pass the VXM's large ALUs, one value a lane and cycle.
+    """
+    from emulator.lpu.geometry import geometry
+
+    place = geometry(chip)
+    hz = place.clock_hz
+    wide = scheme.activations != "s8"
+    ingest_bytes = work.weights * (2 if wide else 1) + work.kv_read_bytes
+    weight_rate = place.fp16_ops_per_second if wide else place.int8_ops_per_second
+    parts = {
+        "weight ingest": Fraction(ingest_bytes, place.ingest_bytes_per_cycle * hz),
+        "SRAM": Fraction(work.memory_bytes, place.sram_bytes_per_cycle * hz),
+        "arithmetic": Fraction(2 * work.weight_macs, weight_rate)
+        + Fraction(2 * work.attention_macs, place.fp16_ops_per_second),
+    }
+    if scheme.weights == "s8" and wide:
+        parts["casts in the VXM"] = Fraction(work.weights, len(place.large_alus) * place.lanes * hz)
+    return parts
+
+
+def gpu_parts(chip: Chip, work: Work, scheme: Scheme) -> dict[str, Fraction]:
+    """Seconds that each resource of a GPU needs.
+
+    What fits in the L2 stays there from step to step and need not come from HBM again.
+    """
+    hz = chip.clock_hz
+    parts = {
+        "arithmetic": Fraction(work.weight_macs, tensor_macs_per_cycle(chip, scheme.activations) * hz)
+        + Fraction(work.attention_macs, tensor_macs_per_cycle(chip, scheme.kv) * hz),
+    }
+    if l2_bytes_per_cycle(chip):
+        parts["L2 read"] = Fraction(work.memory_bytes, l2_bytes_per_cycle(chip) * hz)
+    if work.memory_bytes > l2_capacity_bytes(chip):
+        parts["HBM read"] = work.memory_bytes / hbm_bytes_per_second(chip)
+    return parts
+
+
+def l2_capacity_bytes(chip: Chip) -> int:
+    """Bytes that a GPU's L2 holds."""
+    return int(chip["l2.slices"]) * int(chip["l2.sets"]) * int(chip["l2.ways"]) * LINE_BYTES
+
+
+def l2_bytes_per_cycle(chip: Chip) -> int:
+    """Bytes a cycle that the L2 can give to all SMs: its slices or the SMs' ports; 0 = unlimited."""
+    limits = (
+        int(chip["l2.slices"]) * int(chip["l2.slice_bytes"]),
+        int(chip["core.sms"]) * int(chip["noc.sm_in_bytes"]),
+    )
+    return min((limit for limit in limits if limit), default=0)
+
+
+def hbm_bytes_per_second(chip: Chip) -> Fraction:
+    """Peak of the DRAM pins: one burst of 32 bytes a pseudo-channel every `dram.timing.burst` cycles."""
+    pins = int(chip["dram.channels"]) * int(chip["dram.pseudo_channels"])
+    return Fraction(pins * BURST_BYTES * int(chip["dram.clock_hz"]), int(chip["dram.timing.burst"]))
+
+
+def tensor_macs_per_cycle(chip: Chip, form: str) -> Fraction:
+    """Multiply-accumulates a cycle of all tensor cores: one 16 x 8 x k MMA an interval and sub-core."""
+    k = 32 // BYTES[form]  # m16n8k16 of 2-byte values, m16n8k32 of 1-byte values
+    return Fraction(int(chip["core.sms"]) * SUB_CORES * 16 * 8 * k, max(1, int(chip["sm.tensor.interval"])))

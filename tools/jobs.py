@@ -1,0 +1,90 @@
+"""Running measurements side by side, one process a core, with outcomes in the order asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tools import console
+from tools.measure import Job
+
+if TYPE_CHECKING:
+    from emulator.chip import Chip
+
+# Modules with compiled code, by kind of chip; a cold cache folder means that it will be compiled now.
+ENGINES = {"lpu": ("emulator/lpu/engine.py",), "gpu": ("emulator/gpu/engine.py",)}
+COMPILE_SECONDS = {"lpu": 15, "gpu": 30}  # rough, for the announcement only
+
+
+def announce_compilation(kinds: set[str]) -> None:
+    """Say that an engine will be compiled first, when its compiled code is not in the cache."""
+    from isa.jit import ROOT, cache_root, source_hash
+
+    cold = set()
+    for kind in kinds:
+        for module in ENGINES[kind]:
+            path = ROOT / module
+            folder = cache_root() / source_hash(path)
+            if path.is_file() and not any(folder.rglob("*.nbc")):
+                cold.add(kind)
+    if cold:
+        seconds = sum(COMPILE_SECONDS[kind] for kind in cold)
+        console.message(f"compiling the emulator, once, about {seconds} s")
+
+
+def attempt(job: Job) -> dict[str, Any]:
+    """`measure`, with a chip that cannot hold the model told as an entry instead of an exception."""
+    from tools.measure import measure
+
+    try:
+        return measure(job)
+    except ValueError as error:
+        chips = getattr(error, "chips_needed", None)
+        if chips is None:
+            raise
+        return {"chip": job.chip, "error": str(error), "chips_needed": chips}
+
+
+def run_jobs(jobs: Sequence[Job], title: str) -> list[dict[str, Any]]:
+    """The outcome of every job, in order. Raises what the first failing job raised.
+
+    Jobs share nothing, so the outcome does not depend on how many run at once.
+    """
+    workers = min(len(jobs), os.cpu_count() or 1, int(os.environ.get("DECODELAB_JOBS", "64")))
+    with console.Progress(title) as progress:
+        if workers <= 1 or getattr(sys.modules["__main__"], "__file__", None) is None:
+            outcomes = []
+            for n, job in enumerate(jobs):
+                progress.step(n, len(jobs), f"{job.model} on {job.chip}")
+                outcomes.append(attempt(job))
+            return outcomes
+        return _parallel(jobs, workers, progress)
+
+
+def _parallel(jobs: Sequence[Job], workers: int, progress: console.Progress) -> list[dict[str, Any]]:
+    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+    from multiprocessing import get_context
+
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        futures = [pool.submit(attempt, job) for job in jobs]
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            progress.step(len(jobs) - len(pending), len(jobs))
+            if any(future.exception() is not None for future in done):
+                break
+        return [future.result() for future in futures if future.done() or not future.cancel()]
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def kinds_of(chips: Sequence[Chip]) -> set[str]:
+    """Kinds of machine that take part."""
+    return {chip.kind for chip in chips}

@@ -1,0 +1,286 @@
+"""One measured decode step of one model on one chip: what `compare` puts into a column.
+
+A Job is plain data, so that jobs can run side by side in processes; its outcome is the JSON entry
+of CONTRACT.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emulator.result import StepResult
+from tools.options import DEFAULT_MODEL, DEFAULT_PROMPT, load_chip_with
+
+if TYPE_CHECKING:
+    from emulator.chip import Chip
+    from emulator.result import Result
+    from isa.program import Program
+    from programs.decode.stored import StoredModel
+    from programs.models.checkpoint import Model
+
+DEFAULT_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to measure: one model on one chip. Fields are the options of the same name."""
+
+    model: str
+    chip: str
+    settings: tuple[str, ...] = ()
+    batch: int = 1
+    context: int | None = None
+    timing_only: bool = False
+    arithmetic: str | None = None
+    weights: str | None = None
+    kv_format: str | None = None
+    launch: str | None = None
+    layers: tuple[int, int] | None = None
+    prompts: tuple[str, ...] = ()
+    prompt_ids: tuple[tuple[int, ...], ...] = ()
+    tokens: int | None = None
+    stop_at_eos: bool = False
+    engine: str = "fast"
+    whole_model: bool = False  # also tell how many chips the whole model needs
+
+
+def chosen_job(options: dict[str, Any]) -> Job:
+    """A Job from the options of a command; `batch` None means one sequence a prompt. Raises ValueError."""
+    given = max(len(options.get("prompts", ())), len(options.get("prompt_ids", ())))
+    chosen = {name: value for name, value in options.items() if name in Job.__dataclass_fields__}
+    chosen["model"] = options.get("model") or DEFAULT_MODEL
+    chosen["batch"] = options.get("batch") or max(1, given)
+    if given > chosen["batch"]:
+        raise ValueError(f"--batch {chosen['batch']} is fewer than the {given} prompts given")
+    return Job(**chosen)
+
+
+OnStep = Callable[[int, int], None]
+
+
+@dataclass
+class Prepared:
+    """A job whose model is loaded, whose options are checked and whose program is compiled."""
+
+    job: Job
+    model: Model
+    chip: Chip
+    stored: StoredModel
+    program: Program
+    prompts: list[list[int]]
+    tokens: int
+
+
+def prompts_of(job: Job, model: Model) -> list[list[int]]:
+    """Token ids of every sequence of the batch, prompts cycled. Raises ValueError."""
+    if job.prompts and job.prompt_ids:
+        raise ValueError("--prompt and --prompt-ids cannot be given together")
+    if job.prompt_ids:
+        given = [list(ids) for ids in job.prompt_ids]
+        for token in (t for ids in given for t in ids):
+            if token >= model.config.vocab:
+                raise ValueError(
+                    f"--prompt-ids: token {token} is not in the vocabulary of {model.config.vocab} tokens "
+                    f"(0 to {model.config.vocab - 1})"
+                )
+    elif model.tokenizer is None:
+        if job.prompts:
+            raise ValueError(f"model {model.name} has no tokenizer: give --prompt-ids instead of --prompt")
+        given = [[model.config.bos if model.config.bos is not None else 0]]
+    else:
+        given = [model.tokenizer.encode(text) for text in job.prompts or (DEFAULT_PROMPT,)]
+        for text, ids in zip(job.prompts, given):
+            if not ids:
+                raise ValueError(f"--prompt {text!r} holds no token")
+    return [given[i % len(given)] for i in range(job.batch)]
+
+
+def prepare(job: Job) -> Prepared:
+    """Load, check and compile. Raises ValueError with one sentence for anything impossible."""
+    from programs.compile import check_layers, check_options, compile_stored, default_context
+    from programs.decode.stored import store
+    from programs.models.checkpoint import load_model
+
+    chip = load_chip_with(job.chip, job.settings)
+    model = load_model(job.model)
+    limit = model.config.context
+    if job.launch is not None and chip.kind == "lpu":
+        raise ValueError(f"--launch {job.launch} is for GPUs; {chip.name} is an LPU and launches no kernels")
+    layers = check_layers(job.layers, model.config.layers)
+    if layers is not None and not job.timing_only:
+        raise ValueError("--layers leaves out embedding and head, so it needs --timing-only")
+    prompts: list[list[int]] = []
+    tokens = job.tokens or (1 if job.timing_only else DEFAULT_TOKENS)
+    context = job.context
+    if job.timing_only:
+        if context is None:
+            context = default_context(None, limit)
+    else:
+        prompts = prompts_of(job, model)
+        positions = max(len(p) for p in prompts) + tokens
+        if context is None:
+            context = default_context(positions, limit)
+        elif positions > context:
+            raise ValueError(
+                f"{max(len(p) for p in prompts)} prompt tokens and {tokens} new ones need {positions} positions, "
+                f"over --context {context}"
+            )
+    scheme = check_options(
+        model, chip, job.batch, context, job.arithmetic, job.weights, job.kv_format, job.timing_only
+    )
+    stored = store(model, scheme, timing_only=job.timing_only)
+    program = compile_stored(
+        stored, chip, batch=job.batch, context=context, layers=layers, timing_only=job.timing_only, name=model.name
+    )
+    return Prepared(replace(job, context=context, layers=layers), model, chip, stored, program, prompts, tokens)
+
+
+def measure(job: Job, on_step: OnStep | None = None) -> dict[str, Any]:
+    """The entry of one chip in `compare`. Raises ValueError, or a capacity error with `chips_needed`."""
+    ready = prepare(job)
+    if job.timing_only:
+        step, values = measured_once(ready), no_values()
+        positions = ready.job.context or 1
+    else:
+        result = generated(ready, on_step)
+        step, values = result.steps[-1], checked_values(ready, result)
+        positions = len(result.steps)
+    return entry(ready, step, positions) | values
+
+
+def measured_once(ready: Prepared) -> StepResult:
+    """The measured step of a timing-only job."""
+    from emulator.run import load, measured_step
+
+    machine = load(ready.program, ready.chip, engine=ready.job.engine, launch=ready.job.launch)
+    return measured_step(machine, ready.job.context or 1, warm=may_stay_cached(ready))
+
+
+def generated(ready: Prepared, on_step: OnStep | None = None) -> Result:
+    """The whole run of a job with values."""
+    from emulator.run import generate, load
+
+    machine = load(ready.program, ready.chip, engine=ready.job.engine, launch=ready.job.launch)
+    stop = ready.model.config.eos if ready.job.stop_at_eos else ()
+    return generate(machine, ready.prompts, ready.tokens, stop=stop, on_step=on_step)
+
+
+def may_stay_cached(ready: Prepared) -> bool:
+    """Whether weights or KV could stay in a cache between steps: below twice its size."""
+    from tools.floor import decode_work, l2_capacity_bytes
+
+    if ready.chip.kind == "lpu":
+        return False  # no caches
+    work = decode_work(
+        ready.model.config, ready.stored.scheme, ready.job.batch, ready.job.context or 1, ready.job.layers
+    )
+    return work.memory_bytes < 2 * l2_capacity_bytes(ready.chip)
+
+
+def entry(ready: Prepared, step: StepResult, positions: int) -> dict[str, Any]:
+    """The entry's part that needs no values: time, traffic, floor, accounting."""
+    from programs.compile import FORMATS, arithmetic_words
+    from tools.floor import decode_work, floor, l2_capacity_bytes
+    from tools.where import cycles_by_cause, told_bound
+
+    job, chip, scheme = ready.job, ready.chip, ready.stored.scheme
+    work = decode_work(ready.model.config, scheme, job.batch, positions, job.layers)
+    least = floor(chip, work, scheme)
+    seconds = step.cycles / chip.clock_hz
+    arithmetic, weights = arithmetic_words(scheme)
+    causes = cycles_by_cause(ready.program, chip, step)
+    found: dict[str, Any] = {
+        "chip": chip.name,
+        "model": ready.model.name,
+        "parameters": ready.model.config.weight_count(),
+        "chip_hash": chip.hash,
+        "chips_used": 1,
+        "tensor_parallel": 1,
+        "pipeline_parallel": 1,
+        "arithmetic": arithmetic,
+        "weights": weights,
+        "kv_format": next(word for word, form in FORMATS.items() if form == scheme.kv),
+        "batch": job.batch,
+        "context": job.context,
+        "layers": list(job.layers) if job.layers else None,
+        "cycles_per_token": step.cycles,
+        "predicted_cycles": ready.program.meta.get("predicted_cycles"),
+        "clock_hz": chip.clock_hz,
+        "seconds_per_token": seconds,
+        "tokens_per_second": job.batch / seconds,
+        "pipeline_tokens_per_second": job.batch / seconds,
+        "traffic_bytes": dict(step.traffic),
+        "floor_seconds": least.seconds,
+        "floor_parts": dict(least.parts),
+        "bound_by": told_bound(least, seconds),
+        "cycles_by_cause": causes,
+        "unit_accounting": {unit: dict(buckets) for unit, buckets in step.accounting.items()},
+        "working_set_bytes": work.memory_bytes,
+    }
+    if chip.kind == "gpu":
+        found["l2_capacity_bytes"] = l2_capacity_bytes(chip)
+    if job.whole_model:
+        found |= whole_model(ready, seconds)
+    return found
+
+
+def whole_model(ready: Prepared, seconds: float) -> dict[str, Any]:
+    """How many chips the whole model needs, and the chip-milliseconds a token then costs.
+
+    Scaled from the layers that ran: embedding, head and links between chips are left out. Alone, one
+    token occupies all chips for its whole latency; in a full pipeline for one stage's time, where
+    the stages share the layers evenly.
+    """
+    from programs.compile import chips_needed
+
+    config, layers = ready.model.config, ready.job.layers
+    count = config.layers if layers is None else layers[1] - layers[0]
+    chips = chips_needed(ready.stored, ready.chip, batch=ready.job.batch, context=ready.job.context or 1)
+    token_ms = 1000 * seconds * config.layers / count / ready.job.batch
+    return {"chips_needed": chips, "chip_ms_per_token": {"alone": chips * token_ms, "full_pipeline": token_ms}}
+
+
+def no_values() -> dict[str, Any]:
+    return {"tokens_match_reference": None, "logits_max_abs_error": None}
+
+
+def checked_values(ready: Prepared, result: Result) -> dict[str, Any]:
+    """What was generated, and how it compares with the float64 oracle of the same stored weights."""
+    from programs.decode.reference import check_agreement
+
+    check = check_agreement(ready.stored, ready.prompts, result.token_ids, chosen_logits(ready.prompts, result))
+    tokenizer = ready.model.tokenizer
+    texts = None
+    if tokenizer is not None:
+        texts = [tokenizer.continuation(p, g) for p, g in zip(ready.prompts, result.token_ids)]
+    single = ready.job.batch == 1
+    return {
+        "tokens_match_reference": check.tokens_match,
+        "near_ties": len(check.near_ties),
+        "mismatches": len(check.mismatches),
+        "logits_max_abs_error": check.logits_max_abs_error,
+        "logits_error_bound": check.bound,
+        "margins": _unbatched([list(m) for m in check.margins], single),
+        "prompt": _unbatched([tokenizer.decode(p) for p in ready.prompts], single) if tokenizer else None,
+        "prompt_token_ids": _unbatched(ready.prompts, single),
+        "token_ids": _unbatched(result.token_ids, single),
+        "text": texts and _unbatched(texts, single),
+    }
+
+
+def _unbatched(values: list[Any], single: bool) -> Any:
+    """One sequence's value itself, a list of them for more."""
+    return values[0] if single else values
+
+
+def chosen_logits(prompts: list[list[int]], result: Result) -> list[np.ndarray]:
+    """Logits [tokens, vocab] of each sequence at the steps that gave its tokens."""
+    chosen = []
+    for b, (prompt, tokens) in enumerate(zip(prompts, result.token_ids)):
+        steps = result.steps[len(prompt) - 1 : len(prompt) - 1 + len(tokens)]
+        chosen.append(np.stack([step.logits[b] for step in steps if step.logits is not None]))
+    return chosen
