@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from isa.jit import njit
-from isa.opcodes import BF16, E4M3, F16, S8
+from isa.opcodes import BF16, F16, S8
 from isa.semantics import bf16_to_f32, bits32, e4m3_to_f32, f16_to_f32, f32
 
 MMA_WORK = 16 * 32 + 32 * 8 + 16 * 8  # decoded A and B of the deepest shape, and the result

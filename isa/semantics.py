@@ -111,7 +111,8 @@ def f32_to_e4m3(bits):
     odd = np.uint32((magnitude >> np.uint32(20)) & np.uint32(1))
     normal = np.uint32(np.uint32(magnitude + np.uint32(0x7FFFF) + odd - np.uint32(120 << 23)) >> np.uint32(20))
     # Below 2**-6 the step is 2**-9, which is the last place of 2**14: the addition rounds.
-    tiny = np.uint32(np.float32(magnitude.view(np.float32) + np.float32(16384.0)).view(np.uint32) - np.uint32(0x46800000))
+    sum_bits = np.float32(magnitude.view(np.float32) + np.float32(16384.0)).view(np.uint32)
+    tiny = np.uint32(sum_bits - np.uint32(0x46800000))
     raw = normal if magnitude >= np.uint32(0x3C800000) else tiny
     raw = np.uint32(0x7E) if magnitude >= np.uint32(0x43E00000) else raw
     raw = np.uint32(raw | ((bits >> np.uint32(24)) & np.uint32(0x80)))
