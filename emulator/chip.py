@@ -126,7 +126,7 @@ def load_chip(name: str | Path) -> Chip:
         raise ChipError(f"{path}: needs a [chip] section with name, kind (lpu or gpu) and title")
     numbers: dict[str, Number] = {}
     _collect(path, "", document, numbers)
-    return Chip(head["name"], head["kind"], head.get("title", head["name"]), numbers)
+    return Chip(head["name"], head["kind"], str(head.get("title", head["name"])), numbers)
 
 
 def _collect(path: Path, prefix: str, table: dict[str, Any], numbers: dict[str, Number]) -> None:

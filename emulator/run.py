@@ -170,9 +170,9 @@ def generate(
 def check_prompts(program: Program, prompt_ids: Sequence[Sequence[int]] | Sequence[int]) -> list[list[int]]:
     """Prompts as one list a sequence. Raises RunError for a wrong count, an empty prompt or a foreign id."""
     batch = batch_of(program)
-    if len(prompt_ids) and isinstance(prompt_ids[0], (int, np.integer)):
-        prompt_ids = [prompt_ids]  # type: ignore[list-item]
-    prompts = [[int(i) for i in p] for p in prompt_ids]  # type: ignore[union-attr]
+    flat = len(prompt_ids) > 0 and isinstance(prompt_ids[0], (int, np.integer))
+    rows: list[Any] = [prompt_ids] if flat else list(prompt_ids)
+    prompts = [[int(i) for i in row] for row in rows]
     if len(prompts) != batch:
         raise RunError(f"the program serves {batch} sequences, {len(prompts)} prompts were given")
     vocab = int(program.meta.get("vocab", 0)) or _vocab(program)

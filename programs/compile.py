@@ -8,7 +8,7 @@ from emulator.chip import Chip
 from isa.program import Program
 
 if TYPE_CHECKING:
-    from programs.decode.stored import Scheme
+    from programs.decode.stored import Scheme, StoredModel
     from programs.models.checkpoint import Model
 
 FORMATS = {"fp16": "f16", "bf16": "bf16", "fp8": "e4m3", "int8": "s8"}  # people's words -> number types
@@ -118,26 +118,59 @@ def compile_decode(
     """
     from programs.decode.stored import store
 
-    config = model.config
     if timing_only is None:
         timing_only = model.weights is None
+    scheme = check_options(model, chip, batch, context, arithmetic, weights, kv_format, timing_only)
+    return compile_stored(
+        store(model, scheme, timing_only=timing_only),
+        chip,
+        batch=batch,
+        context=context,
+        layers=layers,
+        timing_only=timing_only,
+        name=model.name,
+    )
+
+
+def check_options(
+    model: Model,
+    chip: Chip,
+    batch: int,
+    context: int | None,
+    arithmetic: str | None,
+    weights: str | None,
+    kv_format: str | None,
+    timing_only: bool,
+) -> Scheme:
+    """The number formats, after every option was found possible. Raises OptionError or ModelError."""
     if model.weights is None and not timing_only:
         raise OptionError(f"model {model.name} has shapes but no weights: it runs with --timing-only")
     if not 1 <= batch <= 4096:
         raise OptionError(f"--batch {batch} is not between 1 and 4096")
+    model.config.check_context(context or default_context(None, model.config.context))
+    return scheme_for(model, chip, arithmetic, weights, kv_format)
+
+
+def compile_stored(
+    stored: StoredModel,
+    chip: Chip,
+    *,
+    batch: int,
+    context: int | None,
+    layers: tuple[int, int] | None,
+    timing_only: bool,
+    name: str,
+) -> Program:
+    """`compile_decode` for a model whose weights are already in the form that the machine stores."""
+    config = stored.config
     context = context or default_context(None, config.context)
-    config.check_context(context)
     layers = check_layers(layers, config.layers)
-    scheme = scheme_for(model, chip, arithmetic, weights, kv_format)
-    stored = store(model, scheme)
     if chip.kind == "lpu":
         from programs.lpu.compile import compile_lpu as compile_for
     else:
         from programs.gpu.compile import compile_gpu as compile_for
-    program: Program = compile_for(
-        stored, chip, batch=batch, context=context, timing_only=timing_only, layers=layers
-    )
-    words = arithmetic_words(scheme)
-    program.meta.setdefault("model", model.name)
+    program: Program = compile_for(stored, chip, batch=batch, context=context, timing_only=timing_only, layers=layers)
+    words = arithmetic_words(stored.scheme)
+    program.meta.setdefault("model", name)
     program.meta.update(arithmetic=words[0], weights=words[1])
     return program

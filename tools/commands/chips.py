@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from tools import console
 from tools.options import json_option, set_option
+
+if TYPE_CHECKING:
+    from emulator.chip import Chip
 
 
 @click.command("chips")
@@ -44,7 +49,7 @@ def _list(as_json: bool) -> None:
     console.data("\nEvery number with its source: decodelab chips NAME")
 
 
-def _show(chip, as_json: bool) -> None:  # type: ignore[no-untyped-def]
+def _show(chip: Chip, as_json: bool) -> None:
     from tools.report import table
 
     if as_json:
