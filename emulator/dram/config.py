@@ -1,0 +1,128 @@
+"""What a DRAM is made of: organisation, timing and queue sizes, from a chip file's [dram] section.
+
+All times are DRAM command-clock cycles. A timing of 0 switches its rule off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from emulator.chip import Chip, ChipError
+from emulator.dram.address import scramble_number, unscramble_number
+
+LINE_BYTES, BURST_BYTES, BURSTS = 128, 32, 4  # a queue entry is a line with a mask of its bursts
+MAX_BANKS, MAX_GROUPS = 62, 16  # bank masks are the bits of one positive 64-bit integer
+
+
+@dataclass(frozen=True)
+class DramConfig:
+    """One DRAM. `rtw` is RD to WR; `wtr_*` and `wr` count from the end of the write data."""
+
+    channels: int
+    pseudo_channels: int
+    stack_ids: int
+    bank_groups: int
+    banks_per_group: int
+    row_bytes: int
+    read_queue: int
+    write_queue: int
+    drain_high: int
+    drain_low: int
+    age_cap: int
+    act_bus_cycles: int
+    pre_bus_cycles: int
+    chunk_bytes: int
+    scramble_bits: int
+    burst: int
+    ccd_s: int
+    ccd_l: int
+    cl: int
+    cwl: int
+    rcd_rd: int
+    rcd_wr: int
+    rp: int
+    ras: int
+    rc: int
+    rrd_s: int
+    rrd_l: int
+    faw: int
+    wtr_s: int
+    wtr_l: int
+    rtw: int
+    wr: int
+    rtp: int
+    refi: int
+    rfc: int
+
+    def __post_init__(self) -> None:
+        def need(ok: bool, what: str) -> None:
+            if not ok:
+                raise ChipError(f"dram: {what}")
+
+        for name in ("channels", "pseudo_channels", "stack_ids", "bank_groups", "banks_per_group", "read_queue",
+                     "write_queue", "burst"):
+            need(getattr(self, name) >= 1, f"{name} must be at least 1")
+        need(self.banks <= MAX_BANKS, f"at most {MAX_BANKS} banks a pseudo-channel, not {self.banks}")
+        need(self.groups <= MAX_GROUPS, f"at most {MAX_GROUPS} bank groups a pseudo-channel, not {self.groups}")
+        need(self.chunk_bytes % LINE_BYTES == 0 and self.chunk_bytes > 0,
+             f"map.chunk_bytes must be a multiple of {LINE_BYTES}, not {self.chunk_bytes}")
+        need(self.row_bytes % self.chunk_bytes == 0 and self.row_bytes > 0,
+             f"row_bytes must be a multiple of map.chunk_bytes, not {self.row_bytes}")
+        need(0 <= self.scramble_bits <= 30, f"map.scramble_bits must be 0 to 30, not {self.scramble_bits}")
+        need(0 <= self.drain_low < self.drain_high <= self.write_queue,
+             f"needs drain_low < drain_high <= write_queue, not {self.drain_low}, {self.drain_high}, {self.write_queue}")
+        need(self.refi == 0 or self.refi * self.banks > self.rfc, "a bank would always be in refresh (rfc, refi)")
+
+    @property
+    def groups(self) -> int:
+        """Bank groups of a pseudo-channel over all its ranks; bank b is in group b modulo groups."""
+        return self.bank_groups * self.stack_ids
+
+    @property
+    def banks(self) -> int:
+        """Banks of a pseudo-channel over all its ranks."""
+        return self.groups * self.banks_per_group
+
+    @property
+    def total_pseudo_channels(self) -> int:
+        return self.channels * self.pseudo_channels
+
+    @property
+    def peak_bytes_per_cycle(self) -> float:
+        """Bytes a DRAM cycle when every pseudo-channel's data bus is always busy."""
+        return self.total_pseudo_channels * BURST_BYTES / self.burst
+
+    def locate(self, line: int) -> tuple[int, int, int, int]:
+        """(pseudo-channel of all, bank, row, line within the row) of a 128-byte line."""
+        chunk_lines = self.chunk_bytes // LINE_BYTES
+        chunk = scramble_number(line // chunk_lines, self.scramble_bits)
+        pc, local = chunk % self.total_pseudo_channels, chunk // self.total_pseudo_channels
+        chunks = self.row_bytes // self.chunk_bytes
+        row, bank = divmod(local // chunks, self.banks)
+        return pc, bank, row, local % chunks * chunk_lines + line % chunk_lines
+
+    def line_at(self, pc: int, bank: int, row: int, column: int = 0) -> int:
+        """The line that `locate` puts there: for tests and address patterns."""
+        chunk_lines = self.chunk_bytes // LINE_BYTES
+        chunks = self.row_bytes // self.chunk_bytes
+        local = (row * self.banks + bank) * chunks + column // chunk_lines
+        chunk = unscramble_number(local * self.total_pseudo_channels + pc, self.scramble_bits)
+        return chunk * chunk_lines + column % chunk_lines
+
+    def but(self, **changes: int) -> DramConfig:
+        """A copy with some numbers changed."""
+        return replace(self, **changes)
+
+    @classmethod
+    def from_chip(cls, chip: Chip) -> DramConfig:
+        """The [dram], [dram.map] and [dram.timing] sections of a chip. Raises ChipError."""
+        places: dict[str, Any] = {}
+        for field in fields(cls):
+            for section in ("dram", "dram.map", "dram.timing"):
+                if f"{section}.{field.name}" in chip.numbers:
+                    places[field.name] = chip[f"{section}.{field.name}"]
+                    break
+            else:
+                chip[f"dram.timing.{field.name}"]  # raises with the nearest name
+        return cls(**places)
