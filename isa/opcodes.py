@@ -50,7 +50,10 @@ class Field:
 
 @dataclass(frozen=True)
 class Op:
-    """One row. `lpu` and `gpu` are the operand fields on each machine, None where it has none."""
+    """One row. `lpu` and `gpu` are the operand fields on each machine, None where it has none.
+
+    `types` are what the row's type fields may hold (numbers of TYPES).
+    """
 
     name: str
     code: int
@@ -58,6 +61,7 @@ class Op:
     lpu: tuple[Field, ...] | None
     gpu: tuple[Field, ...] | None
     doc: str
+    types: tuple[int, ...] = ()
 
     def fields(self, dialect: str) -> tuple[Field, ...]:
         """Operand fields of this row in `dialect` ("lpu" or "gpu"); KeyError if it has none."""
@@ -71,6 +75,9 @@ class Op:
 TYPES = ("f32", "s32", "f16", "bf16", "e4m3", "s8", "u8")
 F32, S32, F16, BF16, E4M3, S8, U8 = range(7)
 TYPE_BYTES = (4, 4, 2, 2, 1, 1, 1)
+
+_COMPUTED, _HALVES, _WEIGHTS = (F32, S32), (F16, BF16), (S8, F16)
+_ANY = (F32, S32, F16, BF16, E4M3, S8, U8)
 
 COMPARISONS = ("LT", "LE", "GT", "GE", "EQ", "NE")
 WIDTHS = (8, 16, 32, 64, 128)  # bits a lane moves
@@ -106,23 +113,23 @@ _STREAMS = Field("streams", Kind.UINT, 3)  # 1, 2 or 4 streams of an aligned gro
 
 
 def _binary(name, code, unit, doc):
-    return Op(name, code, unit, (T, _VDST, _VA, _VB), (T, _RD, _RA, _RB), doc)
+    return Op(name, code, unit, (T, _VDST, _VA, _VB), (T, _RD, _RA, _RB), doc, _COMPUTED)
 
 
-def _unary(name, code, unit, doc):
-    return Op(name, code, unit, (T, _VDST, _VA), (T, _RD, _RA), doc)
+def _unary(name, code, unit, doc, types=(F32,)):
+    return Op(name, code, unit, (T, _VDST, _VA), (T, _RD, _RA), doc, types)
 
 
 def _immediate(name, code, unit, doc):
-    return Op(name, code, unit, (T, _VDST, _VA, _IMM32), (T, _RD, _RA, _IMM32), doc)
+    return Op(name, code, unit, (T, _VDST, _VA, _IMM32), (T, _RD, _RA, _IMM32), doc, _COMPUTED)
 
 
-def _lpu(name, code, unit, fields, doc):
-    return Op(name, code, unit, tuple(fields), None, doc)
+def _lpu(name, code, unit, fields, doc, types=()):
+    return Op(name, code, unit, tuple(fields), None, doc, types)
 
 
-def _gpu(name, code, unit, fields, doc):
-    return Op(name, code, unit, None, tuple(fields), doc)
+def _gpu(name, code, unit, fields, doc, types=()):
+    return Op(name, code, unit, None, tuple(fields), doc, types)
 
 
 OPS: tuple[Op, ...] = (
@@ -149,12 +156,12 @@ OPS: tuple[Op, ...] = (
     _binary("MUL", 0x12, "alu", "dst = a * b (s32: low 32 bits)"),
     _binary("MAX", 0x13, "alu_large", "dst = the larger of a and b; a NaN gives the other operand"),
     _binary("MIN", 0x14, "alu_large", "dst = the smaller of a and b; a NaN gives the other operand"),
-    _unary("NEG", 0x15, "alu", "dst = -a"),
+    _unary("NEG", 0x15, "alu", "dst = -a", _COMPUTED),
     _binary("AND", 0x16, "alu", "dst = a & b, bitwise on 32 bits whatever the type"),
     _binary("OR", 0x17, "alu", "dst = a | b, bitwise on 32 bits whatever the type"),
     _binary("XOR", 0x18, "alu", "dst = a ^ b, bitwise on 32 bits whatever the type"),
     Op("SELECT", 0x19, "alu", (T, _VDST, _VA, _VB, _VC), (T, _RD, _RA, _RB, _RC),
-       "dst = b where the sign bit of a is clear, else c"),
+       "dst = b where the sign bit of a is clear, else c", _COMPUTED),
     _immediate("ADDI", 0x1A, "alu", "dst = a + imm"),
     _immediate("MULI", 0x1B, "alu", "dst = a * imm (s32: low 32 bits)"),
     _immediate("MAXI", 0x1C, "alu_large", "dst = the larger of a and imm; a NaN gives the other operand"),
@@ -168,17 +175,18 @@ OPS: tuple[Op, ...] = (
        (Field("type", Kind.TYPE, 3), Field("from_type", Kind.TYPE, 3), _RD, _RA),
        "dst = a converted from from_type to type, to nearest even; integers saturate, NaN gives 0; "
        "f16 and bf16 overflow to infinity, e4m3 saturates at 448; on the LPU a 1- or 2-byte type "
-       "takes 1 or 2 streams, on the GPU the low bits of the register (upper bits zero)"),
+       "takes 1 or 2 streams, on the GPU the low bits of the register (upper bits zero)", _ANY),
     # -- LPU matrix planes ------------------------------------------------------------------
     _lpu("LW", 0x30, "mxm",
          [T, _STREAM, Field("rows", Kind.UINT, 5), Field("row", Kind.UINT, 9)],
          "load rows row .. row+rows-1 of the shadow weights from consecutive streams from s (s8: one "
          "stream a row; f16: two, low byte first, on an even plane for the pair); row r holds the "
-         "weights of output r, lane by lane; rows never loaded since the last IW are zero"),
-    _lpu("IW", 0x31, "mxm", [T], "install the shadow weights (f16: of the plane pair); the shadow becomes empty"),
+         "weights of output r, lane by lane; rows never loaded since the last IW are zero", _WEIGHTS),
+    _lpu("IW", 0x31, "mxm", [T],
+         "install the shadow weights (f16: of the plane pair); the shadow becomes empty", _WEIGHTS),
     _lpu("ABC", 0x32, "mxm", [T, _STREAM],
          "feed the activation on stream s (f16: 2 streams, low byte first, 2 cycles) through the "
-         "installed weights; the result reaches the plane's accumulator after the MXM latency"),
+         "installed weights; the result reaches the plane's accumulator after the MXM latency", _WEIGHTS),
     _lpu("ACC", 0x33, "mxm", [_STREAM],
          "take the oldest result from the plane's accumulator and put it (s32 or f32) on streams s .. s+3"),
     # -- LPU lane switch --------------------------------------------------------------------
@@ -193,19 +201,19 @@ OPS: tuple[Op, ...] = (
          "lane j of stream l"),
     # -- GPU arithmetic ---------------------------------------------------------------------
     _gpu("FMA", 0x40, "alu", [T, _RD, _RA, _RB, _RC],
-         "dst = a * b + c; f32: float64 product and sum, rounded once; s32: low 32 bits"),
-    _gpu("RCP", 0x41, "mufu", [T, _RD, _RA], "dst = 1 / a, fp32, one rounding"),
+         "dst = a * b + c; f32: float64 product and sum, rounded once; s32: low 32 bits", _COMPUTED),
+    _gpu("RCP", 0x41, "mufu", [T, _RD, _RA], "dst = 1 / a, fp32, one rounding", (F32,)),
     _gpu("MOV", 0x42, "alu", [_RD, _RB], "dst = b (a uniform register gives its low 32 bits to every lane)"),
-    _gpu("MOVI", 0x43, "alu", [T, _RD, _IMM32], "dst = imm"),
+    _gpu("MOVI", 0x43, "alu", [T, _RD, _IMM32], "dst = imm", _COMPUTED),
     _gpu("SHL", 0x44, "alu", [_RD, _RA, Field("n", Kind.UINT, 5)], "dst = a << n"),
     _gpu("SHR", 0x45, "alu", [_RD, _RA, Field("n", Kind.UINT, 5)], "dst = a >> n, zeros come in"),
     _gpu("PACK", 0x46, "alu", [T, _RD, _RA, _RC],
-         "dst = two 16-bit values of type (f16 or bf16), from fp32: a in the low half, c in the high"),
+         "dst = two 16-bit values of type (f16 or bf16), from fp32: a in the low half, c in the high", _HALVES),
     _gpu("UNPACK", 0x47, "alu", [T, _RD, _RA, Field("half", Kind.UINT, 1)],
-         "dst = fp32 of the low (0) or high (1) 16-bit value of type (f16 or bf16) in a"),
+         "dst = fp32 of the low (0) or high (1) 16-bit value of type (f16 or bf16) in a", _HALVES),
     _gpu("SETP", 0x48, "alu",
          [Field("cmp", Kind.CMP, 3), T, Field("dst", Kind.PRED, 3), _RA, _RB],
-         "lane's predicate dst = a cmp b (f32 or s32); with a NaN only NE holds"),
+         "lane's predicate dst = a cmp b (f32 or s32); with a NaN only NE holds", _COMPUTED),
     _gpu("S2R", 0x49, "alu", [_RD, Field("special", Kind.SPECIAL, 5)], "dst = special register"),
     _gpu("SHFL", 0x4A, "lsu", [_RD, _RA, Field("xor", Kind.UINT, 5)], "dst = a of lane (this lane XOR xor)"),
     _gpu("BCAST", 0x4B, "lsu", [_RD, _RA, Field("lane", Kind.UINT, 5)], "dst = a of the named lane"),
@@ -234,7 +242,7 @@ OPS: tuple[Op, ...] = (
     _gpu("MMA", 0x58, "tensor", [T, _RD, _RA, _RB, _RC],
          "D = A B + C, fragments as in PTX mma.sync: m16n8k16 for f16 and bf16, m16n8k32 for s8 and "
          "e4m3; A 4 registers, B 2, C and D 4 (f32, or s32 for s8); a column is a float64 sum in k "
-         "order onto c, rounded once"),
+         "order onto c, rounded once", (F16, BF16, E4M3, S8)),
     # -- GPU uniform datapath: 64-bit, one value a warp --------------------------------------
     _gpu("UMOVI", 0x60, "uniform", [_UD, Field("imm", Kind.INT, 32)], "dst = imm, sign-extended"),
     _gpu("LDP", 0x61, "uniform", [_UD, Field("param", Kind.UINT, 6)], "dst = kernel parameter"),
