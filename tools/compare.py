@@ -10,7 +10,7 @@ from typing import Any
 
 from tools import screen
 from tools.jobs import announce_compilation, kinds_of, run_jobs
-from tools.measure import Job, chosen_job
+from tools.measure import Job, check, chosen_job
 from tools.options import load_chips
 
 SCHEMA = "decodelab.compare/1"
@@ -128,6 +128,8 @@ def sweep(options: dict[str, Any]) -> Outcome:
         for context in contexts
         for chip in chips
     ]
+    for job in jobs:
+        check(job)
     announce_compilation(kinds_of(chips))
     entries = run_jobs(jobs, f"compare {jobs[0].model}")
     points = []

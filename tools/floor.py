@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from emulator.chip import Chip
-from programs.decode.stored import BYTES, linear_shapes
+from programs.decode.stored import BYTES
 
 if TYPE_CHECKING:
     from programs.decode.stored import Scheme
@@ -43,32 +43,20 @@ def decode_work(
 ) -> Work:
     """Work of one decode step in which each of `batch` sequences attends to `positions` positions.
 
-    Bytes of K and V: 2 x batch x positions x kv_heads x head_dim x bytes, a layer (arXiv 2305.13245).
-    `layers` (a, b) leaves embedding and head out.
+    The sum over the decode graph; `layers` (a, b) leaves embedding and head out.
     """
-    count = config.layers if layers is None else layers[1] - layers[0]
-    shapes = linear_shapes(config)
-    layer = [shape for name, shape in shapes.items() if name != "lm_head"]
-    weights = count * sum(out * inputs for out, inputs in layer)
-    scaled_rows = count * sum(out for out, _ in layer)
-    norms = 0 if scheme.fold_norms else count * 2 * config.hidden
-    biases = count * shapes["qkv"][0] if config.qkv_bias else 0
-    embedding = 0
-    if layers is None:
-        weights += config.vocab * config.hidden
-        scaled_rows += config.vocab
-        norms += 0 if scheme.fold_norms else config.hidden
-        embedding = batch * config.hidden * BYTES[scheme.embed]
-    scales = scaled_rows if scheme.scaled else 0
-    kv = 2 * batch * count * config.kv_size * BYTES[scheme.kv]
+    from programs.decode.graph import decode_graph, operations
+
+    steps = operations(decode_graph(config, batch, positions, layers, scheme=scheme)).values()
+    attention = sum(step.macs for step in steps if step.kind == "attention")
     return Work(
-        weights=weights,
-        weight_bytes=weights * BYTES[scheme.weights] + 4 * (scales + norms + biases),
-        embedding_bytes=embedding,
-        kv_read_bytes=kv * positions,
-        kv_write_bytes=kv,
-        weight_macs=batch * weights,
-        attention_macs=2 * batch * count * positions * config.q_size,
+        weights=sum(step.weights for step in steps),
+        weight_bytes=sum(step.weight_bytes for step in steps),
+        embedding_bytes=sum(step.embedding_bytes for step in steps),
+        kv_read_bytes=sum(step.kv_read_bytes for step in steps),
+        kv_write_bytes=sum(step.kv_write_bytes for step in steps),
+        weight_macs=sum(step.macs for step in steps) - attention,
+        attention_macs=attention,
     )
 
 

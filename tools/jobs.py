@@ -26,8 +26,7 @@ def announce_compilation(kinds: set[str]) -> None:
     for kind in kinds:
         for module in ENGINES[kind]:
             path = ROOT / module
-            folder = cache_root() / source_hash(path)
-            if path.is_file() and not any(folder.rglob("*.nbc")):
+            if path.is_file() and not any((cache_root() / source_hash(path)).rglob("*.nbc")):
                 cold.add(kind)
     if cold:
         seconds = sum(COMPILE_SECONDS[kind] for kind in cold)

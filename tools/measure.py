@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from emulator.chip import Chip
     from emulator.result import Result
     from isa.program import Program
-    from programs.decode.stored import StoredModel
+    from programs.decode.stored import Scheme, StoredModel
     from programs.models.checkpoint import Model
 
 DEFAULT_TOKENS = 16
@@ -45,6 +46,7 @@ class Job:
     tokens: int | None = None
     stop_at_eos: bool = False
     engine: str = "fast"
+    feeds: bool = False  # timing only: feed the prompt, one step an id, instead of one measured step
     whole_model: bool = False  # also tell how many chips the whole model needs
 
 
@@ -63,16 +65,31 @@ OnStep = Callable[[int, int], None]
 
 
 @dataclass
-class Prepared:
-    """A job whose model is loaded, whose options are checked and whose program is compiled."""
+class Checked:
+    """A job whose model is open and whose options were found possible; `job` has its defaults filled in."""
 
     job: Job
     model: Model
     chip: Chip
-    stored: StoredModel
-    program: Program
+    scheme: Scheme
     prompts: list[list[int]]
     tokens: int
+
+
+@dataclass
+class Prepared(Checked):
+    """A checked job with its program."""
+
+    stored: StoredModel
+    program: Program
+
+
+@lru_cache(maxsize=2)
+def open_model(name: str) -> Model:
+    """`load_model`, once a process: opening a large tokenizer takes seconds."""
+    from programs.models.checkpoint import load_model
+
+    return load_model(name)
 
 
 def prompts_of(job: Job, model: Model) -> list[list[int]]:
@@ -99,44 +116,50 @@ def prompts_of(job: Job, model: Model) -> list[list[int]]:
     return [given[i % len(given)] for i in range(job.batch)]
 
 
-def prepare(job: Job) -> Prepared:
-    """Load, check and compile. Raises ValueError with one sentence for anything impossible."""
-    from programs.compile import check_layers, check_options, compile_stored, default_context
-    from programs.decode.stored import store
-    from programs.models.checkpoint import load_model
+def check(job: Job) -> Checked:
+    """Load model and chip and check every option, without compiling. Raises ValueError with one sentence."""
+    from programs.compile import check_layers, check_options, default_context
 
     chip = load_chip_with(job.chip, job.settings)
-    model = load_model(job.model)
+    model = open_model(job.model)
     limit = model.config.context
     if job.launch is not None and chip.kind == "lpu":
         raise ValueError(f"--launch {job.launch} is for GPUs; {chip.name} is an LPU and launches no kernels")
     layers = check_layers(job.layers, model.config.layers)
     if layers is not None and not job.timing_only:
         raise ValueError("--layers leaves out embedding and head, so it needs --timing-only")
+    check_options(model, chip, job.batch, None, job.arithmetic, job.weights, job.kv_format, job.timing_only)
     prompts: list[list[int]] = []
     tokens = job.tokens or (1 if job.timing_only else DEFAULT_TOKENS)
     context = job.context
-    if job.timing_only:
-        if context is None:
-            context = default_context(None, limit)
-    else:
+    if not job.timing_only or job.feeds:
         prompts = prompts_of(job, model)
-        positions = max(len(p) for p in prompts) + tokens
-        if context is None:
-            context = default_context(positions, limit)
-        elif positions > context:
-            raise ValueError(
-                f"{max(len(p) for p in prompts)} prompt tokens and {tokens} new ones need {positions} positions, "
-                f"over --context {context}"
-            )
+        longest = max(len(p) for p in prompts)
+        positions = longest + (0 if job.timing_only else tokens)
+        if context is not None and positions > context:
+            new = "" if job.timing_only else f" and {tokens} new ones"
+            raise ValueError(f"{longest} prompt tokens{new} need {positions} positions, over --context {context}")
+        context = context or default_context(positions, limit)
+    elif context is None:
+        context = default_context(None, limit)
     scheme = check_options(
         model, chip, job.batch, context, job.arithmetic, job.weights, job.kv_format, job.timing_only
     )
-    stored = store(model, scheme, timing_only=job.timing_only)
+    return Checked(replace(job, context=context, layers=layers), model, chip, scheme, prompts, tokens)
+
+
+def prepare(job: Job) -> Prepared:
+    """Load, check and compile. Raises ValueError with one sentence for anything impossible."""
+    from programs.compile import compile_stored
+    from programs.decode.stored import store
+
+    c = check(job)
+    stored = store(c.model, c.scheme, timing_only=job.timing_only)
     program = compile_stored(
-        stored, chip, batch=job.batch, context=context, layers=layers, timing_only=job.timing_only, name=model.name
-    )
-    return Prepared(replace(job, context=context, layers=layers), model, chip, stored, program, prompts, tokens)
+        stored, c.chip, batch=job.batch, context=c.job.context, layers=c.job.layers, timing_only=job.timing_only,
+        name=c.model.name,
+    )  # fmt: skip
+    return Prepared(c.job, c.model, c.chip, c.scheme, c.prompts, c.tokens, stored, program)
 
 
 def measure(job: Job, on_step: OnStep | None = None) -> dict[str, Any]:
@@ -176,7 +199,7 @@ def may_stay_cached(ready: Prepared) -> bool:
     if ready.chip.kind == "lpu":
         return False  # no caches
     work = decode_work(
-        ready.model.config, ready.stored.scheme, ready.job.batch, ready.job.context or 1, ready.job.layers
+        ready.model.config, ready.scheme, ready.job.batch, ready.job.context or 1, ready.job.layers
     )
     return work.memory_bytes < 2 * l2_capacity_bytes(ready.chip)
 
@@ -187,7 +210,7 @@ def entry(ready: Prepared, step: StepResult, positions: int) -> dict[str, Any]:
     from tools.floor import decode_work, floor, l2_capacity_bytes
     from tools.where import cycles_by_cause, told_bound
 
-    job, chip, scheme = ready.job, ready.chip, ready.stored.scheme
+    job, chip, scheme = ready.job, ready.chip, ready.scheme
     work = decode_work(ready.model.config, scheme, job.batch, positions, job.layers)
     least = floor(chip, work, scheme)
     seconds = step.cycles / chip.clock_hz

@@ -41,7 +41,7 @@ def command(as_json: bool, **options: Any) -> None:
     from tools.jobs import announce_compilation
     from tools.measure import chosen_job, generated, prepare
 
-    job = chosen_job(options)
+    job = chosen_job(options | {"feeds": options["timing_only"]})
     with console.Progress(f"{job.model} on {job.chip}") as progress:
         ready = prepare(job)
         announce_compilation({ready.chip.kind})
