@@ -187,8 +187,8 @@ def store(
             names = [p + b for b in biases] if config.qkv_bias else []
             add(p + short, short, [p + w for w in weights], names, p + norm if norm else "")
     add("lm_head", "lm_head", ["embed" if config.tied else "lm_head"], [], "final_norm")
-    embed = None
-    if source is not None:
+    embed = linears["lm_head"].values if config.tied and scheme.embed == scheme.weights else None
+    if source is not None and embed is None:
         embed, _ = _encode_rows([read("embed")], scheme.embed, None, model.name, "embed")
     return StoredModel(config, scheme, model.name, embed, norms, linears)
 
@@ -196,21 +196,22 @@ def store(
 def _encode_rows(
     parts: list[np.ndarray], format: str, fold: np.ndarray | None, model: str, name: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """(raw [out, in], scale f32 [out] or None) of stacked matrices; rounds once, to nearest even."""
+    """(raw [out, in], scale f32 [out] or None) of stacked matrices. Only formats with a scale fold a norm."""
     out = sum(len(part) for part in parts)
     raw = np.empty((out, parts[0].shape[1]), RAW[format])
     scale = np.ones(out, np.float32) if format in LARGEST else None
     row = 0
     for part in parts:
         for first in range(0, len(part), BLOCK_ROWS):
-            block = part[first : first + BLOCK_ROWS].astype(np.float64)
-            if fold is not None:
-                block *= fold
+            block = part[first : first + BLOCK_ROWS]
             end = row + len(block)
             if scale is not None:
+                block = block.astype(np.float64)
+                if fold is not None:
+                    block *= fold
                 scale[row:end] = _row_scales(block, LARGEST[format])
                 block /= scale[row:end, None].astype(np.float64)
-            elif format == "f16" and np.abs(block).max(initial=0.0) >= 65520.0:  # would round to infinity
+            elif format == "f16" and float(np.abs(block).max(initial=0)) >= 65520.0:  # would round to infinity
                 raise ModelError(f"{model}: {name} has weights beyond the range of fp16; use bf16 weights")
             raw[row:end] = encode(block, format)
             row = end
@@ -226,7 +227,7 @@ def _row_scales(block: np.ndarray, largest: float) -> np.ndarray:
 
 
 def encode(values: np.ndarray, format: str) -> np.ndarray:
-    """Raw bits of float64 values, to nearest even; s8 and e4m3 saturate."""
+    """Raw bits of float values, rounded once to nearest even; s8 and e4m3 saturate."""
     if format == "s8":
         return np.clip(np.rint(values), -128, 127).astype(np.int8)
     if format == "e4m3":
