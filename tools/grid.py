@@ -1,0 +1,106 @@
+"""Units x cycles in the terminal: which instruction each unit issued in each cycle of a window."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from isa.opcodes import BY_CODE
+
+if TYPE_CHECKING:
+    from emulator.chip import Chip
+    from isa.program import Program
+
+COLUMNS = 100  # cycles side by side
+CYCLES_MAX = 2000  # longer windows are refused: nobody reads them
+
+
+@dataclass
+class Events:
+    """What was issued in a window: parallel arrays of unit number, cycle and opcode."""
+
+    names: Sequence[str]  # of the units
+    unit: np.ndarray
+    cycle: np.ndarray
+    opcode: np.ndarray
+
+
+def check_window(window: tuple[int, int]) -> None:
+    """Raise ValueError for a window that is too long to print."""
+    if window[1] - window[0] > CYCLES_MAX:
+        raise ValueError(f"--grid {window[0]}:{window[1]}: at most {CYCLES_MAX} cycles can be printed")
+
+
+def lpu_events(program: Program, chip: Chip) -> Events:
+    """Issues of an LPU program, read off its queues."""
+    from emulator.lpu.geometry import geometry
+    from isa.program import LpuText
+    from tools.replay import issues
+
+    text = program.texts[0]
+    assert isinstance(text, LpuText)
+    found = issues(text, chip)
+    return Events(geometry(chip).queue_names, found.queue, found.cycle, found.opcode)
+
+
+def letters(opcodes: Sequence[int]) -> dict[int, str]:
+    """One character an opcode: a letter of its name that no earlier one took."""
+    taken: dict[int, str] = {}
+    for number in sorted(opcodes):
+        name = BY_CODE[number].name
+        choices = name + name.lower() + "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+        taken[number] = next(c for c in choices if c not in taken.values())
+    return taken
+
+
+def render(events: Events, window: tuple[int, int]) -> str:
+    """The window as text: one row a unit that issued something, one column a cycle, equal rows merged."""
+    first, end = window
+    inside = (events.cycle >= first) & (events.cycle < end)
+    unit, cycle, opcode = events.unit[inside], events.cycle[inside], events.opcode[inside]
+    if not len(unit):
+        return f"cycles {first} to {end - 1}: nothing is issued"
+    named = letters(sorted(set(opcode.tolist())))
+    grid: dict[int, list[str]] = {}
+    for u, t, o in zip(unit.tolist(), cycle.tolist(), opcode.tolist()):
+        grid.setdefault(u, ["."] * (end - first))[t - first] = named[o]
+    rows = merged([(events.names[u], "".join(grid[u])) for u in sorted(grid)])
+    width = max(len(name) for name, _ in rows)
+    lines = []
+    for start in range(0, end - first, COLUMNS):
+        part = range(start, min(start + COLUMNS, end - first))
+        lines.append(" " * width + "  " + ruler(first + part.start, len(part)))
+        shown = [(name, cells[part.start : part.stop]) for name, cells in rows]
+        lines += [f"{name:<{width}}  {cells}" for name, cells in shown if cells.strip(".")]
+        lines.append("")
+    legend = "  ".join(f"{letter} {BY_CODE[number].name}" for number, letter in named.items())
+    return "\n".join([*lines, f"{legend}  . nothing issued"])
+
+
+def ruler(first: int, count: int) -> str:
+    """Cycle numbers above their columns, one every ten cycles."""
+    line = [" "] * (count + 8)
+    for at in range(-first % 10, count, 10):
+        line[at : at + len(str(first + at))] = str(first + at)
+    return "".join(line).rstrip()
+
+
+def merged(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Neighbouring units whose names differ in the last number only, with equal rows, become one row."""
+    found: list[tuple[str, str, str]] = []  # first name, last name, cells
+    for name, cells in rows:
+        if found and found[-1][2] == cells and follows(found[-1][1], name):
+            found[-1] = (found[-1][0], name, cells)
+        else:
+            found.append((name, name, cells))
+    return [(a if a == b else f"{a}..{re.findall(r'[0-9]+$', b)[0]}", cells) for a, b, cells in found]
+
+
+def follows(name: str, following: str) -> bool:
+    """Whether `following` is the unit after `name`: MEM.E4 after MEM.E3."""
+    a, b = (re.fullmatch(r"(.*?)([0-9]+)", n) for n in (name, following))
+    return a is not None and b is not None and a[1] == b[1] and int(a[2]) + 1 == int(b[2])
