@@ -1,0 +1,451 @@
+"""The fast engine: every SM's sub-cores issue warp instructions, idle time is skipped.
+
+A cycle has four parts, in this order: the memory system's answers arrive; CTAs are dispatched; each
+SM's sub-cores issue, at most one instruction each; each load-store unit takes instructions.
+`run_kernel` runs one launch and can be left and entered again at any cycle. emulator.gpu.naive is
+the same machine one cycle at a time.
+"""
+
+from __future__ import annotations
+
+from emulator.gpu import memory
+from emulator.gpu.decode import (
+    D_CHECK0,
+    D_CHECKS,
+    D_COLUMNS,
+    D_IMM,
+    D_INTERVAL,
+    D_KIND,
+    D_NEGATED,
+    D_PRED,
+    D_UNIT,
+    K_BAR,
+    K_COMMIT,
+    K_COPY,
+    K_EXIT,
+    K_LDG,
+    K_STG,
+    K_STS,
+    K_WAIT,
+    PRED0,
+    UREG0,
+)
+from emulator.gpu.errors import COPY_GROUPS, DEADLOCK, NONE
+from emulator.gpu.execute import execute
+from emulator.gpu.layout import (
+    AT_BARRIER,
+    C_CTAS,
+    C_INSTRUCTIONS,
+    EMPTY,
+    ENTRY,
+    FREE,
+    GROUPS,
+    H_BARRIER,
+    H_BLOCK,
+    H_CTA_RATE,
+    H_CTA_START,
+    H_CTAS_PER_SM,
+    H_ERROR,
+    H_ERROR_CTA,
+    H_ERROR_PC,
+    H_ERROR_WARP,
+    H_GRID,
+    H_IN_FLIGHT,
+    H_LIVE_CTAS,
+    H_NEXT_CTA,
+    H_NEXT_SM,
+    H_NOW,
+    H_POISON_WORDS,
+    H_QUEUE,
+    H_REGISTERS,
+    H_REGISTERS_PER_SM,
+    H_SHARED,
+    H_SHARED_WORDS,
+    H_SM_NEXT,
+    H_SMS,
+    H_SUB_INTERVAL,
+    H_TOUCHED,
+    H_U_POISON,
+    H_U_REGISTERS,
+    H_U_SHARED,
+    H_WARPS,
+    HEADER,
+    LIVE,
+    NEVER,
+    Q_GROUP,
+    Q_LINES,
+    Q_PHASES,
+    Q_SLOT,
+    Q_TIME,
+    R_BARRIER,
+    R_COPY,
+    R_FIXED,
+    R_GLOBAL,
+    R_LAUNCH,
+    R_NO_WARP,
+    R_QUEUE,
+    R_UNIT,
+    SM_ARRIVED,
+    SM_COUNTERS,
+    SM_CTA,
+    SM_ENTRIES,
+    SM_LIVE_CTAS,
+    SM_LSU_FREE,
+    SM_LSU_NEXT,
+    SM_WARPS,
+    SUB,
+    SUB_COUNT,
+    SUB_FREE,
+    SUB_HEAD,
+    SUB_LAST,
+    SUB_LIVE,
+    SUB_NEXT,
+    SUB_REASONS,
+    SUB_SINCE,
+    SUB_SIZE,
+    SUB_SPACE,
+    SUB_TAKEN,
+    SUB_WAKE,
+    W_AGE,
+    W_BLOCKED,
+    W_CLOSED,
+    W_CTA,
+    W_GROUP_COUNT,
+    W_GROUP_TIME,
+    W_PC,
+    W_PENDING,
+    W_PENDING_TIME,
+    W_POISON,
+    W_PREDICATES,
+    W_REGISTERS,
+    W_RETIRED,
+    W_SCORE,
+    W_SHARED,
+    W_SLOT,
+    W_STATE,
+    W_TIME,
+    W_WARP,
+    WARP,
+)
+from emulator.gpu.lsu import lsu_step, respond, retire_groups, wake
+from emulator.gpu.timing import CONTROL, LSU, MAX_OPEN_GROUPS, MAX_QUEUE
+from isa.jit import njit
+
+WARPS_OF_SUB = 16
+DONE, MORE, FAILED = 0, 1, 2  # what run_kernel returns
+
+
+@njit
+def ready_time(S, D, s, w, t):
+    """Earliest cycle at which a warp could issue: t if it can now, NEVER if only an event can tell."""
+    if S[w + W_STATE] != LIVE:
+        return NEVER
+    time = S[w + W_TIME] >> 4
+    row = S[w + W_PC] * D_COLUMNS
+    for i in range(D[row + D_CHECKS]):
+        at = S[w + W_SCORE + D[row + D_CHECK0 + i]] >> 4
+        if at > time:
+            time = at
+    if time > t:
+        return min(time, NEVER)
+    kind = D[row + D_KIND]
+    if kind == K_WAIT:
+        group = S[w + W_CLOSED] - D[row + D_IMM]
+        if group > 0:
+            if S[w + W_RETIRED] < group:
+                return NEVER
+            time = S[w + W_GROUP_TIME + (group - 1) % GROUPS]
+            if time > t:
+                return time
+    elif kind == K_EXIT:
+        if S[w + W_PENDING] > 0:
+            return NEVER
+        if S[w + W_PENDING_TIME] > t:
+            return S[w + W_PENDING_TIME]
+    unit = D[row + D_UNIT]
+    if unit < LSU:
+        return max(t, S[s + SUB_FREE + unit])
+    if unit == LSU:
+        if S[s + SUB_COUNT] >= S[H_QUEUE]:
+            S[w + W_BLOCKED] = 1
+            return NEVER
+        return max(t, S[s + SUB_SPACE])
+    return t
+
+
+@njit
+def reason_at(S, D, s, w, t):
+    """Why a warp that has become ready could not issue at cycle t: the first condition that did not hold."""
+    if S[w + W_TIME] >> 4 > t:
+        return S[w + W_TIME] & 15
+    row = S[w + W_PC] * D_COLUMNS
+    for i in range(D[row + D_CHECKS]):
+        score = S[w + W_SCORE + D[row + D_CHECK0 + i]]
+        if score >> 4 > t:
+            return R_FIXED + (score & 3)
+    if D[row + D_KIND] == K_WAIT:
+        group = S[w + W_CLOSED] - D[row + D_IMM]
+        if group > 0 and S[w + W_GROUP_TIME + (group - 1) % GROUPS] > t:
+            return R_COPY
+    if D[row + D_KIND] == K_EXIT and S[w + W_PENDING_TIME] > t:
+        return R_GLOBAL
+    return R_UNIT if D[row + D_UNIT] < LSU else R_QUEUE
+
+
+@njit
+def _release(S, sm, base, cta, t):
+    """Let the CTA's warps go on when all that live are at the barrier."""
+    warps = S[H_WARPS]
+    if S[base + SM_CTA + cta] == 0 or S[base + SM_ARRIVED + cta] < S[base + SM_CTA + cta]:
+        return
+    S[base + SM_ARRIVED + cta] = 0
+    for i in range(warps):
+        slot = cta * warps + i
+        w = base + SM_WARPS + slot * WARP
+        if S[w + W_STATE] == AT_BARRIER:
+            S[w + W_STATE] = LIVE
+            S[w + W_TIME] = (t + S[H_BARRIER]) * 16 + R_BARRIER
+            wake(S, sm, base, slot, t + S[H_BARRIER])
+
+
+@njit
+def _control(S, sm, base, s, w, kind, t):
+    """BAR, EXIT and CPCOMMIT; returns an error number."""
+    slot = S[w + W_SLOT]
+    cta = slot // S[H_WARPS]
+    if kind == K_BAR:
+        S[w + W_STATE] = AT_BARRIER
+        S[base + SM_ARRIVED + cta] += 1
+        _release(S, sm, base, cta, t)
+    elif kind == K_EXIT:
+        S[w + W_STATE] = FREE
+        S[s + SUB_LIVE] -= 1
+        S[s + SUB_LAST] = -1
+        S[base + SM_CTA + cta] -= 1
+        if S[base + SM_CTA + cta] == 0:
+            S[base + SM_LIVE_CTAS] -= 1
+            S[H_LIVE_CTAS] -= 1
+        else:
+            _release(S, sm, base, cta, t)
+    elif kind == K_COMMIT:
+        closed = S[w + W_CLOSED] + 1
+        S[w + W_CLOSED] = closed
+        S[w + W_GROUP_COUNT + closed % GROUPS] = 0
+        S[w + W_GROUP_TIME + closed % GROUPS] = 0
+        retire_groups(S, w)
+        if closed - S[w + W_RETIRED] > MAX_OPEN_GROUPS:
+            return COPY_GROUPS
+    return NONE
+
+
+@njit
+def _queue(S, sm, base, s, w, e, kind, t):
+    """Put the filled entry e at the end of the sub-core's queue."""
+    S[e + Q_SLOT], S[e + Q_TIME] = S[w + W_SLOT], t
+    if kind == K_STG or kind == K_STS:
+        S[H_IN_FLIGHT] += 1
+    elif kind == K_COPY:
+        group = S[w + W_CLOSED]
+        S[e + Q_GROUP] = group
+        S[w + W_GROUP_COUNT + group % GROUPS] += S[e + Q_LINES]
+        S[w + W_PENDING] += S[e + Q_LINES]
+    else:
+        S[w + W_PENDING] += 1
+    if S[s + SUB_COUNT] == 0:
+        time = max(t + 1, S[s + SUB_TAKEN] + S[H_SUB_INTERVAL], S[base + SM_LSU_FREE])
+        time = max(time, t)
+        if time < S[base + SM_LSU_NEXT]:
+            S[base + SM_LSU_NEXT] = time
+    S[s + SUB_COUNT] += 1
+
+
+@njit
+def issue(S, U, F, D, sm, base, sub, t):
+    """Let one sub-core issue at cycle t if a warp can; returns an error number."""
+    s = base + SUB + sub * SUB_SIZE
+    if S[s + SUB_LIVE] == 0:
+        S[s + SUB_NEXT] = NEVER
+        return NONE
+    waited = t - S[s + SUB_SINCE]
+    last = S[s + SUB_LAST]
+    pick, lowest = -1, -1
+    if waited == 0 and last >= 0 and S[s + SUB_WAKE + last] <= t:
+        time = ready_time(S, D, s, base + SM_WARPS + (last * 4 + sub) * WARP, t)
+        if time <= t:
+            pick = last
+        else:
+            S[s + SUB_WAKE + last] = time
+    if pick < 0:
+        youngest = -1
+        for i in range(WARPS_OF_SUB):
+            if S[s + SUB_WAKE + i] > t:
+                continue
+            w = base + SM_WARPS + (i * 4 + sub) * WARP
+            time = ready_time(S, D, s, w, t)
+            if time > t:
+                S[s + SUB_WAKE + i] = time
+                continue
+            if lowest < 0:
+                lowest = i
+            if i == last or (pick != last or pick < 0) and S[w + W_AGE] > youngest:
+                pick, youngest = i, S[w + W_AGE]
+    if pick < 0:
+        earliest = NEVER
+        for i in range(WARPS_OF_SUB):
+            earliest = min(earliest, S[s + SUB_WAKE + i])
+        S[s + SUB_NEXT] = earliest
+        return NONE
+    if waited > 0:
+        reason = reason_at(S, D, s, base + SM_WARPS + (lowest * 4 + sub) * WARP, t - 1)
+        S[s + SUB_REASONS + reason] += waited
+    S[s + SUB_REASONS] += 1
+    S[s + SUB_SINCE] = t + 1
+    S[s + SUB_LAST] = pick
+    S[s + SUB_WAKE + pick] = t + 1
+    S[s + SUB_NEXT] = t + 1
+    w = base + SM_WARPS + (pick * 4 + sub) * WARP
+    pc = S[w + W_PC]
+    kind, unit = D[pc * D_COLUMNS + D_KIND], D[pc * D_COLUMNS + D_UNIT]
+    S[base + SM_COUNTERS + C_INSTRUCTIONS] += 1
+    if unit < LSU:
+        S[s + SUB_FREE + unit] = t + D[pc * D_COLUMNS + D_INTERVAL]
+    e = base + SM_ENTRIES + (sub * MAX_QUEUE + (S[s + SUB_HEAD] + S[s + SUB_COUNT]) % MAX_QUEUE) * ENTRY
+    error = execute(S, U, F, D, base, w, pc, t, e)
+    if error == NONE:
+        if unit == CONTROL and _acts(S, D, w, pc):
+            error = _control(S, sm, base, s, w, kind, t)
+        elif kind >= K_LDG and S[e + Q_PHASES] > 0:
+            _queue(S, sm, base, s, w, e, kind, t)
+    if error != NONE:
+        S[H_ERROR], S[H_ERROR_PC] = error, pc
+        S[H_ERROR_CTA], S[H_ERROR_WARP] = S[w + W_CTA], S[w + W_WARP]
+    return error
+
+
+@njit
+def _acts(S, D, w, pc):
+    """Whether a guarded control instruction acts (its guard is the same in every lane)."""
+    row = pc * D_COLUMNS
+    mask = S[w + W_PREDICATES + D[row + D_PRED]]
+    return (mask == 0) if D[row + D_NEGATED] else (mask != 0)
+
+
+@njit
+def _start_cta(S, U, sm, base, t):
+    """Place the next CTA in the lowest free CTA slot of an SM."""
+    cta = 0
+    while S[base + SM_CTA + cta] > 0:
+        cta += 1
+    warps, registers = S[H_WARPS], S[H_REGISTERS]
+    S[base + SM_CTA + cta] = warps
+    S[base + SM_ARRIVED + cta] = 0
+    S[base + SM_LIVE_CTAS] += 1
+    S[H_LIVE_CTAS] += 1
+    S[base + SM_COUNTERS + C_CTAS] += 1
+    number = S[H_NEXT_CTA]
+    S[H_NEXT_CTA] += 1
+    shared = S[H_SHARED]
+    lines = (shared + 127) // 128
+    u_shared = S[H_U_SHARED] + sm * S[H_SHARED_WORDS] + cta * lines * 32
+    u_poison = S[H_U_POISON] + sm * S[H_POISON_WORDS] + cta * lines
+    for i in range(lines * 32):
+        U[u_shared + i] = 0
+    for i in range(lines):
+        U[u_poison + i] = 0
+    for i in range(warps):
+        slot = cta * warps + i
+        s = base + SUB + (slot & 3) * SUB_SIZE
+        w = base + SM_WARPS + slot * WARP
+        S[w + W_STATE], S[w + W_PC], S[w + W_CTA], S[w + W_SLOT], S[w + W_WARP] = LIVE, 0, number, slot, i
+        S[w + W_TIME] = (t + S[H_CTA_START]) * 16 + R_LAUNCH
+        S[w + W_AGE] = number * warps + i
+        S[w + W_REGISTERS] = S[H_U_REGISTERS] + sm * S[H_REGISTERS_PER_SM] + slot * registers * 32
+        S[w + W_SHARED], S[w + W_POISON] = u_shared, u_poison
+        S[w + W_PENDING], S[w + W_PENDING_TIME], S[w + W_BLOCKED] = 0, 0, 0
+        S[w + W_CLOSED], S[w + W_RETIRED] = 0, 0
+        S[w + W_GROUP_COUNT], S[w + W_GROUP_TIME] = 0, 0
+        for slot_number in range(registers):
+            S[w + W_SCORE + slot_number] = EMPTY * 4
+        for slot_number in range(PRED0, PRED0 + 7):
+            S[w + W_SCORE + slot_number] = EMPTY * 4
+        for slot_number in range(UREG0, UREG0 + 63):
+            S[w + W_SCORE + slot_number] = EMPTY * 4
+        if S[s + SUB_LIVE] == 0:
+            S[s + SUB_REASONS + R_NO_WARP] += t - S[s + SUB_SINCE]
+            S[s + SUB_SINCE] = t
+        S[s + SUB_LIVE] += 1
+        S[s + SUB_WAKE + (slot >> 2)] = NEVER
+        wake(S, sm, base, slot, t + S[H_CTA_START])
+
+
+@njit
+def _dispatch(S, U, t):
+    """Place up to the chip's number of CTAs, one an SM in turn; says whether more could be placed next cycle."""
+    placed = 0
+    while S[H_NEXT_CTA] < S[H_GRID]:
+        found = -1
+        for k in range(S[H_SMS]):
+            sm = (S[H_NEXT_SM] + k) % S[H_SMS]
+            if S[HEADER + sm * S[H_BLOCK] + SM_LIVE_CTAS] < S[H_CTAS_PER_SM]:
+                found = sm
+                break
+        if found < 0:
+            return False
+        if placed == S[H_CTA_RATE]:
+            return True
+        _start_cta(S, U, found, HEADER + found * S[H_BLOCK], t)
+        S[H_NEXT_SM] = (found + 1) % S[H_SMS]
+        S[H_TOUCHED] = max(S[H_TOUCHED], found + 1)
+        placed += 1
+    return False
+
+
+@njit
+def run_kernel(S, U, F, D, M, budget):
+    """Run the launch that is set up in S from cycle H_NOW on.
+
+    Returns DONE (H_NOW is the first cycle after the kernel), MORE (after `budget` event cycles; call
+    again) or FAILED (H_ERROR... say what and where).
+    """
+    t = S[H_NOW]
+    dispatch = True
+    for _ in range(budget):
+        if memory.next_event(M) <= t:
+            memory.advance(M, t)
+            tag = memory.pop_response(M, t)
+            while tag >= 0:
+                respond(S, tag, t)
+                tag = memory.pop_response(M, t)
+        if S[H_LIVE_CTAS] == 0 and S[H_NEXT_CTA] == S[H_GRID] and S[H_IN_FLIGHT] == 0:
+            S[H_NOW] = t
+            return DONE
+        if dispatch:
+            dispatch = _dispatch(S, U, t)
+        following = NEVER
+        live = S[H_LIVE_CTAS]
+        for sm in range(S[H_TOUCHED]):
+            if S[H_SM_NEXT + sm] <= t:
+                base = HEADER + sm * S[H_BLOCK]
+                for sub in range(4):
+                    if S[base + SUB + sub * SUB_SIZE + SUB_NEXT] <= t:
+                        if issue(S, U, F, D, sm, base, sub, t) != NONE:
+                            S[H_NOW] = t
+                            return FAILED
+                if S[base + SM_LSU_NEXT] <= t:
+                    lsu_step(S, M, sm, base, t)
+                time = S[base + SM_LSU_NEXT]
+                for sub in range(4):
+                    time = min(time, S[base + SUB + sub * SUB_SIZE + SUB_NEXT])
+                S[H_SM_NEXT + sm] = max(time, t + 1)
+            following = min(following, S[H_SM_NEXT + sm])
+        if S[H_LIVE_CTAS] < live and S[H_NEXT_CTA] < S[H_GRID]:
+            dispatch = True
+        if dispatch or S[H_LIVE_CTAS] == 0 and S[H_NEXT_CTA] == S[H_GRID] and S[H_IN_FLIGHT] == 0:
+            following = t + 1
+        following = min(following, memory.next_event(M))
+        if following >= NEVER:
+            S[H_NOW], S[H_ERROR], S[H_ERROR_PC] = t, DEADLOCK, 0
+            return FAILED
+        t = max(following, t + 1)
+    S[H_NOW] = t
+    return MORE

@@ -1,0 +1,656 @@
+"""What an instruction does to registers, predicates and memory, at the cycle of its issue.
+
+Values move when an instruction issues; the scoreboard and the load-store unit decide when others may
+use them. A program without data races cannot tell the difference.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from emulator.gpu.decode import (
+    D_A,
+    D_B,
+    D_BASE,
+    D_BYTES,
+    D_C,
+    D_CHECK0,
+    D_COLUMNS,
+    D_DST,
+    D_FROM,
+    D_IMM,
+    D_KIND,
+    D_LATENCY,
+    D_NEGATED,
+    D_OP,
+    D_PRED,
+    D_REGS,
+    D_SOURCES,
+    D_TYPE,
+    D_WIDE,
+    K_ALU,
+    K_BRANCH,
+    K_COPY,
+    K_LDG,
+    K_LDS,
+    K_LDSM,
+    K_MMA,
+    K_S2R,
+    K_SETP,
+    K_SHUFFLE,
+    K_STG,
+    K_STS,
+    K_ULDG,
+    K_UNIFORM,
+    PRED0,
+    UREG0,
+)
+from emulator.gpu.errors import (
+    ADDRESS_RANGE,
+    DIVERGENT,
+    MISALIGNED,
+    NONE,
+    POISON_ADDRESS,
+    POISON_PREDICATE,
+    POISON_UNIFORM,
+    SHARED_RANGE,
+    UNWRITTEN,
+)
+from emulator.gpu.layout import (
+    C_CONFLICT,
+    C_POISONED,
+    C_SHARED_READ,
+    C_SHARED_WRITE,
+    C_TENSOR,
+    EMPTY,
+    H_BRANCH,
+    H_ERROR_VALUE,
+    H_GRID,
+    H_HAS_PHANTOM,
+    H_HIT32,
+    H_HIT64,
+    H_HIT128,
+    H_HIT_UNIFORM,
+    H_PARAMETERS,
+    H_PHANTOM,
+    H_PHANTOM_END,
+    H_PHASE,
+    H_REAL_BYTES,
+    H_SHARED,
+    H_SHARED_LATENCY,
+    H_SHUFFLE,
+    H_U_GLOBAL,
+    H_WARPS,
+    NEVER,
+    OK,
+    POISON,
+    Q_DST,
+    Q_KIND,
+    Q_LATENCY,
+    Q_LINE,
+    Q_LINES,
+    Q_MASK,
+    Q_PHASES,
+    Q_REGS,
+    Q_SECTORS,
+    R_FIXED,
+    R_GLOBAL,
+    R_SHARED,
+    SM_BANKS,
+    SM_COUNTERS,
+    SM_LANES,
+    U_RESULT,
+    U_SPLAT,
+    U_ZERO,
+    W_CTA,
+    W_PC,
+    W_POISON,
+    W_PREDICATES,
+    W_REGISTERS,
+    W_SCORE,
+    W_SHARED,
+    W_TIME,
+    W_UNIFORM,
+    W_WARP,
+)
+from isa.jit import njit
+from isa.opcodes import PT, RZ, SPECIALS, UNIFORM, URZ, code
+from isa.products import mma
+from isa.semantics import alu, compare
+
+FULL = 0xFFFFFFFF
+CLASS_GLOBAL, CLASS_SHARED = R_GLOBAL - R_FIXED, R_SHARED - R_FIXED
+LANEID, WARPID, CTAID, NCTAID, NWARPS = (SPECIALS.index(n) for n in ("LANEID", "WARPID", "CTAID", "NCTAID", "NWARPS"))
+UMOVI, LDP, UADD, USUB, UMUL, UMIN, UMAX = (code(n) for n in ("UMOVI", "LDP", "UADD", "USUB", "UMUL", "UMIN", "UMAX"))
+UADDI, UMULI, USHL, USHR, UANDI = (code(n) for n in ("UADDI", "UMULI", "USHL", "USHR", "UANDI"))
+S2UR, R2UR, SHFL = (code(n) for n in ("S2UR", "R2UR", "SHFL"))
+
+
+@njit
+def state_of(S, w, slot):
+    """OK, POISON or EMPTY of a scoreboard slot."""
+    return (S[w + W_SCORE + slot] >> 2) & 3
+
+
+@njit
+def set_register(S, U, w, register, mask, poison, score_time, kind):
+    """Scoreboard of a vector register after a write in the lanes of `mask`.
+
+    A register counts as poison while any lane may be; the lanes of a never-written register that a
+    guarded first write leaves out become zero.
+    """
+    at = w + W_SCORE + register
+    old = (S[at] >> 2) & 3
+    new = old
+    if mask != 0:
+        new = POISON if poison or (old == POISON and mask != FULL) else OK
+        if old == EMPTY and mask != FULL:
+            r0 = S[w + W_REGISTERS] + 32 * register
+            for lane in range(32):
+                if not (mask >> lane) & 1:
+                    U[r0 + lane] = np.uint32(0)
+    S[at] = score_time * 16 + new * 4 + kind
+
+
+@njit
+def special_value(S, w, special):
+    """A special register that is the same in every lane."""
+    if special == WARPID:
+        return S[w + W_WARP]
+    if special == CTAID:
+        return S[w + W_CTA]
+    if special == NCTAID:
+        return S[H_GRID]
+    return S[H_WARPS]
+
+
+@njit
+def holds(cmp, a, b):
+    """Signed comparison by its number in opcodes.COMPARISONS."""
+    if cmp == 0:
+        return a < b
+    if cmp == 1:
+        return a <= b
+    if cmp == 2:
+        return a > b
+    if cmp == 3:
+        return a >= b
+    if cmp == 4:
+        return a == b
+    return a != b
+
+
+@njit
+def uniform_value(S, w, op, a, b, imm):
+    """Result of an instruction of the uniform datapath (R2UR apart)."""
+    if op == UMOVI:
+        return imm
+    if op == LDP:
+        return S[H_PARAMETERS + imm]
+    if op == UADD:
+        return a + b
+    if op == USUB:
+        return a - b
+    if op == UMUL:
+        return a * b
+    if op == UMIN:
+        return min(a, b)
+    if op == UMAX:
+        return max(a, b)
+    if op == UADDI:
+        return a + imm
+    if op == UMULI:
+        return a * imm
+    if op == USHL:
+        return a << imm
+    if op == USHR:
+        return a >> imm
+    if op == UANDI:
+        return a & imm
+    return special_value(S, w, imm)
+
+
+@njit
+def fail(S, error, value):
+    """Note what the error message will say."""
+    S[H_ERROR_VALUE] = value
+    return error
+
+
+@njit
+def execute(S, U, F, D, base, w, pc, t, e):
+    """Run instruction pc of the warp whose record is at w; returns an error number.
+
+    e: the queue entry that a load-store instruction fills (its Q_PHASES is 0 when no lane is active).
+    """
+    row = pc * D_COLUMNS
+    kind = D[row + D_KIND]
+    S[w + W_PC] = pc + 1
+    mask = S[w + W_PREDICATES + D[row + D_PRED]]
+    if D[row + D_PRED] != PT:
+        state = state_of(S, w, PRED0 + D[row + D_PRED])
+        if state != OK:
+            return fail(S, UNWRITTEN if state == EMPTY else POISON_PREDICATE, PRED0 + D[row + D_PRED])
+    if D[row + D_NEGATED]:
+        mask ^= FULL
+    if mask != FULL and mask != 0 and D[row + D_WIDE]:
+        return fail(S, DIVERGENT, 0)
+    poison = False
+    if mask != 0:
+        for i in range(D[row + D_SOURCES]):
+            state = state_of(S, w, D[row + D_CHECK0 + i])
+            if state == EMPTY:
+                return fail(S, UNWRITTEN, D[row + D_CHECK0 + i])
+            poison = poison or state == POISON
+    if kind >= K_LDG:
+        S[e + Q_KIND] = kind
+        S[e + Q_PHASES] = 0
+        if mask == 0:
+            return NONE
+        if kind == K_SHUFFLE:
+            return _shuffle(S, U, D, row, w, mask, poison, e)
+        if kind == K_LDS or kind == K_STS or kind == K_LDSM:
+            return _shared(S, U, D, row, base, w, mask, e)
+        return _global(S, U, D, row, base, w, mask, e)
+
+    r0 = S[w + W_REGISTERS]
+    dst = D[row + D_DST]
+    done = t + D[row + D_LATENCY]
+    a0 = U_ZERO if D[row + D_A] == RZ else r0 + 32 * D[row + D_A]
+    b0 = U_ZERO if D[row + D_B] == RZ else r0 + 32 * D[row + D_B]
+    if (kind == K_ALU or kind == K_SETP) and D[row + D_B] >= UNIFORM:
+        splat = np.uint32(S[w + W_UNIFORM + D[row + D_B] - UNIFORM] & FULL)
+        for lane in range(32):
+            U[U_SPLAT + lane] = splat
+        b0 = U_SPLAT
+    if kind == K_ALU or kind == K_S2R:
+        if dst == RZ:
+            return NONE
+        if mask != 0 and not poison:
+            out = r0 + 32 * dst if mask == FULL else U_RESULT
+            if kind == K_ALU:
+                c0 = U_ZERO if D[row + D_C] == RZ else r0 + 32 * D[row + D_C]
+                alu(D[row + D_OP], D[row + D_TYPE], D[row + D_FROM], U, a0, U, b0, U, c0, D[row + D_IMM], U, out, 32)
+            else:
+                value = special_value(S, w, D[row + D_IMM])
+                for lane in range(32):
+                    U[out + lane] = np.uint32(lane) if D[row + D_IMM] == LANEID else np.uint32(value)
+            if mask != FULL:
+                d0 = r0 + 32 * dst
+                for lane in range(32):
+                    if (mask >> lane) & 1:
+                        U[d0 + lane] = U[U_RESULT + lane]
+        set_register(S, U, w, dst, mask, poison, done, 0)
+    elif kind == K_MMA:
+        S[base + SM_COUNTERS + C_TENSOR] += 1
+        if dst == RZ:
+            return NONE
+        if mask != 0 and not poison:
+            c0 = -1 if D[row + D_C] == RZ else r0 + 32 * D[row + D_C]
+            mma(D[row + D_TYPE], U, a0, U, b0, U, c0, U, r0 + 32 * dst, F)
+        for j in range(4):
+            set_register(S, U, w, dst + j, mask, poison, done, 0)
+    elif kind == K_SETP:
+        if dst == PT:
+            return NONE
+        at = w + W_SCORE + PRED0 + dst
+        old = (S[at] >> 2) & 3
+        state = old
+        if mask != 0:
+            state = POISON if poison or (old == POISON and mask != FULL) else OK
+            found = np.int64(0) if poison else compare(D[row + D_C], D[row + D_TYPE], U, a0, U, b0, 32)
+            kept = np.int64(0) if old == EMPTY else S[w + W_PREDICATES + dst]
+            S[w + W_PREDICATES + dst] = (kept & ~mask) | (found & mask)
+        S[at] = done * 16 + state * 4
+    elif kind == K_UNIFORM:
+        if mask != 0 and poison:
+            return fail(S, POISON_UNIFORM, 0)
+        if dst == URZ:
+            return NONE
+        at = w + W_SCORE + UREG0 + dst
+        state = (S[at] >> 2) & 3
+        if mask != 0:
+            state = OK
+            if D[row + D_OP] == R2UR:
+                S[w + W_UNIFORM + dst] = np.int64(np.int32(U[a0]))
+            else:
+                a = S[w + W_UNIFORM + (D[row + D_A] & 63)]
+                b = S[w + W_UNIFORM + (D[row + D_B] & 63)]
+                S[w + W_UNIFORM + dst] = uniform_value(S, w, D[row + D_OP], a, b, D[row + D_IMM])
+        S[at] = done * 16 + state * 4
+    elif kind == K_BRANCH and mask != 0:
+        taken = D[row + D_C] < 0
+        if not taken:
+            taken = holds(D[row + D_C], S[w + W_UNIFORM + D[row + D_A]], S[w + W_UNIFORM + D[row + D_B]])
+        if taken:
+            S[w + W_PC] = D[row + D_IMM]
+            S[w + W_TIME] = (t + S[H_BRANCH]) * 16 + R_FIXED
+    return NONE
+
+
+@njit
+def _entry(S, e, dst, registers, latency, phases):
+    """Fill what every queue entry has; no lines yet."""
+    S[e + Q_DST], S[e + Q_REGS] = dst, registers
+    S[e + Q_LATENCY], S[e + Q_PHASES] = latency, phases
+    S[e + Q_LINES], S[e + Q_SECTORS] = 0, 0
+
+
+@njit
+def _shuffle(S, U, D, row, w, mask, poison, e):
+    """SHFL and BCAST."""
+    dst = D[row + D_DST]
+    _entry(S, e, dst, 1, S[H_SHUFFLE], 1)
+    if dst == RZ:
+        return NONE
+    r0 = S[w + W_REGISTERS]
+    a0 = U_ZERO if D[row + D_A] == RZ else r0 + 32 * D[row + D_A]
+    for lane in range(32):
+        U[U_RESULT + lane] = U[a0 + ((lane ^ D[row + D_IMM]) if D[row + D_OP] == SHFL else D[row + D_IMM])]
+    for lane in range(32):
+        if (mask >> lane) & 1:
+            U[r0 + 32 * dst + lane] = U[U_RESULT + lane]
+    set_register(S, U, w, dst, mask, poison, NEVER, CLASS_SHARED)
+    return NONE
+
+
+@njit
+def _conflict_phases(S, base, mask, lane_bytes):
+    """Cycles that the 32 banks of 4 bytes need.
+
+    Accesses go in groups of lanes that fill 128 bytes; a group takes as many cycles as one bank has
+    distinct words. Wide accesses are aligned, so all banks of one access see the same picture.
+    """
+    unit = max(4, lane_bytes)
+    banks = 128 // unit
+    b0 = base + SM_BANKS
+    phases = 0
+    for first in range(0, 32, banks):
+        most = 0
+        for i in range(banks):
+            S[b0 + i] = 0
+        for i in range(first, first + banks):
+            if not (mask >> i) & 1:
+                continue
+            word = S[base + SM_LANES + i] // unit
+            at = b0 + word % banks
+            if S[at] == 0:
+                S[at + 32] = word
+            elif S[at + 32] == word:
+                continue
+            else:
+                fresh = True
+                for j in range(first, i):
+                    if (mask >> j) & 1 and S[base + SM_LANES + j] // unit == word:
+                        fresh = False
+                if not fresh:
+                    continue
+            S[at] += 1
+            most = max(most, S[at])
+        phases += most
+    return max(1, phases)
+
+
+@njit
+def _shared_poison(S, U, w, address, words, value):
+    """Set the poison bits of `words` words at a shared address to value (0, 1), or with -1 tell whether one is set."""
+    p0 = S[w + W_POISON]
+    for i in range(words):
+        word = (address >> 2) + i
+        bit = np.uint32(1) << np.uint32(word & 31)
+        at = p0 + (word >> 5)
+        if value == 1:
+            U[at] |= bit
+        elif value == 0:
+            U[at] &= ~bit
+        elif U[at] & bit:
+            return True
+    return False
+
+
+@njit
+def _shared(S, U, D, row, base, w, mask, e):
+    """LDS, STS and LDSM."""
+    kind, lane_bytes = D[row + D_KIND], D[row + D_BYTES]
+    if D[row + D_A] != RZ and state_of(S, w, D[row + D_A]) == POISON:
+        return fail(S, POISON_ADDRESS, 0)
+    r0, s0 = S[w + W_REGISTERS], S[w + W_SHARED]
+    a0 = U_ZERO if D[row + D_A] == RZ else r0 + 32 * D[row + D_A]
+    if kind == K_LDSM:
+        mask = (1 << (8 * D[row + D_REGS])) - 1
+    moved = 0
+    for lane in range(32):
+        if (mask >> lane) & 1:
+            address = np.int64(U[a0 + lane]) + D[row + D_IMM]
+            if address < 0 or address + lane_bytes > S[H_SHARED]:
+                return fail(S, SHARED_RANGE, address)
+            if address & (lane_bytes - 1):
+                return fail(S, MISALIGNED, address)
+            S[base + SM_LANES + lane] = address
+            moved += lane_bytes
+    phases = _conflict_phases(S, base, mask, lane_bytes)
+    least = max(1, -(-moved // 128))
+    S[base + SM_COUNTERS + C_CONFLICT] += max(0, phases - least)
+    words = max(1, lane_bytes >> 2)
+    track = S[H_HAS_PHANTOM] != 0
+    if kind == K_STS:
+        _entry(S, e, RZ, 0, 0, phases)
+        S[base + SM_COUNTERS + C_SHARED_WRITE] += moved
+        for lane in range(32):
+            if not (mask >> lane) & 1:
+                continue
+            address = S[base + SM_LANES + lane]
+            for j in range(words):
+                poison = D[row + D_C] != RZ and state_of(S, w, D[row + D_C] + j) == POISON
+                value = np.uint32(0) if D[row + D_C] == RZ else U[r0 + 32 * (D[row + D_C] + j) + lane]
+                if not poison:
+                    _put(U, s0, address + 4 * j, lane_bytes, value)
+                if track and (poison or lane_bytes >= 4):
+                    _shared_poison(S, U, w, address + 4 * j, 1, 1 if poison else 0)
+        return NONE
+    S[base + SM_COUNTERS + C_SHARED_READ] += moved
+    dst, registers = D[row + D_DST], D[row + D_REGS]
+    _entry(S, e, dst, registers, S[H_SHARED_LATENCY] + (phases - 1) * S[H_PHASE], phases)
+    if dst == RZ:
+        return NONE
+    if kind == K_LDS:
+        for j in range(registers):
+            poison = False
+            for lane in range(32):
+                if (mask >> lane) & 1:
+                    address = S[base + SM_LANES + lane] + 4 * j
+                    U[r0 + 32 * (dst + j) + lane] = _get(U, s0, address, lane_bytes)
+                    poison = poison or (track and _shared_poison(S, U, w, address, 1, -1))
+            set_register(S, U, w, dst + j, mask, poison, NEVER, CLASS_SHARED)
+        return NONE
+    for j in range(registers):
+        poison = False
+        if track:
+            for i in range(8):
+                poison = poison or _shared_poison(S, U, w, S[base + SM_LANES + 8 * j + i], 4, -1)
+        for lane in range(32):
+            if D[row + D_B]:  # transposed: two 16-bit elements of one column
+                low = _get(U, s0, S[base + SM_LANES + 8 * j + 2 * (lane & 3)] + 2 * (lane >> 2), 2)
+                high = _get(U, s0, S[base + SM_LANES + 8 * j + 2 * (lane & 3) + 1] + 2 * (lane >> 2), 2)
+                value = low | (high << np.uint32(16))
+            else:
+                value = U[s0 + ((S[base + SM_LANES + 8 * j + (lane >> 2)] + 4 * (lane & 3)) >> 2)]
+            U[r0 + 32 * (dst + j) + lane] = value
+        set_register(S, U, w, dst + j, FULL, poison, NEVER, CLASS_SHARED)
+    return NONE
+
+
+@njit
+def _get(U, u0, address, lane_bytes):
+    """A word, or a zero-extended byte or half word, of memory that starts at U[u0]."""
+    word = U[u0 + (address >> 2)]
+    if lane_bytes >= 4:
+        return word
+    word = word >> np.uint32(8 * (address & 3))
+    return word & np.uint32(0xFFFF if lane_bytes == 2 else 0xFF)
+
+
+@njit
+def _put(U, u0, address, lane_bytes, value):
+    """Store a word, half word or byte."""
+    at = u0 + (address >> 2)
+    if lane_bytes >= 4:
+        U[at] = value
+        return
+    shift = np.uint32(8 * (address & 3))
+    bits = np.uint32(0xFFFF if lane_bytes == 2 else 0xFF) << shift
+    U[at] = (U[at] & ~bits) | ((value << shift) & bits)
+
+
+@njit
+def _place(S, address, lane_bytes):
+    """0 real, 1 phantom, -1 outside."""
+    if address >= 0 and address + lane_bytes <= S[H_REAL_BYTES]:
+        return 0
+    if address >= S[H_PHANTOM] and address + lane_bytes <= S[H_PHANTOM_END]:
+        return 1
+    return -1
+
+
+@njit
+def _add_line(S, e, address):
+    """Add one lane's sector to the entry's lines; lanes of one access lie in one sector each."""
+    line, bit = address >> 7, np.int64(1) << ((address >> 5) & 3)
+    count = S[e + Q_LINES]
+    for back in range(count):
+        i = count - 1 - back
+        if S[e + Q_LINE + i] == line:
+            if not S[e + Q_MASK + i] & bit:
+                S[e + Q_MASK + i] |= bit
+                S[e + Q_SECTORS] += 1
+            return
+    S[e + Q_LINE + count] = line
+    S[e + Q_MASK + count] = bit
+    S[e + Q_LINES] = count + 1
+    S[e + Q_SECTORS] += 1
+
+
+@njit
+def _global(S, U, D, row, base, w, mask, e):
+    """LDG, STG, LDGSTS and ULDG: addresses, coalescing into lines, and the values."""
+    kind, lane_bytes, registers = D[row + D_KIND], D[row + D_BYTES], D[row + D_REGS]
+    a, dst = D[row + D_A], D[row + D_DST]
+    r0 = S[w + W_REGISTERS]
+    width_phases = 1 if lane_bytes <= 4 else lane_bytes // 4
+    if kind == K_ULDG:
+        mask, width_phases = 1, 1
+        _entry(S, e, UREG0 + dst, 1, S[H_HIT_UNIFORM], 1)
+        S[base + SM_LANES] = S[w + W_UNIFORM + a] + D[row + D_IMM]
+    else:
+        latency = S[H_HIT32] if lane_bytes <= 4 else (S[H_HIT64] if lane_bytes == 8 else S[H_HIT128])
+        _entry(S, e, dst, registers, latency, 1)
+        if a != RZ and state_of(S, w, a) == POISON:
+            return fail(S, POISON_ADDRESS, 0)
+        if kind == K_COPY and dst != RZ and state_of(S, w, dst) == POISON:
+            return fail(S, POISON_ADDRESS, 0)
+        start = S[w + W_UNIFORM + D[row + D_BASE]] + D[row + D_IMM]
+        a0 = U_ZERO if a == RZ else r0 + 32 * a
+        for lane in range(32):
+            if (mask >> lane) & 1:
+                S[base + SM_LANES + lane] = start + np.int64(U[a0 + lane])
+    phantom = False
+    for lane in range(32):
+        if (mask >> lane) & 1:
+            address = S[base + SM_LANES + lane]
+            place = _place(S, address, lane_bytes)
+            if place < 0:
+                return fail(S, ADDRESS_RANGE, address)
+            if address & (lane_bytes - 1):
+                return fail(S, MISALIGNED, address)
+            phantom = phantom or place == 1
+            _add_line(S, e, address)
+    phases = max(width_phases, S[e + Q_LINES])
+    S[e + Q_PHASES] = phases
+    S[e + Q_LATENCY] += (phases - width_phases) * S[H_PHASE]
+    g0 = S[H_U_GLOBAL]
+    if kind == K_ULDG:
+        return _load_uniform(S, U, w, dst, g0, S[base + SM_LANES], lane_bytes, phantom)
+    if kind == K_STG:
+        return _store(S, U, D, row, base, w, mask)
+    if kind == K_COPY:
+        return _copy(S, U, D, row, base, w, mask)
+    if dst == RZ:
+        return NONE
+    for j in range(registers):
+        if not phantom:
+            d0 = r0 + 32 * (dst + j)
+            if lane_bytes >= 4:
+                for lane in range(32):
+                    if (mask >> lane) & 1:
+                        U[d0 + lane] = U[g0 + (S[base + SM_LANES + lane] >> 2) + j]
+            else:
+                for lane in range(32):
+                    if (mask >> lane) & 1:
+                        U[d0 + lane] = _get(U, g0, S[base + SM_LANES + lane], lane_bytes)
+        set_register(S, U, w, dst + j, mask, phantom, NEVER, CLASS_GLOBAL)
+    return NONE
+
+
+@njit
+def _load_uniform(S, U, w, dst, g0, address, lane_bytes, phantom):
+    """ULDG: 32 bits sign-extended, or 64."""
+    if phantom:
+        return fail(S, POISON_UNIFORM, address)
+    if dst == URZ:
+        return NONE
+    low = U[g0 + (address >> 2)]
+    value = np.int64(np.int32(low))
+    if lane_bytes == 8:
+        value = np.int64(low) | (np.int64(np.int32(U[g0 + (address >> 2) + 1])) << 32)
+    S[w + W_UNIFORM + dst] = value
+    S[w + W_SCORE + UREG0 + dst] = NEVER * 16 + OK * 4 + CLASS_GLOBAL
+    return NONE
+
+
+@njit
+def _store(S, U, D, row, base, w, mask):
+    """STG: a poisoned value is dropped, and counted where the memory is real."""
+    lane_bytes, source = D[row + D_BYTES], D[row + D_C]
+    r0, g0 = S[w + W_REGISTERS], S[H_U_GLOBAL]
+    dropped = False
+    for j in range(D[row + D_REGS]):
+        poison = source != RZ and state_of(S, w, source + j) == POISON
+        for lane in range(32):
+            if not (mask >> lane) & 1:
+                continue
+            address = S[base + SM_LANES + lane]
+            if _place(S, address, lane_bytes) == 1:
+                continue
+            if poison:
+                dropped = True
+            else:
+                value = np.uint32(0) if source == RZ else U[r0 + 32 * (source + j) + lane]
+                _put(U, g0, address + 4 * j, lane_bytes, value)
+    if dropped:
+        S[base + SM_COUNTERS + C_POISONED] += 1
+    return NONE
+
+
+@njit
+def _copy(S, U, D, row, base, w, mask):
+    """LDGSTS: 16 bytes a lane from global to shared memory."""
+    r0, s0, g0 = S[w + W_REGISTERS], S[w + W_SHARED], S[H_U_GLOBAL]
+    d0 = U_ZERO if D[row + D_DST] == RZ else r0 + 32 * D[row + D_DST]
+    track = S[H_HAS_PHANTOM] != 0
+    for lane in range(32):
+        if not (mask >> lane) & 1:
+            continue
+        target = np.int64(U[d0 + lane]) + D[row + D_B]
+        if target < 0 or target + 16 > S[H_SHARED]:
+            return fail(S, SHARED_RANGE, target)
+        if target & 15:
+            return fail(S, MISALIGNED, target)
+        address = S[base + SM_LANES + lane]
+        phantom = _place(S, address, 16) == 1
+        if not phantom:
+            for j in range(4):
+                U[s0 + (target >> 2) + j] = U[g0 + (address >> 2) + j]
+        if track:
+            _shared_poison(S, U, w, target, 4, 1 if phantom else 0)
+        S[base + SM_COUNTERS + C_SHARED_WRITE] += 16
+    return NONE

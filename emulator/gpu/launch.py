@@ -1,0 +1,160 @@
+"""Launches: how many CTAs fit an SM, what a launch leaves of L1, and one launch on the fast engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from emulator.accounting import GPU_REASONS
+from emulator.chip import Chip
+from emulator.gpu.decode import Instruction, decode_table, register_name
+from emulator.gpu.errors import KINDS, LaunchError, MachineError
+from emulator.gpu.timing import LINE_BYTES, SUB_CORES, Timing
+from isa.program import GpuText, Kernel, Launch
+
+REGISTER_UNIT = 256  # registers are given to a warp in units of 8 a lane (CUDA occupancy calculator)
+EVENTS_PER_CALL = 1 << 21  # the compiled kernel comes back this often, for Ctrl-C
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a launch gets: warps of a CTA, CTAs that fit one SM, ways of L1 that shared memory leaves."""
+
+    warps: int
+    ctas_per_sm: int
+    l1_ways: int
+
+
+@dataclass
+class KernelRun:
+    """One launch as an engine ran it: cycles (absolute) and what its counters grew by."""
+
+    start: int
+    end: int
+    counters: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+
+
+def round_up(value: int, unit: int) -> int:
+    """`value` rounded up to a multiple of `unit`."""
+    return -(-value // unit) * unit
+
+
+def shape_of(kernel: Kernel, launch: Launch, instructions: list[Instruction], timing: Timing) -> Shape:
+    """Resources of a launch. Raises LaunchError when no SM can hold one CTA or an argument is missing."""
+    where = f"launch of kernel {kernel.name}"
+    if launch.grid < 1:
+        raise LaunchError(f"{where}: grid of {launch.grid} CTAs; at least 1 is needed")
+    if launch.block < 32 or launch.block % 32:
+        raise LaunchError(f"{where}: block of {launch.block} threads; a multiple of 32 is needed")
+    if not 0 <= launch.shared_bytes <= timing.shared_per_cta:
+        raise LaunchError(
+            f"{where}: {launch.shared_bytes} bytes of shared memory; 0 to {timing.shared_per_cta} are possible")
+    for at, one in enumerate(instructions):
+        if one.op.name == "LDP" and one.values["param"] >= len(launch.arguments):
+            raise LaunchError(f"{where}: instruction {at} reads parameter {one.values['param']}, "
+                              f"the launch has {len(launch.arguments)}")
+    warps = launch.block // 32
+    registers = round_up(kernel.registers * 32, REGISTER_UNIT)
+    shared = round_up(launch.shared_bytes, LINE_BYTES) + timing.shared_reserved
+    limits = {
+        "warps": timing.max_warps // warps,
+        "CTA slots": timing.max_ctas,
+        "registers": timing.registers // (warps * registers),
+        "shared memory": timing.shared_bytes // shared if shared else timing.max_ctas,
+    }
+    ctas = min(limits.values())
+    if ctas < 1:
+        short = min(limits, key=lambda name: limits[name])
+        raise LaunchError(f"{where}: an SM has too few {short} for one CTA of {warps} warps with "
+                          f"{kernel.registers} registers and {launch.shared_bytes} bytes of shared memory")
+    resident = min(ctas, -(-launch.grid // timing.sms))
+    way_bytes = timing.l1_sets * LINE_BYTES
+    taken = -(-resident * shared // way_bytes)
+    return Shape(warps, ctas, max(1, timing.l1_ways - taken))
+
+
+def machine_error(kind: str, text: GpuText, kernel: Kernel, instructions: list[Instruction], index: int,
+                  cta: int, warp: int, cycle: int, value: int) -> MachineError:
+    """The exception for an error number of an engine, with the source line."""
+    line = int(text.source.line[kernel.first + index]) if len(text.source.line) else -1
+    source = text.source.lines[line] if 0 <= line < len(text.source.lines) else ""
+    return MachineError(
+        kind, kernel=kernel.name, index=index, instruction=instructions[index].op.name,
+        line=line + 1 if line >= 0 else -1, text=source.strip(), cta=cta, warp=warp, cycle=cycle, value=value,
+        register=register_name(value) if kind == "unwritten" else "")
+
+
+class FastEngine:
+    """The compiled engine with its state: SMs, memory below L1, global memory."""
+
+    def __init__(self, chip: Chip, timing: Timing, text: GpuText, kernels: list[list[Instruction]],
+                 image: np.ndarray, phantom: tuple[int, int]) -> None:
+        from emulator.gpu import layout, memory
+        from isa.products import MMA_WORK
+
+        self.layout, self.memory = layout, memory
+        self.timing, self.text, self.kernels = timing, text, kernels
+        self.tables = [np.ascontiguousarray(decode_table(k)).reshape(-1) for k in kernels]
+        self.S, self.U = layout.build_state(timing, image, phantom)
+        self.F = np.zeros(MMA_WORK, dtype=np.float64)
+        self.M = memory.build(chip)
+        block = int(self.S[layout.H_BLOCK])
+        self.blocks = self.S[layout.HEADER : layout.HEADER + timing.sms * block].reshape(timing.sms, block)
+        subs = self.blocks[:, layout.SUB : layout.SUB + SUB_CORES * layout.SUB_SIZE]
+        self.subs = subs.reshape(timing.sms, SUB_CORES, layout.SUB_SIZE)
+        assert np.shares_memory(self.subs, self.S)
+        at = int(self.S[layout.H_U_GLOBAL])
+        self.bytes = self.U[at:].view(np.uint8)[: len(image)]
+
+    @property
+    def now(self) -> int:
+        """Current SM cycle."""
+        return int(self.S[self.layout.H_NOW])
+
+    def counters(self) -> dict[str, int]:
+        """Counters of all SMs since the machine was made."""
+        at = self.layout.SM_COUNTERS
+        sums = self.blocks[:, at : at + len(self.layout.COUNTERS)].sum(axis=0)
+        return {name: int(value) for name, value in zip(self.layout.COUNTERS, sums, strict=True)}
+
+    def reasons(self) -> np.ndarray:
+        """Cycles by reason of every sub-core since the machine was made: int64 [SMs, 4, reasons]."""
+        at = self.layout.SUB_REASONS
+        return self.subs[:, :, at : at + len(GPU_REASONS)].copy()
+
+    def run(self, number: int, launch: Launch, shape: Shape, gap: int) -> KernelRun:
+        """Wait for `gap` cycles, then run one launch to its end. Raises MachineError."""
+        from emulator.gpu.engine import DONE, FAILED, run_kernel
+
+        y, S = self.layout, self.S
+        kernel = self.text.kernels[launch.kernel]
+        before, memory_before = self.counters(), self.memory.counters(self.M)
+        start = self.now + gap
+        self.subs[:, :, y.SUB_REASONS + y.R_LAUNCH] += gap
+        self.subs[:, :, y.SUB_SINCE] = start
+        self.subs[:, :, y.SUB_LAST] = -1
+        self.blocks[:, y.SM_TURN] = 0
+        S[y.H_PARAMETERS : y.H_PARAMETERS + 64] = 0
+        S[y.H_PARAMETERS : y.H_PARAMETERS + len(launch.arguments)] = launch.arguments
+        S[y.H_NOW], S[y.H_GRID], S[y.H_WARPS] = start, launch.grid, shape.warps
+        S[y.H_REGISTERS], S[y.H_SHARED] = kernel.registers, launch.shared_bytes
+        S[y.H_CTAS_PER_SM], S[y.H_WAYS] = shape.ctas_per_sm, shape.l1_ways
+        S[y.H_NEXT_CTA], S[y.H_NEXT_SM], S[y.H_TOUCHED] = 0, 0, 0
+        S[y.H_EPOCH] += 1  # an SM's L1 is not kept coherent: it is emptied between kernels
+        while True:
+            outcome = run_kernel(S, self.U, self.F, self.tables[launch.kernel], self.M, EVENTS_PER_CALL)
+            if outcome == FAILED:
+                raise machine_error(
+                    KINDS[int(S[y.H_ERROR])], self.text, kernel, self.kernels[launch.kernel],
+                    int(S[y.H_ERROR_PC]), int(S[y.H_ERROR_CTA]), int(S[y.H_ERROR_WARP]), self.now,
+                    int(S[y.H_ERROR_VALUE]))
+            if outcome == DONE:
+                break
+        end = self.now
+        self.memory.settle(self.M, end)
+        self.subs[:, :, y.SUB_REASONS + y.R_NO_WARP] += end - self.subs[:, :, y.SUB_SINCE]
+        after, memory_after = self.counters(), self.memory.counters(self.M)
+        return KernelRun(start, end, {k: after[k] - before[k] for k in after},
+                         {k: memory_after[k] - memory_before[k] for k in memory_after})

@@ -1,0 +1,157 @@
+"""Where everything lies in the engine's two arrays.
+
+S (int64): header | one block an SM | request, load and link pools of each SM.
+U (uint32): zeros and scratch | registers of each SM | shared memory of each SM | its poison bits | global memory.
+
+Times are SM cycles. A scoreboard word is time * 16 + state * 4 + class: the register can be read from
+`time` on; `class` says what produces it (it becomes the stall reason).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from emulator.accounting import GPU_REASONS, reason_index
+from emulator.gpu.decode import SLOTS
+from emulator.gpu.timing import MAX_QUEUE, MAX_WARPS, SUB_CORES, Timing
+from isa.opcodes import PT
+
+NEVER = 1 << 58  # a time that has not been decided; times 16 still fits 63 bits
+
+# Reasons (emulator.accounting) under the names used here.
+(R_BUSY, R_FIXED, R_GLOBAL, R_SHARED, R_COPY, R_UNIT, R_QUEUE, R_BARRIER, R_LAUNCH, R_NO_WARP) = (
+    reason_index(GPU_REASONS, name) for name in (
+        "busy", "fixed_latency", "global_memory", "shared_memory", "copy_wait", "unit_busy", "memory_queue",
+        "barrier", "launch", "no_warp"))
+REASONS = len(GPU_REASONS)
+OK, POISON, EMPTY = 0, 1, 2  # state of a register
+# class of a scoreboard word: the reason's number less R_FIXED (fixed, global, shared)
+
+# -- header -------------------------------------------------------------------------------------
+(H_NOW, H_START, H_ERROR, H_ERROR_VALUE, H_ERROR_SLOT, H_ERROR_PC, H_ERROR_CTA, H_ERROR_WARP, H_SMS, H_GRID, H_WARPS,
+ H_REGISTERS, H_SHARED, H_CTAS_PER_SM, H_NEXT_CTA, H_NEXT_SM, H_LIVE_CTAS, H_IN_FLIGHT, H_EPOCH, H_WAYS, H_SETS,
+ H_ALL_WAYS, H_QUEUE, H_SUB_INTERVAL, H_LSU_INTERVAL, H_PHASE, H_HIT32, H_HIT64, H_HIT128, H_HIT_UNIFORM, H_RETURN,
+ H_SHARED_LATENCY, H_SHUFFLE, H_COPY_EXTRA, H_SECTOR_LIMIT, H_STORE_LIMIT, H_BRANCH, H_BARRIER, H_CTA_RATE,
+ H_CTA_START, H_REAL_BYTES, H_PHANTOM, H_PHANTOM_END, H_POOLS, H_POOL_SIZE, H_REQUESTS, H_LOADS, H_U_REGISTERS,
+ H_REGISTERS_PER_SM, H_U_SHARED, H_SHARED_WORDS, H_U_POISON, H_POISON_WORDS, H_U_GLOBAL, H_TOUCHED, H_STARTED,
+ H_HAS_PHANTOM, H_BLOCK) = range(58)
+H_PARAMETERS = 64  # kernel parameters
+H_SM_NEXT = 128  # earliest cycle at which an SM can do something; 1024 SMs
+HEADER = H_SM_NEXT + 1024
+
+# -- counters of an SM (bytes where the name says so, else events) --------------------------------
+COUNTERS = (
+    "warp_instructions", "l1_read_sectors", "l1_hit_sectors", "l1_merged_sectors", "l1_miss_sectors",
+    "copy_sectors", "store_sectors", "shared_read_bytes", "shared_write_bytes", "bank_conflict_cycles",
+    "poisoned_stores", "tensor_instructions", "load_requests", "store_requests", "copy_requests", "ctas")
+(C_INSTRUCTIONS, C_L1_READ, C_L1_HIT, C_L1_MERGED, C_L1_MISS, C_COPY, C_STORE, C_SHARED_READ, C_SHARED_WRITE,
+ C_CONFLICT, C_POISONED, C_TENSOR, C_LOAD_REQUESTS, C_STORE_REQUESTS, C_COPY_REQUESTS, C_CTAS) = range(len(COUNTERS))
+
+# -- a warp ---------------------------------------------------------------------------------------
+(W_STATE, W_PC, W_TIME, W_CTA, W_SLOT, W_WARP, W_AGE, W_REGISTERS, W_PENDING, W_PENDING_TIME, W_BLOCKED, W_CLOSED,
+ W_RETIRED, W_SHARED, W_POISON) = range(15)
+GROUPS = 32  # ring of copy groups
+W_GROUP_COUNT = 16
+W_GROUP_TIME = W_GROUP_COUNT + GROUPS
+W_PREDICATES = W_GROUP_TIME + GROUPS
+W_UNIFORM = W_PREDICATES + 8
+W_SCORE = W_UNIFORM + 64
+WARP = W_SCORE + SLOTS
+FREE, LIVE, AT_BARRIER = 0, 1, 2
+
+# -- an instruction in front of the load-store unit -------------------------------------------------
+(Q_KIND, Q_SLOT, Q_DST, Q_REGS, Q_LATENCY, Q_PHASES, Q_GROUP, Q_LINES, Q_SECTORS, Q_TIME) = range(10)
+Q_LINE = 10
+Q_MASK = Q_LINE + 32
+ENTRY = Q_MASK + 32
+
+# -- an SM ------------------------------------------------------------------------------------------
+(SM_LSU_FREE, SM_LSU_NEXT, SM_TURN, SM_SECTORS, SM_STORES, SM_LIVE_CTAS, SM_REQUEST, SM_LOAD, SM_LINK, SM_STAMP,
+ SM_REQUESTS_USED, SM_LOADS_USED, SM_LINKS_USED) = range(13)
+SM_COUNTERS = 16
+UNIT_SLOTS = 8
+SUB = SM_COUNTERS + 16  # four sub-cores
+(SUB_NEXT, SUB_SINCE, SUB_LAST, SUB_LIVE, SUB_HEAD, SUB_COUNT, SUB_TAKEN, SUB_SPACE) = range(8)
+SUB_FREE = 8  # time at which each unit takes the next instruction
+SUB_WAKE = SUB_FREE + UNIT_SLOTS  # earliest cycle at which each warp could issue
+SUB_REASONS = SUB_WAKE + MAX_WARPS // SUB_CORES
+SUB_SIZE = SUB_REASONS + 16
+SM_CTA = SUB + SUB_CORES * SUB_SIZE  # live warps of each CTA slot
+SM_ARRIVED = SM_CTA + MAX_WARPS  # and how many wait at the barrier
+SM_ENTRIES = SM_ARRIVED + MAX_WARPS
+SM_LANES = SM_ENTRIES + SUB_CORES * MAX_QUEUE * ENTRY  # lane addresses of the instruction being executed
+SM_BANKS = SM_LANES + 32  # and per bank: accesses, first word
+SM_WARPS = SM_BANKS + 64
+SM_SIZE = SM_WARPS + MAX_WARPS * WARP  # the L1 tags follow; H_BLOCK is the size of both
+
+# -- an L1 line: tag (line number + epoch << 40), last use, state of four sectors ---------------------
+L1_TAG, L1_STAMP, L1_SECTOR, L1_LINE = 0, 1, 2, 6
+VALID, INVALID = -2, -1  # else: the request that will bring the sector
+
+# -- pools --------------------------------------------------------------------------------------------
+(RQ_KIND, RQ_LINE, RQ_MASK, RQ_WAITERS, RQ_WAY, RQ_WARP, RQ_GROUP, RQ_SECTORS) = range(8)
+REQUEST = 8
+RQ_FILL, RQ_BYPASS, RQ_COPY, RQ_STORE = range(4)
+(LD_WARP, LD_DST, LD_REGS, LD_LEFT, LD_TIME) = range(5)
+LOAD = 6
+LK_LOAD, LK_NEXT, LK_SECTORS = 0, 1, 2
+LINK = 4
+
+# -- U ------------------------------------------------------------------------------------------------
+U_ZERO = 0  # 128 zeros: RZ
+U_SPLAT = 128  # a uniform register in every lane
+U_RESULT = 256  # result of a guarded instruction before it is merged
+U_DATA = 512  # zeros, results: end of the scratch area
+
+
+def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """S and U for a chip with a memory image (uint8) and a phantom range (base, end)."""
+    real = -(-len(image) // 16) * 16
+    poison_words = -(-timing.shared_bytes // 128)
+    u_registers = U_DATA
+    u_shared = u_registers + timing.sms * timing.registers
+    u_poison = u_shared + timing.sms * (timing.shared_bytes // 4)
+    u_global = u_poison + timing.sms * poison_words
+    u_global = -(-u_global // 4) * 4
+    lanes = np.zeros(u_global + real // 4, dtype=np.uint32)
+    lanes[u_global:].view(np.uint8)[: len(image)] = image
+    l1 = timing.l1_sets * timing.l1_ways * L1_LINE
+    block = SM_SIZE + l1
+    loads = timing.outstanding_sectors  # what waits, waits for a sector at least
+    requests = loads + timing.outstanding_stores
+    pool = requests * REQUEST + loads * (LOAD + LINK)
+    pools = HEADER + timing.sms * block
+    state = np.zeros(pools + timing.sms * pool, dtype=np.int64)
+    values = {
+        H_SMS: timing.sms, H_SETS: timing.l1_sets, H_ALL_WAYS: timing.l1_ways, H_QUEUE: timing.lsu_queue,
+        H_SUB_INTERVAL: timing.lsu_sub_core_interval, H_LSU_INTERVAL: timing.lsu_interval,
+        H_PHASE: timing.lsu_phase_cycles, H_HIT32: timing.l1_latency_32, H_HIT64: timing.l1_latency_64,
+        H_HIT128: timing.l1_latency_128, H_HIT_UNIFORM: timing.l1_uniform_latency, H_RETURN: timing.l1_return,
+        H_SHARED_LATENCY: timing.shared_latency, H_SHUFFLE: timing.shuffle_latency,
+        H_COPY_EXTRA: timing.copy_extra, H_SECTOR_LIMIT: timing.outstanding_sectors,
+        H_STORE_LIMIT: timing.outstanding_stores, H_BRANCH: max(1, timing.branch_taken),
+        H_BARRIER: max(1, timing.barrier_latency), H_CTA_RATE: timing.ctas_per_cycle,
+        H_CTA_START: timing.cta_start, H_REAL_BYTES: len(image), H_PHANTOM: phantom[0], H_PHANTOM_END: phantom[1],
+        H_POOLS: pools, H_POOL_SIZE: pool, H_REQUESTS: requests, H_LOADS: loads, H_U_REGISTERS: u_registers,
+        H_REGISTERS_PER_SM: timing.registers, H_U_SHARED: u_shared, H_SHARED_WORDS: timing.shared_bytes // 4,
+        H_U_POISON: u_poison, H_POISON_WORDS: poison_words, H_U_GLOBAL: u_global,
+        H_HAS_PHANTOM: int(phantom[1] > phantom[0]), H_BLOCK: block,
+    }
+    for at, value in values.items():
+        state[at] = value
+    for sm in range(timing.sms):
+        base = HEADER + sm * block
+        state[base + SM_REQUEST : base + SM_LINK + 1] = -1  # free lists are empty: pools grow first
+        for warp in range(MAX_WARPS):
+            w = base + SM_WARPS + warp * WARP
+            state[w + W_PREDICATES + PT] = 0xFFFFFFFF
+        for sub in range(SUB_CORES):
+            s = base + SUB + sub * SUB_SIZE
+            state[s + SUB_LAST] = -1
+            state[s + SUB_TAKEN] = -NEVER
+            state[s + SUB_WAKE : s + SUB_REASONS] = NEVER
+            state[s + SUB_NEXT] = NEVER
+        state[base + SM_LSU_NEXT] = NEVER
+    state[H_SM_NEXT : H_SM_NEXT + timing.sms] = NEVER
+    return state, lanes
+

@@ -1,0 +1,463 @@
+"""The load-store unit of an SM, its L1, and what happens when the memory system answers.
+
+Each sub-core has a queue of load-store instructions. The unit takes the head of one queue at a
+time, sub-cores in turn. The memory below L1 is emulator.gpu.memory.
+"""
+
+from __future__ import annotations
+
+from emulator.gpu import memory
+from emulator.gpu.decode import K_COPY, K_LDG, K_STG, K_STS, K_ULDG
+from emulator.gpu.layout import (
+    C_COPY,
+    C_COPY_REQUESTS,
+    C_L1_HIT,
+    C_L1_MERGED,
+    C_L1_MISS,
+    C_L1_READ,
+    C_LOAD_REQUESTS,
+    C_STORE,
+    C_STORE_REQUESTS,
+    ENTRY,
+    GROUPS,
+    H_BLOCK,
+    H_COPY_EXTRA,
+    H_EPOCH,
+    H_IN_FLIGHT,
+    H_LOADS,
+    H_LSU_INTERVAL,
+    H_PHASE,
+    H_POOL_SIZE,
+    H_POOLS,
+    H_QUEUE,
+    H_REQUESTS,
+    H_RETURN,
+    H_SECTOR_LIMIT,
+    H_SETS,
+    H_SM_NEXT,
+    H_STORE_LIMIT,
+    H_SUB_INTERVAL,
+    H_WAYS,
+    HEADER,
+    INVALID,
+    L1_LINE,
+    L1_SECTOR,
+    L1_STAMP,
+    L1_TAG,
+    LD_DST,
+    LD_LEFT,
+    LD_REGS,
+    LD_TIME,
+    LD_WARP,
+    LINK,
+    LK_LOAD,
+    LK_NEXT,
+    LK_SECTORS,
+    LOAD,
+    NEVER,
+    Q_DST,
+    Q_GROUP,
+    Q_KIND,
+    Q_LATENCY,
+    Q_LINE,
+    Q_LINES,
+    Q_MASK,
+    Q_PHASES,
+    Q_REGS,
+    Q_SECTORS,
+    Q_SLOT,
+    Q_TIME,
+    REQUEST,
+    RQ_BYPASS,
+    RQ_COPY,
+    RQ_FILL,
+    RQ_GROUP,
+    RQ_KIND,
+    RQ_LINE,
+    RQ_MASK,
+    RQ_SECTORS,
+    RQ_STORE,
+    RQ_WAITERS,
+    RQ_WARP,
+    RQ_WAY,
+    SM_COUNTERS,
+    SM_ENTRIES,
+    SM_LINK,
+    SM_LINKS_USED,
+    SM_LOAD,
+    SM_LOADS_USED,
+    SM_LSU_FREE,
+    SM_LSU_NEXT,
+    SM_REQUEST,
+    SM_REQUESTS_USED,
+    SM_SECTORS,
+    SM_SIZE,
+    SM_STAMP,
+    SM_STORES,
+    SM_TURN,
+    SM_WARPS,
+    SUB,
+    SUB_COUNT,
+    SUB_HEAD,
+    SUB_NEXT,
+    SUB_SIZE,
+    SUB_SPACE,
+    SUB_TAKEN,
+    SUB_WAKE,
+    VALID,
+    W_BLOCKED,
+    W_CLOSED,
+    W_GROUP_COUNT,
+    W_GROUP_TIME,
+    W_PENDING,
+    W_PENDING_TIME,
+    W_RETIRED,
+    W_SCORE,
+    WARP,
+)
+from emulator.gpu.timing import MAX_QUEUE
+from isa.jit import njit
+from isa.opcodes import RZ
+
+TAG_EPOCH = 40  # an L1 tag is line + (epoch << TAG_EPOCH): a new epoch empties the cache
+
+
+@njit
+def wake(S, sm, base, slot, time):
+    """Let a warp be looked at again at `time`."""
+    s = base + SUB + (slot & 3) * SUB_SIZE
+    at = s + SUB_WAKE + (slot >> 2)
+    if time < S[at]:
+        S[at] = time
+    if time < S[s + SUB_NEXT]:
+        S[s + SUB_NEXT] = time
+    if time < S[H_SM_NEXT + sm]:
+        S[H_SM_NEXT + sm] = time
+
+
+@njit
+def _finish(S, sm, base, slot, dst, registers, time):
+    """A load's registers can be read from `time` on."""
+    w = base + SM_WARPS + slot * WARP
+    if dst != RZ:
+        for j in range(registers):
+            at = w + W_SCORE + dst + j
+            S[at] = time * 16 + (S[at] & 15)
+    _settle(S, sm, base, slot, time)
+
+
+@njit
+def _settle(S, sm, base, slot, time):
+    """One pending load or copy of a warp is complete at `time`."""
+    w = base + SM_WARPS + slot * WARP
+    S[w + W_PENDING] -= 1
+    S[w + W_PENDING_TIME] = max(S[w + W_PENDING_TIME], time)
+    wake(S, sm, base, slot, time)
+
+
+@njit
+def retire_groups(S, w):
+    """Closed copy groups finish in order; a group's time is the latest of its own and the one before."""
+    while S[w + W_RETIRED] < S[w + W_CLOSED]:
+        group = S[w + W_RETIRED]
+        if S[w + W_GROUP_COUNT + group % GROUPS] != 0:
+            break
+        if group > 0:
+            before = S[w + W_GROUP_TIME + (group - 1) % GROUPS]
+            at = w + W_GROUP_TIME + group % GROUPS
+            S[at] = max(S[at], before)
+        S[w + W_RETIRED] = group + 1
+
+
+@njit
+def _pool(S, sm):
+    return S[H_POOLS] + sm * S[H_POOL_SIZE]
+
+
+@njit
+def _take(S, at, free, used, size, link):
+    """A record of a pool: a freed one (chained through field `link`), else a new one."""
+    found = S[free]
+    if found >= 0:
+        S[free] = S[at + found * size + link]
+        return found
+    S[used] += 1
+    return S[used] - 1
+
+
+@njit
+def _request(S, M, sm, base, kind, line, mask, way, slot, group, t):
+    """Send a request below L1; returns the number of its record."""
+    pool = _pool(S, sm)
+    number = _take(S, pool, base + SM_REQUEST, base + SM_REQUESTS_USED, REQUEST, RQ_WAITERS)
+    r = pool + number * REQUEST
+    S[r + RQ_KIND], S[r + RQ_LINE], S[r + RQ_MASK] = kind, line, mask
+    S[r + RQ_WAITERS], S[r + RQ_WAY] = -1, way
+    S[r + RQ_WARP], S[r + RQ_GROUP] = slot, group
+    sectors = (mask & 1) + (mask >> 1 & 1) + (mask >> 2 & 1) + (mask >> 3 & 1)
+    S[r + RQ_SECTORS] = sectors
+    memory.request(M, t, sm, line, mask, 1 if kind == RQ_STORE else 0, sm * S[H_REQUESTS] + number)
+    return number
+
+
+@njit
+def _wait_for(S, sm, base, load, number, sectors):
+    """Put a load on the list of a request."""
+    pool = _pool(S, sm)
+    links = pool + S[H_REQUESTS] * REQUEST + S[H_LOADS] * LOAD
+    link = _take(S, links, base + SM_LINK, base + SM_LINKS_USED, LINK, LK_NEXT)
+    k, r = links + link * LINK, pool + number * REQUEST
+    S[k + LK_LOAD], S[k + LK_SECTORS], S[k + LK_NEXT] = load, sectors, S[r + RQ_WAITERS]
+    S[r + RQ_WAITERS] = link
+    S[base + SM_SECTORS] += sectors
+    S[pool + S[H_REQUESTS] * REQUEST + load * LOAD + LD_LEFT] += 1
+
+
+@njit
+def _find(S, base, line, tag):
+    """Address of the L1 line that holds `line`, or -1."""
+    ways = S[H_WAYS]
+    at = base + SM_SIZE + (line % S[H_SETS]) * ways * L1_LINE
+    for _ in range(ways):
+        if S[at + L1_TAG] == tag:
+            return at
+        at += L1_LINE
+    return -1
+
+
+@njit
+def _victim(S, base, line):
+    """The L1 line to replace: the first empty one, else the least recently used that waits for nothing, or -1."""
+    ways = S[H_WAYS]
+    at = base + SM_SIZE + (line % S[H_SETS]) * ways * L1_LINE
+    best, oldest = -1, NEVER
+    for _ in range(ways):
+        if S[at + L1_TAG] >> TAG_EPOCH != S[H_EPOCH]:
+            return at
+        pending = S[at + L1_SECTOR] >= 0 or S[at + L1_SECTOR + 1] >= 0 or (
+            S[at + L1_SECTOR + 2] >= 0 or S[at + L1_SECTOR + 3] >= 0)
+        if not pending and S[at + L1_STAMP] < oldest:
+            best, oldest = at, S[at + L1_STAMP]
+        at += L1_LINE
+    return best
+
+
+@njit
+def _load(S, M, sm, base, q, t):
+    """LDG and ULDG: look every line up in L1, ask for what is missing."""
+    counters = base + SM_COUNTERS
+    slot, dst, registers = S[q + Q_SLOT], S[q + Q_DST], S[q + Q_REGS]
+    hit_time = max(t + 1, t - 1 + S[q + Q_LATENCY])
+    load = -1
+    loads = _pool(S, sm) + S[H_REQUESTS] * REQUEST
+    for i in range(S[q + Q_LINES]):
+        line, mask = S[q + Q_LINE + i], S[q + Q_MASK + i]
+        tag = line + (S[H_EPOCH] << TAG_EPOCH)
+        way = _find(S, base, line, tag)
+        fresh = way < 0
+        if fresh:
+            way = _victim(S, base, line)
+            if way >= 0:
+                S[way + L1_TAG] = tag
+                for s in range(4):
+                    S[way + L1_SECTOR + s] = INVALID
+        if way >= 0:
+            S[base + SM_STAMP] += 1
+            S[way + L1_STAMP] = S[base + SM_STAMP]
+        missing, needed = 0, 0
+        for s in range(4):
+            if (mask >> s) & 1:
+                S[counters + C_L1_READ] += 1
+                state = INVALID if way < 0 else S[way + L1_SECTOR + s]
+                if state == VALID:
+                    S[counters + C_L1_HIT] += 1
+                elif state >= 0:
+                    S[counters + C_L1_MERGED] += 1
+                else:
+                    missing |= 1 << s
+                    needed += 1
+        S[counters + C_L1_MISS] += needed
+        number = -1
+        if missing:
+            kind = RQ_FILL if way >= 0 else RQ_BYPASS
+            number = _request(S, M, sm, base, kind, line, missing, way, slot, 0, t)
+            S[counters + C_LOAD_REQUESTS] += 1
+        # Wait once for each request that brings sectors of this line.
+        for s in range(4):
+            if not (mask >> s) & 1:
+                continue
+            state = number if (missing >> s) & 1 else S[way + L1_SECTOR + s]
+            if state < 0:
+                continue
+            sectors, first = 0, True
+            for z in range(4):
+                if (mask >> z) & 1:
+                    other = number if (missing >> z) & 1 else S[way + L1_SECTOR + z]
+                    if other == state:
+                        first = first and z >= s
+                        sectors += 1
+            if first:
+                if load < 0:
+                    load = _take(S, loads, base + SM_LOAD, base + SM_LOADS_USED, LOAD, LD_LEFT)
+                    d = loads + load * LOAD
+                    S[d + LD_WARP], S[d + LD_DST], S[d + LD_REGS] = slot, dst, registers
+                    S[d + LD_LEFT], S[d + LD_TIME] = 0, hit_time
+                _wait_for(S, sm, base, load, state, sectors)
+        if way >= 0:
+            for s in range(4):
+                if (missing >> s) & 1:
+                    S[way + L1_SECTOR + s] = number
+    if load < 0:
+        _finish(S, sm, base, slot, dst, registers, hit_time)
+
+
+@njit
+def _serve(S, M, sm, base, q, t):
+    """The load-store unit takes one instruction."""
+    kind = S[q + Q_KIND]
+    counters = base + SM_COUNTERS
+    if kind == K_LDG or kind == K_ULDG:
+        _load(S, M, sm, base, q, t)
+    elif kind == K_STG:
+        lines = S[q + Q_LINES]
+        for i in range(lines):
+            line, mask = S[q + Q_LINE + i], S[q + Q_MASK + i]
+            way = _find(S, base, line, line + (S[H_EPOCH] << TAG_EPOCH))
+            if way >= 0:
+                for s in range(4):
+                    if (mask >> s) & 1:
+                        S[way + L1_SECTOR + s] = INVALID
+            _request(S, M, sm, base, RQ_STORE, line, mask, -1, 0, 0, t)
+        S[base + SM_STORES] += lines
+        S[H_IN_FLIGHT] += lines - 1
+        S[counters + C_STORE] += S[q + Q_SECTORS]
+        S[counters + C_STORE_REQUESTS] += lines
+    elif kind == K_COPY:
+        for i in range(S[q + Q_LINES]):
+            _request(S, M, sm, base, RQ_COPY, S[q + Q_LINE + i], S[q + Q_MASK + i], -1, S[q + Q_SLOT],
+                     S[q + Q_GROUP], t)
+        S[base + SM_SECTORS] += S[q + Q_SECTORS]
+        S[counters + C_COPY] += S[q + Q_SECTORS]
+        S[counters + C_COPY_REQUESTS] += S[q + Q_LINES]
+    elif kind == K_STS:
+        S[H_IN_FLIGHT] -= 1
+    else:  # LDS, LDSM, SHFL, BCAST
+        time = max(t + 1, t - 1 + S[q + Q_LATENCY])
+        _finish(S, sm, base, S[q + Q_SLOT], S[q + Q_DST], S[q + Q_REGS], time)
+
+
+@njit
+def _head(S, base, s, sub):
+    return base + SM_ENTRIES + (sub * MAX_QUEUE + S[s + SUB_HEAD]) * ENTRY
+
+
+@njit
+def _fits(S, base, q):
+    """Whether the limits on outstanding sectors and stores let the unit take an instruction.
+
+    An instruction counts with all sectors that it touches (32 at most), whether L1 holds them or not.
+    """
+    kind = S[q + Q_KIND]
+    if kind == K_LDG or kind == K_ULDG or kind == K_COPY:
+        return S[base + SM_SECTORS] + S[q + Q_SECTORS] <= S[H_SECTOR_LIMIT]
+    if kind == K_STG:
+        return S[base + SM_STORES] + S[q + Q_LINES] <= S[H_STORE_LIMIT]
+    return True
+
+
+@njit
+def lsu_step(S, M, sm, base, t):
+    """Take what can be taken at cycle t, then say when to look again."""
+    while S[base + SM_LSU_FREE] <= t:
+        found = -1
+        for k in range(4):
+            sub = (S[base + SM_TURN] + k) & 3
+            s = base + SUB + sub * SUB_SIZE
+            if S[s + SUB_COUNT] == 0:
+                continue
+            q = _head(S, base, s, sub)
+            if max(S[q + Q_TIME] + 1, S[s + SUB_TAKEN] + S[H_SUB_INTERVAL]) <= t and _fits(S, base, q):
+                found = sub
+                break
+        if found < 0:
+            break
+        s = base + SUB + found * SUB_SIZE
+        q = _head(S, base, s, found)
+        _serve(S, M, sm, base, q, t)
+        S[base + SM_LSU_FREE] = t + max(S[H_LSU_INTERVAL], S[q + Q_PHASES] * S[H_PHASE])
+        S[base + SM_TURN] = (found + 1) & 3
+        S[s + SUB_TAKEN] = t
+        if S[s + SUB_COUNT] == S[H_QUEUE]:  # was full: warps that wait for space can go on next cycle
+            S[s + SUB_SPACE] = t + 1
+            for slot in range(found, 64, 4):
+                w = base + SM_WARPS + slot * WARP
+                if S[w + W_BLOCKED]:
+                    S[w + W_BLOCKED] = 0
+                    wake(S, sm, base, slot, t + 1)
+        S[s + SUB_COUNT] -= 1
+        S[s + SUB_HEAD] = (S[s + SUB_HEAD] + 1) % MAX_QUEUE
+    again = NEVER
+    for sub in range(4):
+        s = base + SUB + sub * SUB_SIZE
+        if S[s + SUB_COUNT] > 0:
+            q = _head(S, base, s, sub)
+            time = max(S[q + Q_TIME] + 1, S[s + SUB_TAKEN] + S[H_SUB_INTERVAL], S[base + SM_LSU_FREE])
+            if time > t and time < again:  # a head that is ready but does not fit waits for a response
+                again = time
+    S[base + SM_LSU_NEXT] = again
+
+
+@njit
+def respond(S, tag, t):
+    """The memory system answers a request at cycle t."""
+    sm = tag // S[H_REQUESTS]
+    number = tag % S[H_REQUESTS]
+    base = HEADER + sm * S[H_BLOCK]
+    pool = _pool(S, sm)
+    loads = pool + S[H_REQUESTS] * REQUEST
+    links = loads + S[H_LOADS] * LOAD
+    r = pool + number * REQUEST
+    kind = S[r + RQ_KIND]
+    time = t + S[H_RETURN]
+    if kind == RQ_STORE:
+        S[base + SM_STORES] -= 1
+        S[H_IN_FLIGHT] -= 1
+    elif kind == RQ_COPY:
+        slot = S[r + RQ_WARP]
+        w = base + SM_WARPS + slot * WARP
+        group = S[r + RQ_GROUP] % GROUPS
+        time += S[H_COPY_EXTRA]
+        S[base + SM_SECTORS] -= S[r + RQ_SECTORS]
+        S[w + W_GROUP_COUNT + group] -= 1
+        S[w + W_GROUP_TIME + group] = max(S[w + W_GROUP_TIME + group], time)
+        retire_groups(S, w)
+        _settle(S, sm, base, slot, time)
+    else:
+        if kind == RQ_FILL:
+            way = S[r + RQ_WAY]
+            for s in range(4):
+                if (S[r + RQ_MASK] >> s) & 1 and S[way + L1_SECTOR + s] == number:
+                    S[way + L1_SECTOR + s] = VALID
+        link = S[r + RQ_WAITERS]
+        while link >= 0:
+            k = links + link * LINK
+            after = S[k + LK_NEXT]
+            load = S[k + LK_LOAD]
+            d = loads + load * LOAD
+            S[base + SM_SECTORS] -= S[k + LK_SECTORS]
+            S[d + LD_TIME] = max(S[d + LD_TIME], time)
+            S[d + LD_LEFT] -= 1
+            if S[d + LD_LEFT] == 0:
+                _finish(S, sm, base, S[d + LD_WARP], S[d + LD_DST], S[d + LD_REGS], S[d + LD_TIME])
+                S[d + LD_LEFT] = S[base + SM_LOAD]
+                S[base + SM_LOAD] = load
+            S[k + LK_NEXT] = S[base + SM_LINK]
+            S[base + SM_LINK] = link
+            link = after
+    S[r + RQ_WAITERS] = S[base + SM_REQUEST]
+    S[base + SM_REQUEST] = number
+    # The unit may have waited for this.
+    if t < S[base + SM_LSU_NEXT]:
+        S[base + SM_LSU_NEXT] = t
+    if t < S[H_SM_NEXT + sm]:
+        S[H_SM_NEXT + sm] = t

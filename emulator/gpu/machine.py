@@ -1,0 +1,195 @@
+"""One GPU with a program in its memory: tensors in and out, decode steps, results.
+
+See emulator.run for the protocol that both machines share.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from emulator.accounting import GPU_REASONS, check_accounting
+from emulator.chip import Chip
+from emulator.gpu.decode import decode_text
+from emulator.gpu.errors import LaunchError
+from emulator.gpu.launch import FastEngine, KernelRun, shape_of
+from emulator.gpu.timing import SECTOR_BYTES, SUB_CORES, read_timing
+from emulator.result import StepResult
+from isa import formats
+from isa.program import GpuImage, GpuText, Program, Tensor
+
+LAUNCH_MODES = ("graph", "stream")
+LEVELS = ("shared_read", "shared_write", "l1_read", "l2_read", "l2_write", "l2_fill", "hbm_read", "hbm_write", "host")
+
+
+class GpuMachine:
+    """A GPU that runs the launches of one program, step after step.
+
+    Caches and DRAM keep their state from step to step. engine: "fast" (compiled) or "naive" (the
+    twin). launch: "graph" or "stream", what lies between two kernels. Raises LaunchError for a
+    program that this chip cannot run.
+    """
+
+    def __init__(self, program: Program, chip: Chip, engine: str = "fast", launch: str = "graph") -> None:
+        if program.dialect != "gpu":
+            raise LaunchError(f"{chip.name} is a GPU; the program is for an {program.dialect}")
+        if launch not in LAUNCH_MODES:
+            raise LaunchError(f"launch {launch} is unknown; known: {', '.join(LAUNCH_MODES)}")
+        if len(program.chips) != 1:
+            raise LaunchError(f"the program is for {len(program.chips)} chips; one is emulated")
+        self.program, self.chip, self.launch_mode = program, chip, launch
+        self.timing = read_timing(chip)
+        text_number, image_number, _ = program.chips[0]
+        text, image = program.texts[text_number], program.images[image_number]
+        assert isinstance(text, GpuText) and isinstance(image, GpuImage)
+        self.text = text
+        self.kernels = decode_text(text, self.timing)
+        self.shapes = []
+        for at, one in enumerate(text.launches):
+            if not 0 <= one.kernel < len(text.kernels):
+                raise LaunchError(f"launch {at}: kernel {one.kernel} does not exist")
+            if any(not 0 <= before < at for before in one.after):
+                raise LaunchError(f"launch {at}: it waits for a launch that does not come before it")
+            self.shapes.append(shape_of(text.kernels[one.kernel], one, self.kernels[one.kernel], self.timing))
+        phantom = (image.phantom_base, image.phantom_base + image.phantom_bytes)
+        if image.phantom_bytes and image.phantom_base < len(image.data):
+            raise LaunchError(f"phantom memory at {image.phantom_base} overlaps the {len(image.data)} real bytes")
+        make: Any = FastEngine
+        if engine == "naive":
+            from emulator.gpu.naive import NaiveEngine
+
+            make = NaiveEngine
+        elif engine != "fast":
+            raise LaunchError(f"engine {engine} is unknown; known: fast, naive")
+        self.engine = make(chip, self.timing, text, self.kernels, np.asarray(image.data, dtype=np.uint8), phantom)
+
+    # -- tensors ----------------------------------------------------------------------------------
+    def _tensor(self, name: str) -> Tensor:
+        if name not in self.program.tensors:
+            raise KeyError(f"the program has no tensor {name}")
+        tensor = self.program.tensors[name]
+        if tensor.phantom:
+            raise ValueError(f"tensor {name} is phantom: a timing-only program keeps no values for it")
+        return tensor
+
+    def _rows(self, tensor: Tensor) -> np.ndarray:
+        """The tensor's bytes in global memory: uint8 view [rows, columns * itemsize]."""
+        rows, columns = tensor.shape
+        width = columns * tensor.itemsize
+        pitch = tensor.pitch or width
+        end = tensor.address + (rows - 1) * pitch + width
+        if end > len(self.engine.bytes) or tensor.address < 0:
+            raise ValueError(f"tensor {tensor.name} lies outside the program's memory")
+        return np.lib.stride_tricks.as_strided(
+            self.engine.bytes[tensor.address :], shape=(rows, width), strides=(pitch, 1))
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        """Set a tensor's values (real numbers or integers, in its shape). ValueError for another shape."""
+        tensor = self._tensor(name)
+        values = np.asarray(array)
+        if values.size != tensor.shape[0] * tensor.shape[1]:
+            raise ValueError(f"tensor {name} has shape {list(tensor.shape)}, the array {list(values.shape)}")
+        raw = formats.encode(values.reshape(tensor.shape), tensor.dtype)
+        self._rows(tensor)[...] = formats.to_bytes(raw, tensor.dtype).reshape(tensor.shape[0], -1)
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor's values in its shape, float32 or int32."""
+        tensor = self._tensor(name)
+        data = np.ascontiguousarray(self._rows(tensor)).reshape(*tensor.shape, tensor.itemsize)
+        return formats.decode(formats.from_bytes(data, tensor.dtype), tensor.dtype).copy()
+
+    # -- steps ------------------------------------------------------------------------------------
+    def step(self, token: int | list[int] | None = None) -> StepResult:
+        """Run every launch once. `token`: ids that the host writes first, one a sequence. Raises MachineError."""
+        host = 0
+        if token is not None:
+            batch = self.program.tensors["token"].shape[0]
+            ids = [token] * batch if isinstance(token, (int, np.integer)) else list(token)
+            self.write("token", np.array(ids, dtype=np.int64).reshape(batch, 1))
+            host = 4 * batch
+        start = self.engine.now
+        reasons_before = self.engine.reasons()
+        gap = self.timing.gap(self.launch_mode)
+        runs = []
+        for one, shape in zip(self.text.launches, self.shapes, strict=True):
+            runs.append(self.engine.run(len(runs), one, shape, gap))
+            _check_conservation(runs[-1])
+        cycles = self.engine.now - start
+        accounting = self._accounting(self.engine.reasons() - reasons_before, cycles)
+        counters = _total([run.counters for run in runs])
+        traffic = _traffic(_total([run.memory for run in runs]), counters)
+        traffic["host"] = host
+        return StepResult(
+            cycles=cycles, traffic=traffic, accounting=accounting,
+            counters=counters | _total([run.memory for run in runs]),
+            kernels=[self._record(at, run, start) for at, run in enumerate(runs)],
+            logits=self._logits(), tokens=self._tokens())
+
+    def _accounting(self, reasons: np.ndarray, cycles: int) -> dict[str, dict[str, int]]:
+        """Cycles of all sub-cores by reason; every single sub-core must add up to the step's cycles."""
+        sums = reasons.sum(axis=2)
+        if (sums != cycles).any() or (reasons < 0).any():
+            sm, sub = np.argwhere(sums != cycles)[0]
+            raise AssertionError(f"sub-core {sub} of SM {sm} accounts for {sums[sm, sub]} of {cycles} cycles")
+        totals = reasons.sum(axis=(0, 1))
+        accounting = {"sub_core": {r.name: int(n) for r, n in zip(GPU_REASONS, totals, strict=True)}}
+        check_accounting(accounting, {"sub_core": self.timing.sms * SUB_CORES}, cycles)
+        return accounting
+
+    def _record(self, at: int, run: KernelRun, start: int) -> dict[str, Any]:
+        launch = self.text.launches[at]
+        return {
+            "node": launch.node, "kernel": self.text.kernels[launch.kernel].name,
+            "start": run.start - start, "end": run.end - start, "grid": launch.grid, "block": launch.block,
+            "instructions": run.counters["warp_instructions"], "traffic": _traffic(run.memory, run.counters),
+        }
+
+    def _logits(self) -> np.ndarray | None:
+        tensor = self.program.tensors.get("logits")
+        if tensor is None or tensor.phantom or self.program.meta.get("timing_only"):
+            return None
+        return self.read("logits")
+
+    def _tokens(self) -> list[int] | None:
+        if "token" not in self.program.tensors or self.program.meta.get("timing_only"):
+            return None
+        return [int(v) for v in self.read("token")[:, 0]]
+
+
+def _total(parts: list[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+def _traffic(memory: dict[str, int], counters: dict[str, int]) -> dict[str, int]:
+    """Bytes by level, from the counters of the SMs and of the memory below L1."""
+    traffic = {
+        "shared_read": counters.get("shared_read_bytes", 0),
+        "shared_write": counters.get("shared_write_bytes", 0),
+        "l1_read": SECTOR_BYTES * counters.get("l1_read_sectors", 0),
+    }
+    for level in ("l2_read", "l2_write", "l2_fill"):
+        traffic[level] = SECTOR_BYTES * memory[f"{level}_sectors"]
+    traffic["hbm_read"] = SECTOR_BYTES * memory["dram_reads"]  # a burst is a sector
+    traffic["hbm_write"] = SECTOR_BYTES * memory["dram_writes"]
+    return traffic
+
+
+def _check_conservation(run: KernelRun) -> None:
+    """What the SMs asked for is what the memory system served. Raises AssertionError."""
+    c, m = run.counters, run.memory
+    pairs = (
+        ("L1 sectors read = hits + merged + misses", c["l1_read_sectors"],
+         c["l1_hit_sectors"] + c["l1_merged_sectors"] + c["l1_miss_sectors"]),
+        ("L2 bytes read = (L1 misses + asynchronous copies) x 32", SECTOR_BYTES * m["l2_read_sectors"],
+         SECTOR_BYTES * (c["l1_miss_sectors"] + c["copy_sectors"])),
+        ("L2 bytes written = sectors stored x 32", SECTOR_BYTES * m["l2_write_sectors"], SECTOR_BYTES * c["store_sectors"]),
+        ("HBM bytes read = L2 sectors filled x 32", SECTOR_BYTES * m["dram_reads"], SECTOR_BYTES * m["l2_fill_sectors"]),
+    )
+    for what, left, right in pairs:
+        if left != right:
+            raise AssertionError(f"conservation broken: {what}: {left} and {right}")
