@@ -83,8 +83,9 @@ def build(state: np.ndarray, offset: int, config: DramConfig, entries: int, sink
     s[d + POOL] = d + HEADER + config.channels * _channel_words(config)
     s[d + LOG] = s[d + POOL] + entries * ENTRY_WORDS
     s[d + LOG_CAP] = log
-    for e in range(entries):  # the free list, as indices of entries in the array
-        s[s[d + POOL] + e * ENTRY_WORDS] = s[d + POOL] + (e + 1) * ENTRY_WORDS if e + 1 < entries else -1
+    pool = s[s[d + POOL] : s[d + LOG]].reshape(entries, ENTRY_WORDS)
+    pool[:, E_NEXT] = s[d + POOL] + ENTRY_WORDS * np.arange(1, entries + 1)  # the free list
+    pool[-1:, E_NEXT] = -1
     s[d + FREE] = s[d + POOL] if entries else -1
     for channel in range(config.channels):
         c = d + HEADER + channel * _channel_words(config)

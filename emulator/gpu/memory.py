@@ -1,0 +1,565 @@
+"""The fast GPU memory system below L1: SM ports, crossbar, L2 slices, DRAM, on one flat int64 array.
+
+emulator/gpu/naive_memory.py defines the machine one cycle at a time; this does the same. Times are SM
+cycles. Nothing that an SM does at cycle t can come back to it before t + 3 + both crossbar latencies.
+So the system is run in windows of that length, one channel with its slices after the other: every
+response that is due within the window is known before it begins (`advance`), whoever calls when.
+
+The array M has a header (numbers, counters), the DRAM block (emulator/dram/controller.py), the SM
+ports, the slices with their tags, two rings of time buckets, and a pool of requests. A tag word is
+    line << 24 | MSHR << 12 | valid sectors << 8 | dirty sectors << 4 | sectors on their way,
+and the words of a set stand in order of last use.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+
+import numpy as np
+
+from emulator.chip import Chip, ChipError
+from emulator.dram import controller as dram
+from emulator.dram.address import scramble
+from emulator.dram.config import DramConfig
+from emulator.dram.controller import E_AUX, E_NEXT, E_TAG, E_TIME, INF, push, run_channel
+from isa.jit import njit
+
+SECTOR_BYTES = 32
+RING = 8192  # time buckets; a later entry waits in its bucket for its turn
+
+(SMS, HEADER_BYTES, OUT_BYTES, IN_BYTES, TO_SLICE, TO_SM, SLICES, SETS, WAYS, SLICE_BYTES, MSHRS, WRITE_BUFFERS,
+ TO_DRAM, FROM_DRAM, RATIO_DRAM, RATIO_SM, LEAST_DRAM, PCS_PER_SLICE, SLICES_PER_CHANNEL,
+ OUT_PORT, IN_PORT, SLICE_BASE, SLICE_WORDS, DONE, ARRIVE_RING, DUE_RING, FREE_NODE,
+ ARRIVE_T, ARRIVE_N, DUE_T, DUE_N, KNOWN, NEXT_DUE, READY, READY_LAST, LIVE, SYNC, NODES_LOST,
+ N_L2_READ, N_L2_WRITE, N_L2_HIT, N_L2_MERGED, N_L2_FILL, N_L2_WRITEBACK, N_L2_EVICT, N_REQUESTS) = range(46)
+D = 64  # where the DRAM block begins
+
+# A slice's words, then two words an MSHR (waiting requests; the first links free ones), then the tags.
+(S_HEAD, S_TAIL, S_FREE_AT, S_STALLED, S_OUT, S_FILL_T, S_FREE_T, S_MSHR, S_BUFFERS, S_SINK) = range(10)
+S_WORDS = S_SINK + dram.SINK_WORDS
+# A request's words. R_SLICE is the link to the one before while the request waits for its slice.
+R_NEXT, R_SLICE, R_TIME, R_PC, R_LINE, R_FLAGS, R_TAG, R_LOCAL, R_WORDS = range(9)
+R_PREVIOUS = R_SLICE
+VALID, DIRTY, MSHR_AT, LINE_AT = 8, 4, 12, 24  # shifts within a tag word; sectors on their way are at 0
+
+# Name -> slot of every counter, in units of sectors (32 bytes) or as the name says.
+COUNTERS = {
+    "l2_requests": N_REQUESTS, "l2_read_sectors": N_L2_READ, "l2_write_sectors": N_L2_WRITE,
+    "l2_hit_sectors": N_L2_HIT, "l2_merged_sectors": N_L2_MERGED, "l2_fill_sectors": N_L2_FILL,
+    "l2_writeback_sectors": N_L2_WRITEBACK, "l2_evicted_lines": N_L2_EVICT,
+} | {name: D + slot for name, slot in dram.COUNTERS.items()}
+
+
+def read_numbers(chip: Chip) -> tuple[DramConfig, dict[str, int]]:
+    """The DRAM and the numbers of [noc] and [l2], checked. Raises ChipError."""
+    config = DramConfig.from_chip(chip)
+    n = {key.split(".")[1]: int(chip[key]) for key in chip.numbers if key.startswith(("noc.", "l2."))}
+    n["sms"] = int(chip["core.sms"])
+    common = gcd(int(chip["dram.clock_hz"]), chip.clock_hz)
+    if common == 0:
+        raise ChipError(f"{chip.name}: clocks must be at least 1 Hz")
+    n["ratio_dram"], n["ratio_sm"] = int(chip["dram.clock_hz"]) // common, chip.clock_hz // common
+    n["least_dram"] = min(config.cl, config.cwl) + config.burst  # DRAM cycles from a command to its data's end
+    n["requests"] = n["sms"] * int(chip["sm.outstanding_sectors"] + chip["sm.outstanding_stores"])
+    if n["least_dram"] * n["ratio_sm"] < n["ratio_dram"]:
+        raise ChipError(f"{chip.name}: dram.timing cl and cwl are too short for a DRAM clock this fast")
+    if n["slices"] % config.channels or config.total_pseudo_channels % max(1, n["slices"]):
+        raise ChipError(f"{chip.name}: l2.slices must be a multiple of dram.channels and divide the "
+                        f"{config.total_pseudo_channels} pseudo-channels, not {n['slices']}")
+    for name, low, high in (("mshrs", 1, 4095), ("write_buffers", 1, 4095), ("ways", 1, 64), ("sets", 1, 2**20)):
+        if not low <= n[name] <= high:
+            raise ChipError(f"{chip.name}: l2.{name} must be {low} to {high}, not {n[name]}")
+    return config, n
+
+
+def build(chip: Chip) -> np.ndarray:
+    """An idle memory system with empty caches: the int64 array M. Raises ChipError."""
+    config, n = read_numbers(chip)
+    slice_words = S_WORDS + 2 * n["mshrs"] + n["sets"] * n["ways"]
+    # A pending line asks DRAM at most once for each of its sectors.
+    entries = n["slices"] * (4 * n["mshrs"] + n["write_buffers"])
+    out_port = D + dram.words(config, entries)
+    in_port = out_port + n["sms"]
+    slice_base = in_port + n["sms"]
+    arrive = slice_base + n["slices"] * slice_words
+    due = arrive + 2 * RING
+    nodes = due + 2 * RING
+    m = np.zeros(nodes + n["requests"] * R_WORDS, dtype=np.int64)
+    numbers = {
+        SMS: n["sms"], HEADER_BYTES: n["header_bytes"], OUT_BYTES: n["sm_out_bytes"], IN_BYTES: n["sm_in_bytes"],
+        TO_SLICE: n["request_latency"], TO_SM: n["response_latency"], SLICES: n["slices"], SETS: n["sets"],
+        WAYS: n["ways"], SLICE_BYTES: n["slice_bytes"], MSHRS: n["mshrs"], WRITE_BUFFERS: n["write_buffers"],
+        TO_DRAM: n["to_dram_latency"], FROM_DRAM: n["from_dram_latency"], RATIO_DRAM: n["ratio_dram"],
+        RATIO_SM: n["ratio_sm"], LEAST_DRAM: n["least_dram"],
+        PCS_PER_SLICE: config.total_pseudo_channels // n["slices"], SLICES_PER_CHANNEL: n["slices"] // config.channels,
+        OUT_PORT: out_port, IN_PORT: in_port, SLICE_BASE: slice_base, SLICE_WORDS: slice_words, DONE: -1,
+        ARRIVE_RING: arrive, DUE_RING: due, FREE_NODE: nodes if n["requests"] else -1, NEXT_DUE: INF, READY: -1,
+        READY_LAST: -1,
+    }
+    for slot, value in numbers.items():
+        m[slot] = value
+    slices = m[slice_base:arrive].reshape(n["slices"], slice_words)
+    slices[:, [S_HEAD, S_TAIL]] = -1
+    slices[:, [S_FILL_T, S_FREE_T]] = INF
+    slices[:, S_BUFFERS] = n["write_buffers"]
+    slices[:, S_WORDS : S_WORDS + 2 * n["mshrs"] : 2] = np.arange(1, n["mshrs"] + 1)  # the free list
+    slices[:, S_WORDS + 2 * (n["mshrs"] - 1)] = -1
+    m[arrive:nodes] = -1
+    pool = m[nodes:].reshape(n["requests"], R_WORDS)
+    pool[:, R_NEXT] = nodes + R_WORDS * np.arange(1, n["requests"] + 1)
+    pool[-1:, R_NEXT] = -1
+    owner = np.arange(config.total_pseudo_channels) // m[PCS_PER_SLICE]
+    dram.build(m, D, config, entries, slice_base + owner * slice_words + S_SINK)
+    return m
+
+
+@njit
+def _sectors(mask):
+    return (mask & 1) + (mask >> 1 & 1) + (mask >> 2 & 1) + (mask >> 3 & 1)
+
+
+@njit
+def _through_port(M, port, rate, t, size):
+    """Cycle in which `size` bytes that are there at t have passed a port of `rate` bytes a cycle."""
+    if rate == 0:
+        return t + 1
+    end = max(t * rate, M[port]) + size
+    M[port] = end
+    return max(t + 1, (end + rate - 1) // rate)
+
+
+@njit
+def request(M, now, sm, line, mask, write, tag):
+    """An SM hands over a request for sectors of a 128-byte line; always taken. Ask `advance` first.
+
+    now: SM cycle, never before the latest `advance`. The tag comes back from `pop_response`.
+    """
+    e = M[FREE_NODE]
+    if e < 0:  # the SM broke its own limits of outstanding sectors and stores
+        M[NODES_LOST] += 1
+        return
+    M[FREE_NODE] = M[e + R_NEXT]
+    if M[LIVE] == 0:
+        M[SYNC] = now + M[TO_SLICE] + M[TO_SM] + 3
+    M[LIVE] += 1
+    M[N_REQUESTS] += 1
+    size = M[HEADER_BYTES] + write * SECTOR_BYTES * _sectors(mask)
+    t = _through_port(M, M[OUT_PORT] + sm, M[OUT_BYTES], now, size) + M[TO_SLICE]
+    lines = M[D + dram.CHUNK_LINES]
+    total = M[D + dram.TOTAL_PC]
+    chunk = scramble(line // lines, M[D + dram.SCRAMBLE_BITS])
+    pc = chunk % total
+    M[e + R_TIME] = t
+    M[e + R_PC] = pc
+    M[e + R_LINE] = line
+    M[e + R_FLAGS] = mask | write << 4 | sm << 8
+    M[e + R_TAG] = tag
+    M[e + R_LOCAL] = chunk // total * lines + line % lines
+    # Into the slice's queue, in order of arrival; at the same time the lower SM first.
+    s = M[SLICE_BASE] + pc // M[PCS_PER_SLICE] * M[SLICE_WORDS]
+    after = -1
+    before = M[s + S_TAIL]
+    while before >= 0 and (M[before + R_TIME] > t or (M[before + R_TIME] == t and M[before + R_FLAGS] >> 8 > sm)):
+        after = before
+        before = M[before + R_PREVIOUS]
+    M[e + R_NEXT] = after
+    M[e + R_PREVIOUS] = before
+    if before < 0:
+        M[s + S_HEAD] = e
+    else:
+        M[before + R_NEXT] = e
+    if after < 0:
+        M[s + S_TAIL] = e
+    else:
+        M[after + R_PREVIOUS] = e
+
+
+@njit
+def _respond(M, s, number, e, t):
+    """The slice answers request e at t: through its output and the crossbar, to the SM's port."""
+    flags = M[e + R_FLAGS]
+    size = M[HEADER_BYTES]
+    if flags & 16 == 0:
+        size += SECTOR_BYTES * _sectors(flags & 15)
+    t = _through_port(M, s + S_OUT, M[SLICE_BYTES], t, size) + M[TO_SM]
+    M[e + R_TIME] = t
+    M[e + R_SLICE] = number
+    M[ARRIVE_N] += 1
+    # Into the bucket; at the same time the lower slice first, then in the slice's order.
+    bucket = M[ARRIVE_RING] + 2 * (t & (RING - 1))
+    last = M[bucket + 1]
+    if last < 0:
+        M[e + R_NEXT] = -1
+        M[bucket] = e
+        M[bucket + 1] = e
+    elif M[last + R_SLICE] <= number:
+        M[e + R_NEXT] = -1
+        M[last + R_NEXT] = e
+        M[bucket + 1] = e
+    else:
+        before = -1
+        after = M[bucket]
+        while M[after + R_SLICE] <= number:
+            before = after
+            after = M[after + R_NEXT]
+        M[e + R_NEXT] = after
+        if before < 0:
+            M[bucket] = e
+        else:
+            M[before + R_NEXT] = e
+
+
+@njit
+def _to_dram(M, s, t, pc, local, line, mask, write, tags):
+    """Send a line's sectors to DRAM: the controller has them to_dram_latency later, rounded up."""
+    row_lines = M[D + dram.CHUNK_LINES] * M[D + dram.ROW_CHUNKS]
+    block = local // row_lines
+    banks = M[D + dram.BANKS]
+    arrival = ((t + M[TO_DRAM]) * M[RATIO_DRAM] + M[RATIO_SM] - 1) // M[RATIO_SM]
+    push(M, D, pc, block % banks, block // banks, mask, write, arrival, line, tags << 4 | mask)
+
+
+@njit
+def _evict(M, s, t, word, pc):
+    """Write the dirty sectors of a victim back, if a buffer is free; False if none is."""
+    dirty = word >> DIRTY & 15
+    if dirty:
+        if M[s + S_BUFFERS] == 0:
+            return False
+        M[s + S_BUFFERS] -= 1
+        line = word >> LINE_AT
+        lines = M[D + dram.CHUNK_LINES]
+        total = M[D + dram.TOTAL_PC]
+        chunk = scramble(line // lines, M[D + dram.SCRAMBLE_BITS])
+        _to_dram(M, s, t, chunk % total, chunk // total * lines + line % lines, line, dirty, 1, 0)
+        M[N_L2_WRITEBACK] += _sectors(dirty)
+    if word:
+        M[N_L2_EVICT] += 1
+    return True
+
+
+@njit
+def _access(M, s, number, e, t):
+    """The slice looks request e up at t. False: it has to wait for a fill or a free buffer."""
+    line = M[e + R_LINE]
+    flags = M[e + R_FLAGS]
+    mask = flags & 15
+    write = flags >> 4 & 1
+    pc = M[e + R_PC]
+    per_slice = M[PCS_PER_SLICE]
+    dense = M[e + R_LOCAL] * per_slice + pc % per_slice
+    tags = s + S_WORDS + 2 * M[MSHRS] + dense % M[SETS] * M[WAYS]
+    way = 0
+    last = M[WAYS] - 1
+    word = M[tags]
+    while (word >> LINE_AT != line or word & 0xFFF == 0) and way < last:
+        way += 1
+        word = M[tags + way]
+    found = word >> LINE_AT == line and word & 0xFFF != 0
+    valid = word >> VALID & 15 if found else 0
+    coming = word & 15 if found else 0
+    absent = mask & ~valid
+    fetch = 0 if write else absent & ~coming
+    mshr = M[s + S_MSHR]
+    if fetch and coming == 0 and mshr < 0:
+        return False
+    if not found:
+        while way >= 0 and M[tags + way] & 15:  # the least recently used that waits for nothing
+            way -= 1
+        if way < 0 or not _evict(M, s, t, M[tags + way], pc):
+            return False
+        word = line << LINE_AT
+    if write:
+        word |= mask << VALID | mask << DIRTY
+        M[N_L2_WRITE] += _sectors(mask)
+    else:
+        M[N_L2_READ] += _sectors(mask)
+        M[N_L2_HIT] += _sectors(mask & valid)
+        M[N_L2_MERGED] += _sectors(absent & coming)
+    if fetch:
+        M[N_L2_FILL] += _sectors(fetch)
+        if coming == 0:
+            slot = s + S_WORDS + 2 * mshr
+            M[s + S_MSHR] = M[slot]
+            M[slot] = -1
+            M[slot + 1] = -1
+            word = word & ~(0xFFF << MSHR_AT) | mshr << MSHR_AT
+        word |= fetch
+        _to_dram(M, s, t, pc, M[e + R_LOCAL], line, fetch, 0, tags)
+    for i in range(way, 0, -1):
+        M[tags + i] = M[tags + i - 1]
+    M[tags] = word
+    if write or absent == 0:
+        _respond(M, s, number, e, t)
+    else:
+        slot = s + S_WORDS + 2 * (word >> MSHR_AT & 0xFFF)
+        M[e + R_NEXT] = -1
+        if M[slot] < 0:
+            M[slot] = e
+        else:
+            M[M[slot + 1] + R_NEXT] = e
+        M[slot + 1] = e
+    return True
+
+
+@njit
+def _fill(M, s, number, d, t):
+    """Sectors of DRAM entry d arrive in the slice at t: answer what has waited for nothing else."""
+    line = M[d + E_TAG]
+    tags = M[d + E_AUX] >> 4
+    mask = M[d + E_AUX] & 15
+    way = 0
+    while M[tags + way] >> LINE_AT != line:
+        way += 1
+    word = M[tags + way] & ~mask | mask << VALID
+    M[tags + way] = word
+    coming = word & 15
+    mshr = word >> MSHR_AT & 0xFFF
+    slot = s + S_WORDS + 2 * mshr
+    e = M[slot]
+    last = -1
+    M[slot] = -1
+    while e >= 0:
+        after = M[e + R_NEXT]
+        if M[e + R_FLAGS] & coming:
+            M[e + R_NEXT] = -1
+            if last < 0:
+                M[slot] = e
+            else:
+                M[last + R_NEXT] = e
+            last = e
+        else:
+            _respond(M, s, number, e, t)
+        e = after
+    M[slot + 1] = last
+    if coming == 0:
+        M[slot] = M[s + S_MSHR]
+        M[s + S_MSHR] = mshr
+
+
+@njit
+def _drop(M, s, side):
+    """Take the first finished entry of one side out of the slice's sink and free it."""
+    e = M[s + S_SINK + 2 * side]
+    M[s + S_SINK + 2 * side] = M[e + E_NEXT]
+    M[e + E_NEXT] = M[D + dram.FREE]
+    M[D + dram.FREE] = e
+
+
+@njit
+def _finished_at(M, s, side):
+    """SM cycle in which the first finished entry of one side (reads, writes) reaches the slice."""
+    e = M[s + S_SINK + 2 * side]
+    if e < 0:
+        return INF
+    return (M[e + E_TIME] * M[RATIO_SM] + M[RATIO_DRAM] - 1) // M[RATIO_DRAM] + M[FROM_DRAM]
+
+
+@njit
+def _run_slice(M, number, until):
+    """Run one slice through cycle `until`: in each cycle fills, freed buffers, then one request."""
+    s = M[SLICE_BASE] + number * M[SLICE_WORDS]
+    M[s + S_FILL_T] = _finished_at(M, s, 0)
+    M[s + S_FREE_T] = _finished_at(M, s, 1)
+    while True:
+        e = M[s + S_HEAD]
+        look = INF
+        if e >= 0 and M[s + S_STALLED] == 0:
+            look = max(M[e + R_TIME], M[s + S_FREE_AT])
+        t = min(look, M[s + S_FILL_T], M[s + S_FREE_T])
+        if t > until:
+            break
+        if M[s + S_FILL_T] == t or M[s + S_FREE_T] == t:
+            while M[s + S_FILL_T] == t:
+                _fill(M, s, number, M[s + S_SINK], t)
+                _drop(M, s, 0)
+                M[s + S_FILL_T] = _finished_at(M, s, 0)
+            while M[s + S_FREE_T] == t:
+                M[s + S_BUFFERS] += 1
+                _drop(M, s, 1)
+                M[s + S_FREE_T] = _finished_at(M, s, 1)
+            if M[s + S_STALLED]:
+                M[s + S_STALLED] = 0
+                look = t
+        if look == t:
+            after = M[e + R_NEXT]  # the link is used again for whatever list comes next
+            cycles = 1
+            if M[e + R_FLAGS] & 16 and M[SLICE_BYTES]:
+                size = SECTOR_BYTES * _sectors(M[e + R_FLAGS] & 15)
+                cycles = max(1, (size + M[SLICE_BYTES] - 1) // M[SLICE_BYTES])
+            if _access(M, s, number, e, t):
+                M[s + S_FREE_AT] = t + cycles
+                M[s + S_HEAD] = after
+                if after < 0:
+                    M[s + S_TAIL] = -1
+                else:
+                    M[after + R_PREVIOUS] = -1
+            else:
+                M[s + S_STALLED] = 1
+
+
+@njit
+def _dram_until(M, done):
+    """Last DRAM cycle that nothing can reach any more that slices send after SM cycle `done`."""
+    return ((done + 1 + M[TO_DRAM]) * M[RATIO_DRAM] + M[RATIO_SM] - 1) // M[RATIO_SM] - 1
+
+
+@njit
+def _run_slices(M, until):
+    """Run every channel and its slices until the slices are through SM cycle `until`."""
+    per = M[SLICES_PER_CHANNEL]
+    start = M[DONE]
+    for channel in range(M[SLICES] // per):
+        c = M[D + dram.CH_BASE] + channel * M[D + dram.CH_WORDS]
+        busy = M[c + dram.PENDING] > 0
+        done = until  # nothing happens before the first arrival, unless DRAM works
+        for number in range(channel * per, channel * per + per):
+            s = M[SLICE_BASE] + number * M[SLICE_WORDS]
+            busy |= M[s + S_SINK] >= 0 or M[s + S_SINK + 2] >= 0
+            if M[s + S_HEAD] >= 0:
+                done = min(done, max(start, M[M[s + S_HEAD] + R_TIME] - 1))
+        if busy:
+            done = start
+        while done < until:
+            last = _dram_until(M, done)
+            run_channel(M, D, channel, last)
+            back = ((last + 1 + M[LEAST_DRAM]) * M[RATIO_SM] + M[RATIO_DRAM] - 1) // M[RATIO_DRAM] + M[FROM_DRAM]
+            done = min(until, back - 1)
+            for number in range(channel * per, channel * per + per):
+                _run_slice(M, number, done)
+    M[DONE] = max(start, until)
+
+
+@njit
+def _deliver(M, until):
+    """Pass the responses that reach the SMs by cycle `until` through their input ports."""
+    t = M[ARRIVE_T]
+    while t <= until and M[ARRIVE_N] > 0:
+        bucket = M[ARRIVE_RING] + 2 * (t & (RING - 1))
+        e = M[bucket]
+        if e >= 0:
+            M[bucket] = -1
+            M[bucket + 1] = -1
+            while e >= 0:
+                after = M[e + R_NEXT]
+                M[e + R_NEXT] = -1
+                if M[e + R_TIME] == t:
+                    flags = M[e + R_FLAGS]
+                    size = M[HEADER_BYTES]
+                    if flags & 16 == 0:
+                        size += SECTOR_BYTES * _sectors(flags & 15)
+                    due = _through_port(M, M[IN_PORT] + (flags >> 8), M[IN_BYTES], t, size)
+                    M[e + R_TIME] = due
+                    M[ARRIVE_N] -= 1
+                    M[DUE_N] += 1
+                    target = M[DUE_RING] + 2 * (due & (RING - 1))
+                else:  # its turn comes when the ring has gone round
+                    target = bucket
+                if M[target] < 0:
+                    M[target] = e
+                else:
+                    M[M[target + 1] + R_NEXT] = e
+                M[target + 1] = e
+                e = after
+        t += 1
+    M[ARRIVE_T] = until + 1
+
+
+@njit
+def _find_due(M):
+    """Set NEXT_DUE to the first known due time from DUE_T on."""
+    t = M[DUE_T]
+    M[NEXT_DUE] = INF
+    while t <= M[KNOWN] and M[DUE_N] > 0:
+        e = M[M[DUE_RING] + 2 * (t & (RING - 1))]
+        while e >= 0:
+            if M[e + R_TIME] == t:
+                M[NEXT_DUE] = t
+                M[DUE_T] = t
+                return
+            e = M[e + R_NEXT]
+        t += 1
+    M[DUE_T] = M[KNOWN] + 1
+
+
+@njit
+def _run(M, now):
+    until = now + M[TO_SLICE]  # what SMs ask for from now on reaches a slice later
+    if until > M[DONE]:
+        _run_slices(M, until)
+        _deliver(M, until + 1 + M[TO_SM])
+        M[KNOWN] = until + 2 + M[TO_SM]
+        if M[NEXT_DUE] == INF:
+            _find_due(M)
+    M[SYNC] = M[KNOWN] + 1
+
+
+@njit
+def advance(M, now):
+    """Make every response known that is due at or before `now`; `now` never goes back."""
+    if M[LIVE] > 0 and now >= M[SYNC]:
+        _run(M, now)
+
+
+@njit
+def next_event(M):
+    """Earliest cycle at which a response is due or `advance` has to be called; 2**62 if never."""
+    if M[READY] >= 0:
+        return 0
+    if M[LIVE] == 0:
+        return INF
+    return min(M[NEXT_DUE], M[SYNC])
+
+
+@njit
+def pop_response(M, now):
+    """Tag of the next response (or store acknowledgement) due at or before `now`, or -1.
+
+    Order: due time, then time of arrival at the SM's port, then slice, then the slice's order.
+    """
+    if M[READY] < 0:
+        t = M[NEXT_DUE]
+        if t > now:
+            return -1
+        bucket = M[DUE_RING] + 2 * (t & (RING - 1))
+        e = M[bucket]
+        M[bucket] = -1
+        M[bucket + 1] = -1
+        while e >= 0:
+            after = M[e + R_NEXT]
+            M[e + R_NEXT] = -1
+            target = bucket
+            if M[e + R_TIME] == t:
+                M[DUE_N] -= 1
+                target = READY
+            if M[target] < 0:
+                M[target] = e
+            else:
+                M[M[target + 1] + R_NEXT] = e
+            M[target + 1] = e
+            e = after
+        M[DUE_T] = t + 1
+        _find_due(M)
+    e = M[READY]
+    M[READY] = M[e + R_NEXT]
+    M[e + R_NEXT] = M[FREE_NODE]
+    M[FREE_NODE] = e
+    M[LIVE] -= 1
+    return M[e + R_TAG]
+
+
+@njit
+def settle(M, now):
+    """With nothing outstanding: let DRAM run ahead to a fixed distance, so that its counters are exact.
+
+    Writes that L2 has sent may still wait there. The twin's `settle` stops at the same DRAM cycle.
+    """
+    _run(M, now)
+    last = _dram_until(M, now + M[TO_SLICE])
+    for channel in range(M[D + dram.CHANNELS]):
+        run_channel(M, D, channel, last)
+
+
+def counters(state: np.ndarray) -> dict[str, int]:
+    """Every counter by name (COUNTERS), since `build`."""
+    return {name: int(state[slot]) for name, slot in COUNTERS.items()}
