@@ -60,6 +60,7 @@ NAMES = {
     "ffn_up.weight": "w_up",
     "ffn_down.weight": "w_down",
 }
+ENTRIES = 2_000_000  # metadata values and list entries of a file; the largest public vocabularies need about 1.3 M
 LAYER = re.compile(r"blk\.(0|[1-9]\d{0,3})\.(.+)", re.ASCII)
 
 
@@ -79,10 +80,27 @@ def _reader(path: Path) -> Any:
         raise ModelError(f"{path}: GGUF files need the gguf package: pip install 'decodelab[gguf]'") from None
 
     class PlainReader(gguf.GGUFReader):
-        """Slices a plain array: np.memmap makes each of the 100,000 slices of a token list 3 times slower."""
+        """Slices a plain array: np.memmap makes each of the 100,000 slices of a token list 3 times slower.
+
+        Refuses what the package would go on with: entries behind the end of the file (empty arrays
+        without end), and lists longer than any vocabulary (an array of each entry).
+        """
+
+        entries = 0
 
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, value.view(np.ndarray) if name == "data" else value)
+
+        def _get(self, offset: int, *arguments: Any, **options: Any) -> Any:
+            if offset >= len(self.data):
+                raise ValueError("the file ends early")
+            return super()._get(offset, *arguments, **options)
+
+        def _get_field_parts(self, *arguments: Any) -> Any:
+            self.entries += 1
+            if self.entries > ENTRIES:
+                raise ValueError(f"more than {ENTRIES} metadata entries")
+            return super()._get_field_parts(*arguments)
 
     try:
         reader = PlainReader(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from programs.models.errors import ModelError
+from programs.models.tokenizer import guarded
 
 UNKNOWN, CONTROL, USER = 2, 3, 4  # tokenizer.ggml.token_type
 # Splitting patterns of the models' own tokenizer.json; llama 3 keeps up to 3 digits together, qwen2 one.
@@ -32,21 +33,17 @@ def build_tokenizer(entries: dict[str, Any], where: str) -> Any:
     for name in ("token_type", "scores"):
         if name in entries and (not isinstance(entries[name], list) or len(entries[name]) != len(tokens)):
             raise ModelError(f"{where}: tokenizer.ggml.{name} does not have {len(tokens)} entries")
-    kind = entries.get("model")
-    try:
-        if kind == "gpt2":
-            tokenizer = _byte_level(entries, tokens, where)
-        elif kind == "llama":
-            tokenizer = _sentencepiece(entries, tokens, where)
-        else:
-            raise ModelError(f"{where}: tokenizer {kind!r} is not supported; give --prompt-ids")
+    kinds = {"gpt2": _byte_level, "llama": _sentencepiece}
+    if entries.get("model") not in list(kinds):
+        raise ModelError(f"{where}: tokenizer {entries.get('model')!r} is not supported; give --prompt-ids")
+
+    def build() -> Any:
+        tokenizer = kinds[entries["model"]](entries, tokens, where)
         _special_tokens(tokenizer, entries, tokens)
         _added_ids(tokenizer, entries, tokens)
-    except ModelError:
-        raise
-    except Exception as error:  # the library raises plain Exception
-        raise ModelError(f"{where}: not a tokenizer that can be used ({str(error)[:160]})") from None
-    return tokenizer
+        return tokenizer
+
+    return guarded(build, where)
 
 
 def _byte_level(entries: dict[str, Any], tokens: list[str], where: str) -> Any:

@@ -28,7 +28,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt: what the tokenizer file itself adds is added, nothing else."""
-        ids: list[int] = self._library.encode(text).ids
+        library = self._library
+        ids: list[int] = guarded(lambda: library.encode(text).ids, self._where)
         if any(not 0 <= token < self._vocab for token in ids):
             raise ModelError(
                 f"{self._where}: the tokenizer gives token {max(ids)}, the model's vocabulary has {self._vocab}"
@@ -37,7 +38,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""
-        text: str = self._library.decode(list(ids), skip_special_tokens=True)
+        library = self._library
+        text: str = guarded(lambda: library.decode(list(ids), skip_special_tokens=True), self._where)
         return text
 
     def continuation(self, prompt: Sequence[int], generated: Sequence[int]) -> str:
@@ -53,20 +55,30 @@ class Tokenizer:
         return both[shared:]
 
 
+def guarded(call: Callable[[], Any], where: str) -> Any:
+    """The result of a call into the library, whatever it raises turned into a ModelError.
+
+    It raises plain Exception, and on some damaged files its Rust code panics, which is no Exception.
+    """
+    try:
+        return call()
+    except ModelError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"{where}: not a tokenizer that can be used ({' '.join(str(error).split())[:160]})") from None
+
+
 def tokenizer_file(path: Path, vocab: int) -> Tokenizer:
     """Tokenizer of a Hugging Face tokenizer.json; it is read and checked at the first use."""
 
     def load() -> Any:
         import tokenizers
 
-        try:
-            size = path.stat().st_size
-            if size > TOKENIZER_BYTES:
-                raise ModelError(f"{path}: {size} bytes, more than the {TOKENIZER_BYTES} such a file may have")
-            return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except ModelError:
-            raise
-        except Exception as error:  # the library raises plain Exception
-            raise ModelError(f"{path}: not a tokenizer that can be used ({str(error)[:200]})") from None
+        size = path.stat().st_size
+        if size > TOKENIZER_BYTES:
+            raise ModelError(f"{path}: {size} bytes, more than the {TOKENIZER_BYTES} such a file may have")
+        return guarded(lambda: tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8")), str(path))
 
     return Tokenizer(load, vocab, str(path))

@@ -157,3 +157,16 @@ def test_smollm2_matches_the_documented_file() -> None:
     config = model.config
     assert (config.weight_count(), config.layers, config.tied, config.rope_theta) == (134_515_008, 30, True, 100000.0)
     assert (config.heads, config.kv_heads, config.head_dim, config.vocab) == (9, 3, 64, 49152)
+
+
+def test_list_that_claims_more_than_the_file_holds_is_refused_at_once(tmp_path: Path) -> None:
+    """The package would make an empty array for each of 2**60 entries behind the end of the file."""
+    config = small_config(num_hidden_layers=1)
+    path = write_gguf(tmp_path / "m.gguf", config, random_weights(config), attention__head_count_kv=[2, 2])
+    content = bytearray(path.read_bytes())
+    length = content.index(b"head_count_kv") + len(b"head_count_kv") + 8  # field type, entry type, then the length
+    assert content[length] == 2
+    content[length : length + 8] = (2**60).to_bytes(8, "little")
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="not a whole GGUF file .*the file ends early"):
+        load_model(path)

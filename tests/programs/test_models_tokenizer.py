@@ -11,7 +11,7 @@ import pytest
 from programs.models.checkpoint import FOLDER, load_model
 from programs.models.errors import ModelError
 from programs.models.gguf_tokenizer import build_tokenizer, merges_of_scores
-from programs.models.tokenizer import Tokenizer, tokenizer_file
+from programs.models.tokenizer import Tokenizer, guarded, tokenizer_file
 from tests.models import shared_checkpoint, smollm2
 
 
@@ -47,6 +47,19 @@ def test_damaged_tokenizer_is_refused_when_it_is_used(content: bytes, tmp_path: 
     tokenizer = tokenizer_file(tmp_path / "tokenizer.json", 100)
     with pytest.raises(ModelError, match="tokenizer.json: not a tokenizer that can be used"):
         tokenizer.encode("hello")
+
+
+def test_panic_of_the_library_is_refused_but_an_interrupt_is_not_swallowed() -> None:
+    class PanicException(BaseException):
+        """As pyo3 raises it, e.g. for a decoder that strips 2**63 characters."""
+
+    def fail(error: BaseException) -> None:
+        raise error
+
+    with pytest.raises(ModelError, match="x: not a tokenizer that can be used .index out of bounds: len 0"):
+        guarded(lambda: fail(PanicException("index out of bounds:\n len 0")), "x")
+    with pytest.raises(KeyboardInterrupt):
+        guarded(lambda: fail(KeyboardInterrupt()), "x")
 
 
 def test_oversized_tokenizer_is_not_read(tmp_path: Path) -> None:
