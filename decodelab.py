@@ -13,6 +13,7 @@ The public face; notebooks and scripts import nothing else.
 
 from __future__ import annotations
 
+from emulator.assemble import assemble
 from emulator.chip import Chip, load_chip
 from emulator.result import Result, StepResult
 from emulator.run import load, run

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from emulator.chip import Chip
 from isa.program import Program
+from programs.decode.stored import BYTES
 
 if TYPE_CHECKING:
     from programs.decode.stored import Scheme, StoredModel
@@ -174,3 +175,28 @@ def compile_stored(
     program.meta.setdefault("model", name)
     program.meta.update(arithmetic=words[0], weights=words[1])
     return program
+
+
+def chips_needed(stored: StoredModel, chip: Chip, *, batch: int, context: int) -> int:
+    """Chips whose memory holds the whole model with its KV cache, at least: activations and code come on top.
+
+    On an LPU every row of a matrix begins a new vector of lanes, and K and V are held the same way.
+    """
+    config, scheme = stored.config, stored.scheme
+    value, kv_value = BYTES[scheme.weights], BYTES[scheme.kv]
+    tables = (config.vocab, config.hidden, BYTES[scheme.embed])
+    if chip.kind == "gpu":
+        linear = sum(layer.bytes for layer in stored.linears.values())
+        norms = 4 * config.hidden * len(stored.norms)
+        kv = 2 * batch * context * config.layers * config.kv_size * kv_value
+        embedding = tables[0] * tables[1] * tables[2]
+        return -(-(linear + norms + kv + embedding) // int(chip["dram.capacity_bytes"]))
+    from emulator.lpu.geometry import geometry
+
+    place = geometry(chip)
+    matrices = [(layer.out, layer.inputs, value) for layer in stored.linears.values()] + [tables]
+    keys = (context, config.kv_size, kv_value)
+    values = (config.kv_size, context, kv_value)  # V lies transposed: positions along the lanes
+    matrices += [keys, values] * (batch * config.layers)
+    words = sum(rows * -(-columns // place.lanes) * size for rows, columns, size in matrices)
+    return -(-words // place.words)

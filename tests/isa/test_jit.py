@@ -1,0 +1,86 @@
+"""The cache of compiled code: an edit takes effect at once, in whichever module it is made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isa import jit
+
+CALLEE = """
+from isa.jit import njit
+
+
+@njit
+def weight(x):
+    return {factor} * x
+"""
+CALLER = """
+from isa.jit import njit
+from isa.callee import weight
+
+
+@njit
+def total(n):
+    s = 0
+    for i in range(n):
+        s += weight(i)
+    return s
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A small project with this isa.jit, a jitted caller, and its callee in another module."""
+    package = tmp_path / "isa"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    shutil.copy(Path(jit.__file__), package / "jit.py")
+    (package / "caller.py").write_text(CALLER)
+    (package / "callee.py").write_text(CALLEE.format(factor=2))
+    return tmp_path
+
+
+def total(project: Path) -> int:
+    """total(10) in a fresh process with a cache folder of its own."""
+    program = f"import sys; sys.path.insert(0, {str(project)!r}); from isa.caller import total; print(total(10))"
+    environment = dict(os.environ, DECODELAB_CACHE=str(project / "cache"))
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=project, env=environment, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+def test_an_edited_callee_takes_effect_at_once(project: Path) -> None:
+    assert total(project) == 2 * 45  # 0 + 1 + ... + 9
+    compiled = sorted((project / "cache").rglob("*.nbc"))
+    assert compiled
+    assert total(project) == 2 * 45
+    assert sorted((project / "cache").rglob("*.nbc")) == compiled, "nothing is compiled twice"
+    (project / "isa" / "callee.py").write_text(CALLEE.format(factor=3))
+    assert total(project) == 3 * 45
+
+
+def test_the_hash_covers_every_module_that_is_imported(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "ROOT", project)
+    jit._imports.cache_clear()
+    caller = project / "isa" / "caller.py"
+    before = jit.source_hash(caller)
+    (project / "isa" / "callee.py").write_text(CALLEE.format(factor=3))
+    assert jit.source_hash(caller) != before
+    (project / "isa" / "unrelated.py").write_text("x = 1\n")
+    (project / "isa" / "callee.py").write_text(CALLEE.format(factor=2))
+    assert jit.source_hash(caller) == before
+    jit._imports.cache_clear()
+
+
+def test_the_cache_folder_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DECODELAB_CACHE", str(tmp_path / "here"))
+    assert jit.cache_root() == tmp_path / "here"
+    monkeypatch.delenv("DECODELAB_CACHE")
+    assert jit.cache_root().name == "decodelab"

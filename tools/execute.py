@@ -1,0 +1,124 @@
+"""What `decodelab run` does with one program: bind, run, check expectations, tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tools import console
+from tools.jobs import announce_compilation
+from tools.options import load_chip_with
+from tools.programs import open_program, read_array, write_array
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from emulator.result import StepResult
+    from isa.program import Program
+
+SHOWN_VALUES = 8  # of each result, in the table
+
+
+@dataclass
+class Report:
+    """One run of a program."""
+
+    program: Program
+    clock_hz: int
+    steps: list[StepResult]
+    token_ids: list[list[int]]
+    results: dict[str, np.ndarray]
+    failures: list[str]
+    grid: str | None = None
+    written: list[Path] = field(default_factory=list)
+
+    def json(self) -> dict[str, Any]:
+        """The run as plain data; cycles and bytes of the last step."""
+        last = self.steps[-1]
+        return {
+            "schema": "decodelab.run/1",
+            "chip": self.program.chip,
+            "chip_hash": self.program.chip_hash,
+            "cycles": last.cycles,
+            "seconds": last.cycles / self.clock_hz,
+            "traffic_bytes": dict(last.traffic),
+            "unit_accounting": {unit: dict(buckets) for unit, buckets in last.accounting.items()},
+            "counters": dict(last.counters),
+            "cycles_per_step": [step.cycles for step in self.steps],
+            "token_ids": self.token_ids,
+            "expectations": len(self.program.expectations),
+            "failures": self.failures,
+            "results": {
+                name: [None if value != value else value for value in array.reshape(-1).tolist()]
+                for name, array in self.results.items()
+            },
+        }
+
+    def text(self) -> str:
+        from tools.report import seconds, size, table
+
+        last = self.steps[-1]
+        lines = [self.grid, ""] if self.grid is not None else []
+        lines.append(f"{self.program.chip}: {last.cycles:,} cycles, {seconds(last.cycles / self.clock_hz)}")
+        rows = [[level.replace("_", " "), f"{count:,}", size(count)] for level, count in last.traffic.items() if count]
+        if rows:
+            lines.append(table(rows, indent=2))
+        for ids in self.token_ids:
+            lines.append("  tokens " + ",".join(map(str, ids)))
+        for name, array in self.results.items():
+            flat = array.reshape(-1)
+            more = " ..." if flat.size > SHOWN_VALUES else ""
+            lines.append(f"  {name} {list(array.shape)}: {' '.join(f'{v:.6g}' for v in flat[:SHOWN_VALUES])}{more}")
+        if self.program.expectations:
+            good = len(self.program.expectations) - len(self.failures)
+            lines.append(f"  {good} of {len(self.program.expectations)} expectations hold")
+        lines += [f"  wrote {path}" for path in self.written]
+        return "\n".join(lines)
+
+
+def execute(
+    path: Path,
+    inputs: dict[str, Path],
+    outputs: dict[str, Path],
+    settings: tuple[str, ...],
+    options: dict[str, Any],
+) -> Report:
+    """Run one program and check its expectations. Raises ValueError, or what the machine raises."""
+    from emulator.run import generate, load, tensor_of
+    from isa.expressions import failure
+    from tools import grid as grids
+
+    program = open_program(path, settings)
+    chip = load_chip_with(program.chip, settings)
+    window = options["grid"]
+    if window is not None:
+        grids.check_window(window)
+    for name in (*inputs, *outputs):
+        tensor_of(program, name)
+    arrays = {name: read_array(name, file) for name, file in inputs.items()}
+    announce_compilation({chip.kind} if options["engine"] == "fast" else set())
+    with console.Progress(f"running {path.name}") as progress:
+        machine = load(program, chip, engine=options["engine"], launch=options["launch"])
+        for name, array in arrays.items():
+            machine.write(name, array)
+        names = [name for name, tensor in program.tensors.items() if not tensor.phantom]
+        before = {name: machine.read(name) for name in names} if program.expectations else {}
+        recorder = grids.record(machine, window) if window is not None else None
+        if options["prompt_ids"]:
+            result = generate(machine, options["prompt_ids"], options["tokens"] or 1, on_step=progress.step)
+            steps, tokens = result.steps, result.token_ids
+        else:
+            if options["tokens"] is not None:
+                raise ValueError("--tokens needs --prompt-ids")
+            steps, tokens = [machine.step()], []
+    after = {name: machine.read(name) for name in names} if program.expectations else {}
+    found = [failure(e, before, after, steps[-1].cycles) for e in program.expectations]
+    shown = {name: machine.read(name) for name, t in program.tensors.items() if t.role == "output" and not t.phantom}
+    report = Report(program, chip.clock_hz, steps, tokens, shown, [f for f in found if f is not None])
+    if recorder is not None and window is not None:
+        report.grid = grids.render(recorder(), window)
+    for name, file in outputs.items():
+        write_array(machine.read(name), file)
+        report.written.append(file)
+    return report

@@ -1,0 +1,116 @@
+"""Programs as files: opening, saving, running them with arrays bound to their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tools import console
+from tools.options import load_chip_with, split_setting
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from emulator.chip import Chip
+    from isa.program import Program
+
+ARRAY_BYTES_MAX = 1 << 32  # an .npy larger than this is not read
+
+
+def chip_loader(settings: tuple[str, ...]) -> tuple[Any, list[str]]:
+    """(function from chip name to Chip with the --set values, names it was asked for)."""
+    asked: list[str] = []
+
+    def load(name: str) -> Chip:
+        asked.append(name)
+        return load_chip_with(name, settings)
+
+    return load, asked
+
+
+def check_settings_used(settings: tuple[str, ...], chip: str) -> None:
+    """Refuse a --set value for a chip that takes no part."""
+    for setting in settings:
+        if split_setting(setting)[0] != chip:
+            raise ValueError(f"--set {setting}: the program is for {chip}")
+
+
+def assemble_with(source: Path, settings: tuple[str, ...]) -> Program:
+    """Assemble a file, with --set values for its chip."""
+    from emulator.assemble import assemble
+
+    load, _ = chip_loader(settings)
+    program = assemble(source, load)
+    check_settings_used(settings, program.chip)
+    return program
+
+
+def open_program(path: Path, settings: tuple[str, ...] = ()) -> Program:
+    """A program from an assembly file (.s) or a program file. Raises ValueError or OSError."""
+    if path.suffix == ".s":
+        return assemble_with(path, settings)
+    from isa.programfile import load_program
+
+    program: Program = load_program(path)
+    check_settings_used(settings, program.chip)
+    return program
+
+
+def save(program: Program, path: Path) -> None:
+    """Write a program file, whole or not at all."""
+    from isa.programfile import save_program
+
+    save_program(program, path)
+
+
+def write_disassembly(program: Program, path: Path) -> list[Path]:
+    """Write the text, and the arrays it refers to beside it; the paths written."""
+    from isa.disassembler import blobs_path, disassemble
+    from isa.programfile import save_arrays
+
+    text, blobs = disassemble(program)
+    written = [path]
+    with console.whole_file(path) as stream:
+        stream.write(text)
+    if blobs:
+        save_arrays(blobs, blobs_path(path))
+        written.append(blobs_path(path))
+    return written
+
+
+def summary(program: Program) -> str:
+    """A program in one line."""
+    from isa.program import GpuText
+
+    text = program.texts[0]
+    size = f"{len(text.words):,} instructions"
+    if isinstance(text, GpuText):
+        size += f", {len(text.kernels)} kernels, {len(text.launches)} launches"
+    else:
+        size += f" in {sum(1 for a, b in zip(text.starts, text.starts[1:]) if b > a)} queues"
+    if program.meta.get("predicted_cycles"):
+        size += f", {program.meta['predicted_cycles']:,} cycles a step"
+    return f"{program.chip}, {size}"
+
+
+def read_array(name: str, path: Path) -> np.ndarray:
+    """An array from an .npy file, never unpickled. Raises ValueError with one sentence."""
+    import numpy as np
+
+    try:
+        if path.stat().st_size > ARRAY_BYTES_MAX:
+            raise ValueError(f"--in {name}={path}: larger than {ARRAY_BYTES_MAX} bytes")
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"--in {name}={path}: not a NumPy array that can be read ({error})") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufb":
+        raise ValueError(f"--in {name}={path}: must be one array of numbers (.npy)")
+    return array
+
+
+def write_array(array: np.ndarray, path: Path) -> None:
+    """An array as an .npy file, whole or not at all."""
+    import numpy as np
+
+    with console.whole_file(path, "wb") as stream:
+        np.save(stream, array, allow_pickle=False)
