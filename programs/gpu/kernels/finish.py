@@ -1,0 +1,292 @@
+"""What happens to a linear layer's results: residual add, SiLU gate, RoPE and KV append, logits.
+
+A finish sees one item a thread: `row` of the group (or pair of rows) and `sequence`. `fetch` starts
+the loads that the end will need, before the partial sums are read; `store` gets the sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from isa.builder import Kernel, Pred, Reg, UReg
+from programs.gpu.kernels.common import LOG2_E, Thread, constant
+from programs.gpu.plan import LinearPlan
+
+FAR = 1 << 30  # an item number past every layer's outputs
+
+
+@dataclass
+class Item:
+    """One result of a thread. valid: None where every thread of the warp has one."""
+
+    round: int
+    sequence: Reg
+    row: Reg
+    valid: Pred | None
+    number: Reg | None = None  # item of the whole layer
+    good: Pred | None = None  # it exists: not padding
+    loaded: dict[str, Reg] = field(default_factory=dict)
+
+
+class Finish:
+    """Common part: item numbers and per-row scales."""
+
+    parameters: tuple[str, ...] = ()
+
+    def __init__(self, scaled: bool) -> None:
+        self.scaled = scaled
+        if scaled:
+            self.parameters = (*self.parameters, "row_scales")
+        self.u: dict[str, UReg] = {}
+
+    def begin(self, k: Kernel, t: Thread, plan: LinearPlan) -> None:
+        """Load parameters; `first` is the first item number of this CTA's current group."""
+        for name in self.parameters:
+            self.u[name] = k.parameter(name)
+        self.u["first"] = k.ureg("first")
+        k.UMULI(self.u["first"], t.cta, plan.items)
+        self.u["outputs"] = constant(k, "outputs", plan.outputs)
+
+    def next_pass(self, k: Kernel, plan: LinearPlan) -> None:
+        k.UADDI(self.u["first"], self.u["first"], plan.grid * plan.items)
+
+    def end(self, k: Kernel, t: Thread, plan: LinearPlan) -> None:
+        """After the last pass."""
+
+    def fetch(self, k: Kernel, plan: LinearPlan, item: Item) -> None:
+        item.number = k.reg("item")
+        k.MOV(item.number, self.u["first"])
+        k.ADD("s32", item.number, item.number, item.row)
+        item.good = item.valid
+        if plan.outputs % plan.items or item.valid is not None:
+            if item.valid is not None:
+                k.MOVI("s32", item.number, FAR, guard=~item.valid)
+            item.good = k.pred("good")
+            k.SETP("LT", "s32", item.good, item.number, self.u["outputs"])
+        if self.scaled:
+            self.load(k, item, "row_scales", 2 if plan.paired else 1)
+
+    def load(self, k: Kernel, item: Item, name: str, count: int) -> None:
+        """`count` words an item of the table `name`, into item.loaded."""
+        at = k.reg("at")
+        assert item.number is not None
+        k.SHL(at, item.number, 1 + count.bit_length())
+        value = k.reg(name, count)
+        for i in range(count):
+            if item.good is not None:
+                k.MOVI("s32", value[i], 0)
+        k.LDG(32 * count, value, at, self.u[name], 0, guard=item.good)
+        item.loaded[name] = value
+        k.free(at)
+
+    def scale(self, k: Kernel, item: Item, sums: list[Reg]) -> None:
+        if self.scaled:
+            for i, value in enumerate(sums):
+                k.MUL("f32", value, value, item.loaded["row_scales"][i])
+
+    def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
+        raise NotImplementedError
+
+    def address(self, k: Kernel, item: Item, pitch: int) -> Reg:
+        """Byte offset of fp32 element [sequence, number] in rows of `pitch` bytes."""
+        at, row = k.reg("address"), k.reg("row_at")
+        assert item.number is not None
+        k.SHL(at, item.number, 2)
+        k.MULI("s32", row, item.sequence, pitch)
+        k.ADD("s32", at, at, row)
+        k.free(row)
+        return at
+
+
+class Residual(Finish):
+    """hidden += result."""
+
+    parameters = ("hidden",)
+
+    def __init__(self, scaled: bool, pitch: int) -> None:
+        super().__init__(scaled)
+        self.pitch = pitch
+
+    def fetch(self, k: Kernel, plan: LinearPlan, item: Item) -> None:
+        super().fetch(k, plan, item)
+        item.loaded["at"] = self.address(k, item, self.pitch)
+        item.loaded["old"] = k.reg("old")
+        k.LDG(32, item.loaded["old"], item.loaded["at"], self.u["hidden"], 0, guard=item.good)
+
+    def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
+        self.scale(k, item, sums)
+        k.ADD("f32", sums[0], sums[0], item.loaded["old"])
+        k.STG(32, item.loaded["at"], self.u["hidden"], 0, sums[0], guard=item.good)
+
+
+class SiluGate(Finish):
+    """out = silu(gate) * up; an item is a pair (gate, up)."""
+
+    parameters = ("out",)
+
+    def __init__(self, scaled: bool, pitch: int) -> None:
+        super().__init__(scaled)
+        self.pitch = pitch
+
+    def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
+        self.scale(k, item, sums)
+        at = self.address(k, item, self.pitch)
+        gate, up = sums
+        sigmoid = k.reg("sigmoid")
+        k.MULI("f32", sigmoid, gate, -LOG2_E)
+        k.EXP2("f32", sigmoid, sigmoid)
+        k.ADDI("f32", sigmoid, sigmoid, 1.0)
+        k.RCP("f32", sigmoid, sigmoid)
+        k.MUL("f32", gate, gate, sigmoid)
+        k.MUL("f32", gate, gate, up)
+        k.STG(32, at, self.u["out"], 0, gate, guard=item.good)
+
+
+class RopeAppend(Finish):
+    """Rotate q and k, and store q, K and V in the KV format; an item is a pair (i, i + head_dim / 2).
+
+    pairs: four words an item: byte offset of the pair's first value in `kv`, byte offset in a row of
+    the rope table, bytes from sequence to sequence, bytes from position to position (0 for q).
+    rope: a row a position of (cos, sin) pairs; V uses the last pair, (1, 0).
+    """
+
+    parameters = ("kv", "pairs", "rope", "positions")
+
+    def __init__(self, scaled: bool, biased: bool, kv: str, head_dim: int, rope_pitch: int) -> None:
+        super().__init__(scaled)
+        self.kv, self.head_dim, self.rope_pitch, self.biased = kv, head_dim, rope_pitch, biased
+        if biased:
+            self.parameters = (*self.parameters, "bias")
+
+    def fetch(self, k: Kernel, plan: LinearPlan, item: Item) -> None:
+        super().fetch(k, plan, item)
+        self.load(k, item, "pairs", 4)
+        if self.biased:
+            self.load(k, item, "bias", 2)
+        pair = item.loaded["pairs"]
+        position, at = k.reg("position"), k.reg("at")
+        k.SHL(at, item.sequence, 2)
+        k.MOVI("s32", position, 0)
+        k.LDG(32, position, at, self.u["positions"], 0, guard=item.valid)
+        k.MULI("s32", at, position, self.rope_pitch)
+        k.ADD("s32", at, at, pair[1])
+        rotation = k.reg("rotation", 2)
+        k.LDG(64, rotation, at, self.u["rope"], 0, guard=item.valid)
+        target = k.reg("target")
+        k.FMA("s32", target, item.sequence, pair[2], pair[0])
+        k.FMA("s32", target, position, pair[3], target)
+        item.loaded.update(rotation=rotation, target=target)
+        k.free(at, position)
+
+    def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
+        self.scale(k, item, sums)
+        if self.biased:
+            for i, value in enumerate(sums):
+                k.ADD("f32", value, value, item.loaded["bias"][i])
+        a, b = sums
+        cos, sin = item.loaded["rotation"][0], item.loaded["rotation"][1]
+        first, second = k.reg("first"), k.reg("second")
+        k.comment("(a, b) -> (a cos - b sin, b cos + a sin)")
+        k.MUL("f32", first, b, sin)
+        k.NEG("f32", first, first)
+        k.FMA("f32", first, a, cos, first)
+        k.MUL("f32", second, a, sin)
+        k.FMA("f32", second, b, cos, second)
+        k.CVT(self.kv, "f32", first, first)
+        k.CVT(self.kv, "f32", second, second)
+        target = item.loaded["target"]
+        k.STG(16, target, self.u["kv"], 0, first, guard=item.good)
+        k.STG(16, target, self.u["kv"], self.head_dim, second, guard=item.good)
+
+
+class Logits(Finish):
+    """Logits to memory, and each warp's best (value, id) of every sequence: stage one of the argmax.
+
+    Comparisons are arithmetic (SELECT by a sign), so that poison goes through them. Ties keep the lower id.
+    """
+
+    parameters = ("logits", "best")
+
+    def __init__(self, scaled: bool, pitch: int) -> None:
+        super().__init__(scaled)
+        self.pitch = pitch
+        self.best: list[tuple[Reg, Reg]] = []
+
+    def begin(self, k: Kernel, t: Thread, plan: LinearPlan) -> None:
+        super().begin(k, t, plan)
+        for j in range(best_rounds(plan)):
+            value, number = k.reg(f"best{j}"), k.reg(f"best_id{j}")
+            k.MOVI("f32", value, float("-inf"))
+            k.MOVI("s32", number, FAR)
+            self.best.append((value, number))
+
+    def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
+        self.scale(k, item, sums)
+        at = self.address(k, item, self.pitch)
+        k.STG(32, at, self.u["logits"], 0, sums[0], guard=item.good)
+        value, number = self.best[item.round]
+        lead = k.reg("lead")
+        assert item.number is not None
+        k.SUB("f32", lead, value, sums[0])
+        k.SELECT("f32", number, lead, number, item.number, guard=item.good)
+        k.SELECT("f32", value, lead, value, sums[0], guard=item.good)
+
+    def end(self, k: Kernel, t: Thread, plan: LinearPlan) -> None:
+        """A (value, id) for each CTA, sequence and warp-sized piece of a group: [cta][sequence][piece]."""
+        k.comment("best of this warp, for each sequence")
+        items = min(plan.items, 32)
+        pieces = plan.items // items
+        total, threads = plan.items * plan.batch, 32 * plan.warps
+        base, at = k.ureg("base"), k.reg("at")
+        k.UMULI(base, t.cta, plan.batch * pieces * 8)
+        k.UADD(base, base, self.u["best"])
+        masks = tuple(1 << i for i in reversed(range(items.bit_length() - 1)))
+        for j, (value, number) in enumerate(self.best):
+            with k.scratch():
+                entry, leader = k.reg("entry"), k.pred("leader")
+                k.ADDI("s32", entry, t.tid, j * threads)
+                reduce_best(k, value, number, masks)
+                k.ANDI("s32", at, entry, items - 1)
+                k.MINI("s32", at, at, 1)
+                k.MULI("s32", at, at, FAR)  # lanes that are not first of their piece get a far entry
+                k.ADD("s32", at, at, entry)
+                limit = constant(k, "limit", total)
+                k.SETP("LT", "s32", leader, at, limit)
+                pair = k.reg("pair", 2)
+                k.MOV(pair[0], value)
+                k.MOV(pair[1], number)
+                k.SHR(entry, entry, items.bit_length() - 1)
+                k.SHL(entry, entry, 3)
+                k.STG(64, entry, base, 0, pair, guard=leader)
+
+
+def best_rounds(plan: LinearPlan) -> int:
+    """Items a thread of the logits kernel has in a group."""
+    return -(-plan.items * plan.batch // (32 * plan.warps))
+
+
+def best_entries(plan: LinearPlan) -> int:
+    """(value, id) pairs a CTA leaves for one sequence."""
+    return plan.items // min(plan.items, 32)
+
+
+def reduce_best(k: Kernel, value: Reg, number: Reg, masks: tuple[int, ...]) -> None:
+    """The larger value, on ties the lower id, over the lanes that differ in the masks' bits."""
+    with k.scratch():
+        other, other_number = k.reg("other"), k.reg("other_id")
+        for mask in masks:
+            k.SHFL(other, value, mask)
+            k.SHFL(other_number, number, mask)
+            better(k, value, number, other, other_number)
+
+
+def better(k: Kernel, value: Reg, number: Reg, other: Reg, other_number: Reg) -> None:
+    """(value, number) = the better of itself and the other; the other is destroyed."""
+    with k.scratch():
+        lead, behind, pick = k.reg("lead"), k.reg("behind"), k.reg("pick")
+        k.SUB("f32", lead, value, other)
+        k.SUB("f32", behind, other, value)
+        k.SELECT("f32", pick, lead, number, other_number)
+        k.SELECT("f32", number, behind, other_number, number)
+        k.MIN("s32", number, number, pick)
+        k.MAX("f32", value, value, other)

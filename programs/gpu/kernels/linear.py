@@ -1,0 +1,348 @@
+"""The linear layer: weights stream through shared memory to the tensor cores, k split over warps.
+
+A warp keeps `slots` copy groups in flight and refills a slot as soon as it has multiplied it; nothing
+in the loop waits for another warp. After the last chunk of a group the warps leave their partial
+results in shared memory and the first threads add them in warp order and finish the layer: see
+programs/gpu/kernels/finish.py. Words of the plan are explained in programs/gpu/plan.py.
+"""
+
+from __future__ import annotations
+
+from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
+from programs.gpu.kernels.common import WINDOW, Thread, below, constant, thread
+from programs.gpu.kernels.finish import Finish, Item
+from programs.gpu.kernels.operand import Operand, fused_rows
+from programs.gpu.plan import COLUMNS, KSTEP_BYTES, TILE_BYTES, LinearPlan, ceil_div
+
+
+def linear_kernel(name: str, plan: LinearPlan, operand: Operand, finish: Finish) -> Kernel:
+    """The kernel of one linear layer. Parameters: weights, then x's, then the finish's."""
+    return _Linear(name, plan, operand, finish).kernel
+
+
+class _Linear:
+    def __init__(self, name: str, plan: LinearPlan, operand: Operand, finish: Finish) -> None:
+        self.plan, self.operand, self.finish = plan, operand, finish
+        x_parameters = operand.parameters if plan.fused else ("x", "x_scales")
+        self.kernel = k = Kernel(name, ("weights", *x_parameters, *finish.parameters))
+        self.t = thread(k)
+        self._registers()
+        self._fill()
+        if plan.fused:
+            k.comment("x: normalise, convert, keep in shared memory")
+            fused_rows(k, operand, self.t, plan.warps, plan.batch, plan.k_padded, plan.x_pitch,
+                       plan.scratch_at, plan.scratch_at + 4 * plan.batch * plan.warps)
+            k.BAR()
+        self._late_registers()
+        finish.begin(k, self.t, plan)
+        self._passes()
+        finish.end(k, self.t, plan)
+        k.EXIT()
+
+    # -- set-up ------------------------------------------------------------------------------
+    def _registers(self) -> None:
+        """What the copies need: pointers, shared addresses, how many passes this CTA has."""
+        k, plan, t = self.kernel, self.plan, self.t
+        k.comment("this warp's chunks: weights + (cta * warps + warp) * chunk, one machine-wide step apart")
+        self.weights = k.parameter("weights")
+        at = k.ureg("at")
+        k.UMULI(at, t.cta, plan.warps)
+        k.UADD(at, at, t.warp)
+        k.UMULI(at, at, plan.chunk_bytes)
+        k.UADD(self.weights, self.weights, at)
+        self.step = plan.grid * plan.warps * plan.chunk_bytes
+        if not plan.fused:
+            self.x_start, self.x_scales, self.x = k.parameter("x"), k.parameter("x_scales"), k.ureg("x_next")
+            k.UMULI(at, t.warp, plan.chunks * plan.x_chunk_bytes)
+            k.UADD(self.x_start, self.x_start, at)
+            k.UADD(self.x, self.x_start, UZERO)
+        k.free(at)
+        self.passes = self._pass_count()
+        self.lane16 = k.reg("lane16")
+        k.SHL(self.lane16, t.lane, 4)
+        ring = k.reg("ring")  # this warp's slots, plus lane * 16
+        warp = k.reg("warp_r")
+        k.S2R(warp, "WARPID")
+        k.MULI("s32", ring, warp, plan.slots * plan.stage_bytes)
+        k.ADD("s32", ring, ring, self.lane16)
+        k.ADDI("s32", ring, ring, plan.ring_at)
+        k.free(warp)
+        self.ring = ring
+        self.windows = []
+        for i in range(ceil_div(plan.slots * plan.stage_bytes, WINDOW)):
+            window = k.reg(f"window{i}")
+            k.ADDI("s32", window, ring, i * WINDOW + WINDOW // 2)
+            self.windows.append(window)
+
+    def _pass_count(self) -> UReg:
+        """groups // grid, and one more for the first groups % grid CTAs."""
+        k, plan = self.kernel, self.plan
+        passes = k.ureg("passes")
+        full, more = divmod(plan.groups, plan.grid)
+        k.UMOVI(passes, full)
+        if more:
+            extra, one = constant(k, "extra", more), constant(k, "one", 1)
+            k.USUB(extra, extra, self.t.cta)
+            k.UMIN(extra, extra, one)
+            k.UMAX(extra, extra, UZERO)
+            k.UADD(passes, passes, extra)
+            k.free(extra, one)
+        return passes
+
+    @property
+    def segment(self) -> int:
+        """Chunks between two decisions whether to refill."""
+        return min(self.plan.chunks, self.plan.slots)
+
+    def _copy(self, slot: int, guard: Pred | None) -> None:
+        """Start one chunk's copies into a slot, close the group, step on."""
+        k, plan = self.kernel, self.plan
+        for i in range(plan.stage_bytes // TILE_BYTES):
+            at = slot * plan.stage_bytes + i * TILE_BYTES
+            window, offset = self.windows[at // WINDOW], at % WINDOW - WINDOW // 2
+            source, first = (self.weights, 0) if i * TILE_BYTES < plan.chunk_bytes else (self.x, plan.chunk_bytes)
+            k.LDGSTS(window, offset, self.lane16, source, i * TILE_BYTES - first, guard=guard)
+        k.CPCOMMIT()
+        k.UADDI(self.weights, self.weights, self.step)
+        if not plan.fused:
+            k.UADDI(self.x, self.x, plan.x_chunk_bytes)
+
+    def _fill(self) -> None:
+        """The first `slots` chunks."""
+        k, plan = self.kernel, self.plan
+        passes = None
+        for slot in range(plan.slots):
+            if slot % plan.chunks == 0 and slot:
+                if passes is None:
+                    passes, guard = k.reg("passes_r"), k.pred("fill")
+                    k.MOV(passes, self.passes)
+                need = constant(k, "need", slot // plan.chunks)
+                k.SETP("GT", "s32", guard, passes, need)
+                k.free(need)
+                if not plan.fused:
+                    k.UADD(self.x, self.x_start, UZERO)
+            if slot == 0:
+                k.comment(f"fill the pipeline: {plan.slots} chunks of {plan.stage_bytes} bytes a warp")
+            self._copy(slot, guard if passes is not None else None)
+        if passes is not None:
+            k.free(passes, guard)
+
+    def _late_registers(self) -> None:
+        """What the multiplication and the sums need; taken after x's registers are free again."""
+        k, plan, t = self.kernel, self.plan, self.t
+        self.refill = k.pred("refill")
+        self.left = k.ureg("left")  # segments still to do that have a refill
+        segments = plan.chunks // self.segment
+        k.UMULI(self.left, self.passes, segments)
+        k.UADDI(self.left, self.left, -(plan.slots // self.segment))
+        self.x_lanes: list[Reg] = []
+        if plan.fused:
+            k.comment("rows of x that this lane's LDSM addresses: sequence lane % 8, 16 bytes of k by lane / 8")
+            piece, start = k.reg("piece"), k.reg("start")
+            k.SHR(piece, t.lane, 3)
+            k.SHL(piece, piece, 4)
+            k.S2R(start, "WARPID")
+            k.MULI("s32", start, start, plan.chunks * plan.ksteps * KSTEP_BYTES)
+            k.ADD("s32", piece, piece, start)
+            for block in range(plan.blocks):
+                row = k.reg(f"x_lane{block}")
+                k.ANDI("s32", row, t.lane, COLUMNS - 1)
+                k.ADDI("s32", row, row, COLUMNS * block)
+                k.MINI("s32", row, row, plan.batch - 1)  # columns past the batch repeat the last: nobody reads them
+                k.MULI("s32", row, row, plan.x_pitch)
+                k.ADD("s32", row, row, piece)
+                self.x_lanes.append(row)
+            k.free(piece, start)
+        self._partial_registers()
+        self.accumulators = [[k.reg(f"acc{m}_{j}", 4) for j in range(plan.blocks)] for m in range(plan.tiles)]
+
+    def _partial_registers(self) -> None:
+        """Where a lane stores its accumulators: sequence 2 (lane % 4), row lane / 4, of its warp's area."""
+        k, plan, t = self.kernel, self.plan, self.t
+        self.partial = k.reg("partial")
+        row = k.reg("row")
+        k.ANDI("s32", self.partial, t.lane, 3)
+        k.SHL(self.partial, self.partial, 1)
+        self.column_guards: list[Pred | None] = [None, None]
+        if plan.batch % COLUMNS:
+            self.column_guards = [below(k, self.partial, plan.batch % COLUMNS),
+                                  below(k, self.partial, plan.batch % COLUMNS - 1)]
+        k.MULI("s32", self.partial, self.partial, plan.column_pitch)
+        k.SHR(row, t.lane, 2)
+        k.SHL(row, row, 2)
+        k.ADD("s32", self.partial, self.partial, row)
+        k.S2R(row, "WARPID")
+        k.MULI("s32", row, row, plan.partial_bytes)
+        k.ADD("s32", self.partial, self.partial, row)
+        k.free(row)
+        self.swap: UReg | None = None
+        self.partials = k.reg("partials")  # 0 or the second copy's offset: passes alternate
+        k.MOV(self.partials, ZERO)
+        if plan.passes > 1:
+            self.swap = constant(k, "swap", plan.warps * plan.partial_bytes)
+
+    # -- the loop ----------------------------------------------------------------------------
+    def _passes(self) -> None:
+        k, plan = self.kernel, self.plan
+        segments = plan.chunks // self.segment
+        self.chunk = 0  # chunk of the pass at compile time; moves with x_lanes inside a segment loop
+        begin, done = k.label("pass"), "done"
+        copies = max(1, plan.slots // plan.chunks)  # groups in flight: as many copies of the loop's text
+        for copy in range(copies):
+            k.comment("a group: multiply its chunks, refill the slots")
+            self._clear()
+            if segments == 1:
+                self._segment(copy * plan.chunks, last=True)
+            else:
+                count = constant(k, "segments", segments)
+                loop = k.label(k.fresh("segment"))
+                k.UADDI(count, count, -1)
+                self._segment(0, last=None, count=count)
+                for row in self.x_lanes:
+                    k.ADDI("s32", row, row, self.segment * plan.ksteps * KSTEP_BYTES)
+                k.UBR("GT", count, UZERO, loop)
+                for row in self.x_lanes:
+                    k.ADDI("s32", row, row, -plan.chunks * plan.ksteps * KSTEP_BYTES)
+                k.free(count)
+            self._sum()
+            if plan.passes > 1:
+                k.UADDI(self.passes, self.passes, -1)
+                self.finish.next_pass(k, plan)
+                if copy + 1 < copies:
+                    k.UBR("LE", self.passes, UZERO, done)
+                else:
+                    k.UBR("GT", self.passes, UZERO, begin)
+        k.label(done)
+
+    def _clear(self) -> None:
+        for row in self.accumulators:
+            for acc in row:
+                for i in range(4):
+                    self.kernel.MOV(acc[i], ZERO)
+
+    def _segment(self, slot: int, last: bool | None, count: UReg | None = None) -> None:
+        """`segment` chunks from slot on. last: whether refills start the next group's x; None: ask count."""
+        k, plan = self.kernel, self.plan
+        if not plan.fused:
+            if last is None:
+                assert count is not None
+                keep = k.fresh("keep")
+                k.UBR("GT", count, UZERO, keep)
+                k.UADD(self.x, self.x_start, UZERO)
+                k.label(keep)
+            else:
+                k.UADD(self.x, self.x_start, UZERO)
+        k.SETP("LT", "s32", self.refill, ZERO, self.left)
+        k.UADDI(self.left, self.left, -1)
+        for i in range(self.segment):
+            k.CPWAIT(plan.slots - 1)
+            self._multiply(slot + i, i)
+            self._copy(slot + i, self.refill)
+
+    def _multiply(self, slot: int, chunk: int) -> None:
+        """One chunk: fragments by LDSM, then the products, k-step by k-step."""
+        k, plan = self.kernel, self.plan
+        at = slot * plan.stage_bytes
+        with k.scratch():
+            a = [[k.reg(f"a{s}_{m}", 4) for m in range(plan.tiles)] for s in range(plan.ksteps)]
+            b: list[list[Reg]] = []  # [k-step][block] two registers
+            for s in range(0, plan.ksteps, 2):
+                pair = min(2, plan.ksteps - s)
+                both = [k.reg(f"b{s}_{j}", 4) for j in range(plan.blocks)]
+                for j in range(plan.blocks):
+                    if plan.fused:
+                        k.LDSM(2 * pair, 0, both[j], self.x_lanes[j], (chunk * plan.ksteps + s) * KSTEP_BYTES)
+                    else:
+                        k.LDSM(4, 0, both[j], self.ring, at + plan.chunk_bytes + (s // 2 * plan.blocks + j) * 512)
+                for h in range(pair):
+                    b.append([both[j].part(2 * h, 2) for j in range(plan.blocks)])
+                    for m in range(plan.tiles):
+                        k.LDSM(4, 0, a[s + h][m], self.ring, at + ((s + h) * plan.tiles + m) * TILE_BYTES)
+            for s in range(plan.ksteps):
+                for m in range(plan.tiles):
+                    for j in range(plan.blocks):
+                        acc = self.accumulators[m][j]
+                        k.MMA(plan.weights, acc, a[s][m], b[s][j], acc)
+
+    # -- the end of a group ------------------------------------------------------------------
+    def _sum(self) -> None:
+        """Partial results to shared memory; the first threads add them and finish."""
+        k, plan, t = self.kernel, self.plan, self.t
+        k.comment("partial results of this warp")
+        at = k.reg("at")
+        k.ADD("s32", at, self.partial, self.partials)
+        for j in range(plan.blocks):
+            here = min(COLUMNS, plan.batch - COLUMNS * j)  # sequences of this block
+            guards = self.column_guards if here < COLUMNS else [None, None]
+            for m in range(plan.tiles):
+                for half in range(2):
+                    for e in range(min(2, here)):
+                        offset = (COLUMNS * j + e) * plan.column_pitch + (16 * m + 8 * half) * 4
+                        k.STS(32, at, plan.partials_at + offset, self.accumulators[m][j][2 * half + e],
+                              guard=guards[e])
+        k.free(at)
+        k.BAR()
+        k.comment("add them in warp order and finish")
+        total, threads = plan.items * plan.batch, 32 * plan.warps
+        after = k.fresh("after")
+        for j in range(ceil_div(total, threads)):
+            if (j + 1) * threads > total:  # warps that have nothing to add
+                bound = constant(k, "bound", ceil_div(total - j * threads, 32))
+                k.UBR("GE", t.warp, bound, after)
+                k.free(bound)
+            with k.scratch():
+                self._finish(j, total)
+        k.label(after)
+        if self.swap is not None:
+            k.XOR("s32", self.partials, self.partials, self.swap)
+
+    def _finish(self, j: int, total: int) -> None:
+        """Results of thread tid + j * threads: sum over warps, hand to the finish."""
+        k, plan, t = self.kernel, self.plan, self.t
+        threads = 32 * plan.warps
+        number, sequence, row = k.reg("number"), k.reg("sequence"), k.reg("row")
+        k.ADDI("s32", number, t.tid, j * threads)
+        k.ANDI("s32", row, number, plan.items - 1)
+        k.SHR(sequence, number, plan.items.bit_length() - 1)
+        valid = None
+        if total % 32 and (j + 1) * threads > total:
+            valid = below(k, number, total)
+        item = Item(j, sequence, row, valid)
+        self.finish.fetch(k, plan, item)
+        at = k.reg("at")
+        k.MULI("s32", at, sequence, plan.column_pitch)
+        k.SHL(number, row, 2)
+        k.ADD("s32", at, at, number)
+        k.ADD("s32", at, at, self.partials)
+        sums = []
+        typ = "s32" if plan.weights == "s8" else "f32"
+        for part in range(2 if plan.paired else 1):
+            values = [k.reg(f"v{w}") for w in range(plan.warps)]
+            for w, value in enumerate(values):
+                offset = plan.partials_at + w * plan.partial_bytes + part * plan.items * 4
+                k.LDS(32, value, at, offset, guard=valid)
+            for value in values[1:]:
+                k.ADD(typ, values[0], values[0], value)
+            if typ == "s32":
+                k.CVT("f32", "s32", values[0], values[0])
+            sums.append(values[0])
+            k.free(*values[1:])
+        if plan.weights in ("s8", "e4m3"):
+            self._dequantise(item, sums)
+        self.finish.store(k, plan, item, sums)
+
+    def _dequantise(self, item: Item, sums: list[Reg]) -> None:
+        """Sums times the vector's factor; rows' own scales belong to the finish."""
+        k, plan = self.kernel, self.plan
+        if self.operand.constant_scale:
+            for value in sums:
+                k.MULI("f32", value, value, self.operand.constant_scale)
+            return
+        scale, at = k.reg("x_scale"), k.reg("x_scale_at")
+        k.SHL(at, item.sequence, 2)
+        if plan.fused:
+            k.LDS(32, scale, at, plan.scratch_at + 4 * plan.batch * plan.warps, guard=item.valid)
+        else:
+            k.LDG(32, scale, at, self.x_scales, 0, guard=item.valid)
+        for value in sums:
+            k.MUL("f32", value, value, scale)

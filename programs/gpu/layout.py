@@ -1,0 +1,99 @@
+"""Where things lie in GPU memory: an arena of real and phantom allocations, and packed weights.
+
+Weights are packed in the order in which the machine reads them: time first. At one step all warps of
+all CTAs read neighbouring chunks, so that DRAM sees one long sequential stream; within a 512-byte tile
+the 16-byte units stand in LDSM order, so that copies are coalesced and LDSM is free of bank conflicts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from isa.opcodes import TYPE_BYTES, TYPES
+from isa.program import GpuImage, Tensor
+from programs.gpu.plan import LinearPlan, round_up
+
+ALIGNMENT = 512  # bytes: whole lines, whole DRAM chunks
+PHANTOM_ALIGNMENT = 1 << 21
+
+
+class Arena:
+    """Allocations by name; `image()` is the initial memory, `tensors` the table of names."""
+
+    def __init__(self, timing_only: bool) -> None:
+        self.timing_only = timing_only
+        self.tensors: dict[str, Tensor] = {}
+        self._real = ALIGNMENT  # address 0 stays empty: no tensor lies there
+        self._phantom = 0  # relative to the phantom base
+        self._contents: list[tuple[int, np.ndarray]] = []
+
+    def place(self, name: str, dtype: str, shape: tuple[int, int], role: str, *, pitch: int | None = None,
+              data: np.ndarray | None = None, phantom: bool | None = None) -> Tensor:
+        """Allocate rows of `dtype`. pitch: bytes from row to row (default: packed).
+
+        data: initial bytes (any dtype, C order, from the tensor's address on), zero otherwise.
+        phantom: default in a timing-only program, where data is not looked at.
+        Phantom addresses are relative until `close`.
+        """
+        pitch = pitch or shape[1] * TYPE_BYTES[TYPES.index(dtype)]
+        phantom = self.timing_only if phantom is None else phantom
+        size = round_up(max(shape[0] * pitch, 1), ALIGNMENT)
+        address = self._phantom if phantom else self._real
+        if phantom:
+            self._phantom += size
+        else:
+            self._real += size
+            if data is not None:
+                self._contents.append((address, data))
+        tensor = Tensor(name, dtype, shape, role, phantom=phantom, address=address, pitch=pitch)
+        self.tensors[name] = tensor
+        return tensor
+
+    def close(self) -> GpuImage:
+        """Fix the phantom addresses (in place) and give the initial memory. Call once, before launches."""
+        data = np.zeros(self._real, dtype=np.uint8)
+        for address, content in self._contents:
+            raw = np.ascontiguousarray(content).reshape(-1).view(np.uint8)
+            data[address:address + len(raw)] = raw
+        self._contents.clear()
+        base = round_up(self._real, PHANTOM_ALIGNMENT)
+        for tensor in self.tensors.values():
+            if tensor.phantom:
+                tensor.address += base
+        return GpuImage(data, base, self._phantom)
+
+
+def item_rows(plan: LinearPlan, rows_a: np.ndarray, rows_b: np.ndarray | None = None) -> np.ndarray:
+    """Original row of every packed row, -1 for padding: int64 [passes * grid * rows].
+
+    rows_a: original row of each output (or of a pair's first), rows_b: of a pair's second.
+    """
+    groups = plan.passes * plan.grid
+    padded = np.full((2 if rows_b is not None else 1, groups * plan.items), -1, dtype=np.int64)
+    padded[0, :len(rows_a)] = rows_a
+    if rows_b is not None:
+        padded[1, :len(rows_b)] = rows_b
+    return padded.reshape(-1, groups, plan.items).transpose(1, 0, 2).reshape(-1)
+
+
+def pack_weights(plan: LinearPlan, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The packed weights, uint8 [plan.weight_bytes]. values: raw [out, in]; rows: from item_rows.
+
+    Order: pass, chunk, CTA, warp, k-step, row tile, then the four 8 x 16-byte matrices of an A
+    fragment: k half, row half, row, 16 bytes.
+    """
+    raw = np.ascontiguousarray(values).view(np.uint8).reshape(values.shape[0], -1)
+    padded = np.zeros((len(rows), plan.k_bytes), dtype=np.uint8)
+    padded[rows >= 0, :raw.shape[1]] = raw[rows[rows >= 0]]
+    split = padded.reshape(plan.passes, plan.grid, plan.tiles, 2, 8, plan.warps, plan.chunks, plan.ksteps, 2, 16)
+    return split.transpose(0, 6, 1, 5, 7, 2, 8, 3, 4, 9).reshape(-1)
+
+
+def per_item(plan: LinearPlan, values: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray | None = None) -> np.ndarray:
+    """fp32 numbers of each output, [items] or [items, 2] for pairs, padded with zeros to whole passes."""
+    count = plan.passes * plan.grid * plan.items
+    columns = [rows_a] if rows_b is None else [rows_a, rows_b]
+    out = np.zeros((count, len(columns)), dtype=np.float32)
+    for i, rows in enumerate(columns):
+        out[:len(rows), i] = values[rows]
+    return out

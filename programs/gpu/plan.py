@@ -1,0 +1,348 @@
+"""How the kernels are cut for one chip: a small planner from chip numbers, no search at run time.
+
+A linear layer is a stream of 512-byte weight tiles (16 rows x 32 bytes of k, one tensor-core A
+fragment) through shared memory:
+
+    group   `tiles` row tiles: what a CTA works on in one pass
+    warp    owns a contiguous range of k: `chunks` chunks of `ksteps` k-steps of 32 bytes
+    chunk   ksteps x tiles x 512 bytes: one copy group of a warp; `slots` of them are in flight
+    pass    group number cta + pass * grid
+
+Sums over the warps' k ranges are made in shared memory, in warp order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from emulator.chip import Chip
+
+TILE_ROWS = 16
+TILE_BYTES = 512  # one A fragment: 16 rows x 32 bytes
+KSTEP_BYTES = 32  # k bytes of one MMA: 16 halves or 32 bytes
+COLUMNS = 8  # sequences in one B fragment
+COLUMN_BLOCKS_MAX = 8  # 64 sequences a launch
+ELEMENT_BYTES = {"f16": 2, "bf16": 2, "s8": 1, "e4m3": 1}
+KEY_BLOCK = 16  # keys of one attention tile
+
+# How much the x vectors may weigh before normalising them once in a kernel of their own pays:
+# every CTA of a fused kernel reads and converts batch x k values.
+FUSED_VALUES_MAX = 16384
+VECTORS_MAX = 16  # 16-byte pieces of x that a thread keeps in registers
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def round_up(a: int, b: int) -> int:
+    """The smallest multiple of b that is at least a."""
+    return ceil_div(a, b) * b
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The chip numbers that plans depend on."""
+
+    sms: int
+    shared_bytes: int  # a CTA's maximum
+    registers: int  # of an SM, 32 bits each
+    warps_per_sm: int
+    stream_bytes_per_cycle: float  # an SM's share of DRAM bandwidth
+    latency_cycles: int  # DRAM to shared memory, loaded
+
+    @staticmethod
+    def of(chip: Chip) -> Limits:
+        """The limits of a chip. DRAM latency is the idle path plus half of it for queues."""
+        return Limits(
+            sms=chip["core.sms"],
+            shared_bytes=chip["sm.shared.max_per_cta"],
+            registers=chip["sm.registers"],
+            warps_per_sm=chip["sm.max_warps"],
+            stream_bytes_per_cycle=12.8,
+            latency_cycles=900,
+        )
+
+
+@dataclass(frozen=True)
+class LinearPlan:
+    """One linear layer on the tensor cores. See the module's head for the words."""
+
+    outputs: int  # rows of the result, or pairs of rows when paired
+    k: int
+    weights: str  # number type of both operands
+    batch: int
+    paired: bool  # rows i and i + rows/2 of a group belong together (RoPE, gate and up)
+    fused: bool  # the kernel makes its own B operand from fp32 x; else an activation kernel did
+    warps: int
+    tiles: int
+    ksteps: int
+    chunks: int
+    slots: int
+    grid: int
+
+    @property
+    def element_bytes(self) -> int:
+        return ELEMENT_BYTES[self.weights]
+
+    @property
+    def rows(self) -> int:
+        """Weight rows of a group."""
+        return self.tiles * TILE_ROWS
+
+    @property
+    def items(self) -> int:
+        """Results of a group: rows, or pairs of rows."""
+        return self.rows // 2 if self.paired else self.rows
+
+    @property
+    def groups(self) -> int:
+        return ceil_div(self.outputs, self.items)
+
+    @property
+    def passes(self) -> int:
+        """Passes of the busiest CTA."""
+        return ceil_div(self.groups, self.grid)
+
+    @property
+    def k_bytes(self) -> int:
+        """Bytes of k, padding included."""
+        return self.warps * self.chunks * self.ksteps * KSTEP_BYTES
+
+    @property
+    def k_padded(self) -> int:
+        return self.k_bytes // self.element_bytes
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self.ksteps * self.tiles * TILE_BYTES
+
+    @property
+    def blocks(self) -> int:
+        """Column blocks of eight sequences."""
+        return ceil_div(self.batch, COLUMNS)
+
+    @property
+    def x_chunk_bytes(self) -> int:
+        """Streamed B operand of a chunk: ksteps x 32 bytes of all columns."""
+        return 0 if self.fused else self.ksteps * KSTEP_BYTES * COLUMNS * self.blocks
+
+    @property
+    def stage_bytes(self) -> int:
+        return self.chunk_bytes + self.x_chunk_bytes
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the packed weights, padding included."""
+        return self.passes * self.grid * self.rows * self.k_bytes
+
+    # Shared memory: x rows, sums of squares, scales | partial results, twice | rings.
+    @property
+    def x_pitch(self) -> int:
+        """Bytes from one resident x row to the next; 16 more than a multiple of 32 spreads LDSM rows over banks."""
+        return self.k_bytes + 16
+
+    @property
+    def scratch_at(self) -> int:
+        return self.batch * self.x_pitch if self.fused else 0
+
+    @property
+    def partials_at(self) -> int:
+        """Partial sums; before them a sum of squares a warp and row of x, and one scale a row."""
+        return round_up(self.scratch_at + 4 * self.batch * (self.warps + 1), 16)
+
+    @property
+    def column_pitch(self) -> int:
+        """Bytes from column to column of partial results: 4 rows more, so that a fragment's stores hit 32 banks."""
+        return (self.rows + 4) * 4
+
+    @property
+    def partial_bytes(self) -> int:
+        """Partial results of one warp."""
+        return self.batch * self.column_pitch
+
+    @property
+    def ring_at(self) -> int:
+        copies = 2 if self.passes > 1 else 1
+        return round_up(self.partials_at + copies * self.warps * self.partial_bytes, 128)
+
+    @property
+    def shared_bytes(self) -> int:
+        return self.ring_at + self.warps * self.slots * self.stage_bytes
+
+    @property
+    def accumulators(self) -> int:
+        return 4 * self.tiles * self.blocks
+
+    def cycles(self, limits: Limits) -> float:
+        """Estimate: the longest CTA's stream, its pass ends, and what every instruction costs an issue slot."""
+        in_flight = self.warps * self.slots * self.stage_bytes
+        rate = min(limits.stream_bytes_per_cycle, in_flight / limits.latency_cycles)
+        stream = self.passes * self.rows * self.k_bytes / rate
+        steps = self.passes * self.chunks * self.warps / 4  # chunks a sub-core issues
+        per_chunk = self.ksteps * (self.tiles * (2 + self.blocks) + self.blocks / 2) + self.x_chunk_bytes / 512 + 4
+        per_pass = self.warps / 4 * (2 * self.tiles * self.blocks + 10) + 3 * self.warps + 60
+        return max(stream, steps * per_chunk) + self.passes * per_pass + 16 * self.warps
+
+
+def _slots(chunks: int, passes: int, chunk_bytes: int) -> list[int]:
+    """Ring sizes that fit the loop: divisors of the chunks of a pass, or two or three passes."""
+    fits = [s for s in range(1, chunks + 1) if chunks % s == 0] + [n * chunks for n in (2, 3) if n <= passes]
+    return [s for s in fits if s <= 8 and s * chunk_bytes <= 16384]
+
+
+def plan_linear(outputs: int, k: int, weights: str, batch: int, paired: bool, limits: Limits,
+                fused_values_max: int = FUSED_VALUES_MAX) -> LinearPlan:
+    """The cheapest cut of a linear layer for a chip, by LinearPlan.cycles; ties go to the smaller.
+
+    outputs: rows, or pairs of rows; batch at most 64. Raises ValueError when nothing fits.
+    """
+    best, best_cost = None, inf
+    total = ceil_div(k * ELEMENT_BYTES[weights], KSTEP_BYTES)
+    for fused in (True, False):
+        if fused and batch * k > fused_values_max:
+            continue
+        for warps in (1, 2, 4, 8, 16):
+            for tiles in (1, 2, 4):
+                for ksteps in (1, 2, 3, 4) if fused else (2, 4):
+                    chunks = ceil_div(total, warps * ksteps)
+                    groups = ceil_div(outputs, tiles * TILE_ROWS // (2 if paired else 1))
+                    grid = min(limits.sms, groups)
+                    for slots in _slots(chunks, ceil_div(groups, grid), ksteps * tiles * TILE_BYTES):
+                        plan = LinearPlan(outputs, k, weights, batch, paired, fused, warps, tiles, ksteps, chunks,
+                                          slots, grid)
+                        if not _fits(plan, limits):
+                            continue
+                        cost = plan.cycles(limits)
+                        if cost < best_cost:
+                            best, best_cost = plan, cost
+        if best is not None:
+            return best
+    raise ValueError(f"no plan for a linear layer of {outputs} x {k} {weights}, batch {batch}: "
+                     f"{limits.shared_bytes} bytes of shared memory are too few")
+
+
+def _fits(plan: LinearPlan, limits: Limits) -> bool:
+    fragments = 4 * plan.ksteps * plan.tiles + 4 * plan.blocks
+    vectors = ceil_div(plan.k_padded, 128 * plan.warps)
+    registers = plan.accumulators + fragments + 48
+    return (
+        plan.shared_bytes <= limits.shared_bytes
+        and registers <= min(250, limits.registers // (32 * plan.warps))
+        and plan.warps <= limits.warps_per_sm
+        and plan.slots * plan.stage_bytes <= 32768
+        and (not plan.fused or (vectors <= VECTORS_MAX and plan.warps * 32 * (4 * vectors + 40) <= limits.registers))
+    )
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Split-KV attention of one layer: a CTA does `split` keys of one KV head of one sequence."""
+
+    batch: int
+    kv_heads: int
+    group: int  # query heads of a KV head
+    head_dim: int
+    context: int
+    warps: int
+    slots: int  # key blocks in flight a warp
+    split: int  # keys
+
+    @property
+    def heads(self) -> int:
+        return self.kv_heads * self.group
+
+    @property
+    def dim(self) -> int:
+        """head_dim, padded to tensor-core k."""
+        return round_up(self.head_dim, 16)
+
+    @property
+    def capacity(self) -> int:
+        """Positions of the cache, padded to whole splits of key blocks."""
+        return round_up(self.context, KEY_BLOCK)
+
+    @property
+    def row_bytes(self) -> int:
+        return 2 * self.dim
+
+    @property
+    def pitch(self) -> int:
+        """Bytes from key to key in shared memory: 16 more than in the cache, against bank conflicts."""
+        return self.row_bytes + 16
+
+    @property
+    def splits(self) -> int:
+        return ceil_div(self.context, self.split)
+
+    @property
+    def blocks(self) -> int:
+        """Column blocks of eight query heads."""
+        return ceil_div(self.group, COLUMNS)
+
+    @property
+    def grid(self) -> int:
+        return self.batch * self.kv_heads * self.splits
+
+    @property
+    def slot_bytes(self) -> int:
+        return 2 * KEY_BLOCK * self.pitch
+
+    # Layout of a layer's KV region: q of all sequences, then K, then V.
+    @property
+    def q_stride(self) -> int:
+        """Bytes of q of one sequence."""
+        return self.heads * self.row_bytes
+
+    @property
+    def kv_stride(self) -> int:
+        """Bytes of K (or V) of one sequence."""
+        return self.kv_heads * self.capacity * self.row_bytes
+
+    @property
+    def k_at(self) -> int:
+        return round_up(self.batch * self.q_stride, 512)
+
+    @property
+    def v_at(self) -> int:
+        return self.k_at + round_up(self.batch * self.kv_stride, 512)
+
+    @property
+    def region_bytes(self) -> int:
+        return self.v_at + round_up(self.batch * self.kv_stride, 512)
+
+    # Shared memory: maxima and sums of the warps | probabilities | rings, later the warps' outputs.
+    @property
+    def probabilities_at(self) -> int:
+        return self.warps * self.blocks * COLUMNS * 8
+
+    @property
+    def ring_at(self) -> int:
+        return round_up(self.probabilities_at + self.warps * self.blocks * 256, 128)
+
+    @property
+    def output_pitch(self) -> int:
+        """Bytes from head to head of a warp's fp32 output in shared memory."""
+        return 4 * self.dim + 16
+
+    @property
+    def shared_bytes(self) -> int:
+        ring = self.warps * self.slots * self.slot_bytes
+        return self.ring_at + max(ring, self.warps * self.blocks * COLUMNS * self.output_pitch)
+
+
+def plan_attention(batch: int, kv_heads: int, group: int, head_dim: int, context: int, limits: Limits,
+                   split: int | None = None) -> AttentionPlan:
+    """Four warps a CTA where they fit; the shortest splits that still need no more than two CTAs an SM."""
+    for warps, slots in ((4, 4), (4, 3), (4, 2), (4, 1), (2, 2), (2, 1), (1, 2), (1, 1)):
+        keys = split or warps * KEY_BLOCK
+        while split is None and keys < context and batch * kv_heads * ceil_div(context, keys) > 2 * limits.sms:
+            keys *= 2
+        plan = AttentionPlan(batch, kv_heads, group, head_dim, context, warps,
+                             min(slots, ceil_div(keys, warps * KEY_BLOCK)), keys)
+        if plan.shared_bytes <= limits.shared_bytes:
+            return plan
+    raise ValueError(f"no plan for attention with {group} query heads a KV head of {head_dim}: "
+                     f"{limits.shared_bytes} bytes of shared memory are too few")
