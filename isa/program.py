@@ -7,7 +7,7 @@ and tests can find a value without knowing the compiler.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -157,3 +157,24 @@ class Program:
     tensors: dict[str, Tensor]
     expectations: list[Expectation] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
+
+
+def difference(one: Any, other: Any, where: str = "program") -> str | None:
+    """Where two programs (or parts of them) differ, None when they are equal.
+
+    The source map is not compared: a listing has lines of its own.
+    """
+    if isinstance(one, Source) and isinstance(other, Source):
+        return None
+    if is_dataclass(one) and type(one) is type(other):
+        pairs = [(f"{where}.{f.name}", getattr(one, f.name), getattr(other, f.name)) for f in fields(one)
+                 if not (isinstance(one, Expectation) and f.name == "line")]
+    elif isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return None if one.dtype == other.dtype and np.array_equal(one, other) else where
+    elif isinstance(one, dict) and isinstance(other, dict) and list(one) == list(other):
+        pairs = [(f"{where}[{key!r}]", one[key], other[key]) for key in one]
+    elif isinstance(one, list | tuple) and type(one) is type(other) and len(one) == len(other):
+        pairs = [(f"{where}[{i}]", a, b) for i, (a, b) in enumerate(zip(one, other, strict=True))]
+    else:
+        return None if type(one) is type(other) and one == other else where
+    return next((found for name, a, b in pairs if (found := difference(a, b, name))), None)
