@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,8 +13,10 @@ from isa.opcodes import BY_CODE
 
 if TYPE_CHECKING:
     from emulator.chip import Chip
+    from emulator.run import Machine
     from isa.program import Program
 
+SUB_CORES = 4  # of an SM
 COLUMNS = 100  # cycles side by side
 CYCLES_MAX = 2000  # longer windows are refused: nobody reads them
 
@@ -27,6 +29,7 @@ class Events:
     unit: np.ndarray
     cycle: np.ndarray
     opcode: np.ndarray
+    first: int = 0  # cycle of the program's first issue, in the window or not
 
 
 def check_window(window: tuple[int, int]) -> None:
@@ -44,7 +47,62 @@ def lpu_events(program: Program, chip: Chip) -> Events:
     text = program.texts[0]
     assert isinstance(text, LpuText)
     found = issues(text, chip)
-    return Events(geometry(chip).queue_names, found.queue, found.cycle, found.opcode)
+    first = int(found.cycle.min()) if len(found.cycle) else 0
+    return Events(geometry(chip).queue_names, found.queue, found.cycle, found.opcode, first)
+
+
+def record(machine: Machine, window: tuple[int, int]) -> Callable[[], Events]:
+    """Arrange that what a machine's next steps issue is recorded; call the result after them.
+
+    An LPU's schedule is read off its program. A GPU is run event by event and looked at in between,
+    which changes no cycle.
+    """
+    if machine.program.dialect == "lpu":
+        return lambda: lpu_events(machine.program, machine.chip)
+    return GpuRecorder(machine, window).events
+
+
+class GpuRecorder:
+    """Watches a GPU's fast engine from outside: which sub-core issued which instruction in which cycle."""
+
+    def __init__(self, machine: Any, window: tuple[int, int]) -> None:
+        from emulator.gpu.launch import FastEngine
+
+        self.engine, self.window = machine.engine, window
+        if not isinstance(self.engine, FastEngine):
+            raise ValueError("--grid shows what the fast engine issues; leave --engine naive out")
+        self.kernels = machine.kernels
+        self.start = self.engine.now
+        self.found: list[tuple[int, int, int]] = []  # unit, cycle, opcode
+        self.first: int | None = None
+        self.original = self.engine.advance
+        self.engine.advance = self.advance  # type: ignore[method-assign]
+
+    def advance(self, kernel: int, events: int = 0) -> int:
+        """FastEngine.advance for one event cycle, writing down what was issued in it."""
+        engine, y = self.engine, self.engine.layout
+        cycle = engine.now - self.start
+        if cycle >= self.window[1] and self.first is not None:
+            return int(self.original(kernel))
+        busy = engine.subs[:, :, y.SUB_REASONS].copy()
+        warps = engine.blocks[:, y.SM_WARPS : y.SM_WARPS + y.WARP * y.MAX_WARPS].reshape(len(busy), y.MAX_WARPS, y.WARP)
+        counters = warps[:, :, y.W_PC].copy()
+        outcome = int(self.original(kernel, 1))
+        for sm, sub in np.argwhere(engine.subs[:, :, y.SUB_REASONS] != busy).tolist():
+            if self.first is None:
+                self.first = cycle
+            if self.window[0] <= cycle < self.window[1]:
+                warp = int(engine.subs[sm, sub, y.SUB_LAST]) * SUB_CORES + sub
+                instruction = self.kernels[kernel][int(counters[sm, warp])]
+                self.found.append((sm * SUB_CORES + sub, cycle, instruction.op.code))
+        return outcome
+
+    def events(self) -> Events:
+        """What was recorded; the engine runs unwatched again."""
+        self.engine.advance = self.original
+        names = [f"SM{sm}.{sub}" for sm in range(len(self.engine.subs)) for sub in range(SUB_CORES)]
+        columns = np.array(self.found, dtype=np.int64).reshape(-1, 3)
+        return Events(names, columns[:, 0], columns[:, 1], columns[:, 2], self.first or 0)
 
 
 def letters(opcodes: Sequence[int]) -> dict[int, str]:
@@ -63,7 +121,7 @@ def render(events: Events, window: tuple[int, int]) -> str:
     inside = (events.cycle >= first) & (events.cycle < end)
     unit, cycle, opcode = events.unit[inside], events.cycle[inside], events.opcode[inside]
     if not len(unit):
-        return f"cycles {first} to {end - 1}: nothing is issued"
+        return f"cycles {first} to {end - 1}: nothing is issued; the first instruction is in cycle {events.first}"
     named = letters(sorted(set(opcode.tolist())))
     grid: dict[int, list[str]] = {}
     for u, t, o in zip(unit.tolist(), cycle.tolist(), opcode.tolist()):

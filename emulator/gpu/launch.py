@@ -124,9 +124,16 @@ class FastEngine:
         at = self.layout.SUB_REASONS
         return self.subs[:, :, at : at + len(GPU_REASONS)].copy()
 
+    def advance(self, kernel: int, events: int = EVENTS_PER_CALL) -> int:
+        """Run the kernel that is set up for at most `events` cycles in which something happens; its outcome."""
+        from emulator.gpu.engine import run_kernel
+
+        outcome: int = run_kernel(self.S, self.U, self.F, self.tables[kernel], self.M, events)
+        return outcome
+
     def run(self, number: int, launch: Launch, shape: Shape, gap: int) -> KernelRun:
         """Wait for `gap` cycles, then run one launch to its end. Raises MachineError."""
-        from emulator.gpu.engine import DONE, FAILED, run_kernel
+        from emulator.gpu.engine import DONE, FAILED
 
         y, S = self.layout, self.S
         kernel = self.text.kernels[launch.kernel]
@@ -144,7 +151,7 @@ class FastEngine:
         S[y.H_NEXT_CTA], S[y.H_NEXT_SM], S[y.H_TOUCHED] = 0, 0, 0
         S[y.H_EPOCH] += 1  # an SM's L1 is not kept coherent: it is emptied between kernels
         while True:
-            outcome = run_kernel(S, self.U, self.F, self.tables[launch.kernel], self.M, EVENTS_PER_CALL)
+            outcome = self.advance(launch.kernel)
             if outcome == FAILED:
                 raise machine_error(
                     KINDS[int(S[y.H_ERROR])], self.text, kernel, self.kernels[launch.kernel],

@@ -69,6 +69,7 @@ def test_a_window_shows_who_issued_what_when() -> None:
         np.array([0, 1, 2, 0]),
         np.array([10, 10, 13, 50]),
         np.array([code("READ"), code("READ"), code("ADD"), code("READ")]),
+        first=10,
     )
     assert render(events, (10, 16)).splitlines() == [
         "           10",
@@ -77,7 +78,7 @@ def test_a_window_shows_who_issued_what_when() -> None:
         "",
         "R READ  A ADD  . nothing issued",
     ]
-    assert render(events, (20, 30)) == "cycles 20 to 29: nothing is issued"
+    assert render(events, (20, 30)) == "cycles 20 to 29: nothing is issued; the first instruction is in cycle 10"
 
 
 def test_a_window_that_is_too_long_is_refused() -> None:

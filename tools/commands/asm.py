@@ -12,7 +12,7 @@ from tools.options import set_option
 
 @click.command("asm", short_help="Assemble a .s file to a program file.")
 @click.argument("source", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="File to write [default: SOURCE.npz].")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="File [default: SOURCE.npz].")
 @set_option
 def command(source: Path, output: Path | None, settings: tuple[str, ...]) -> None:
     """Assemble SOURCE; errors name file, line and column."""
