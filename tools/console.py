@@ -10,12 +10,10 @@ import codecs
 import json
 import os
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 
@@ -71,36 +69,11 @@ def _plain_number(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-@contextmanager
-def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file that appears under its name only when it is complete.
+def write_file(path: str | Path, content: str | bytes) -> None:
+    """Write a file completely or not at all: an interrupt leaves an older file as it was. Raises OSError."""
+    from isa.programfile import write_atomically
 
-    Written beside its destination under a temporary name, then renamed over it; whatever goes wrong,
-    an interrupt included, leaves no part of it and keeps an older file. Raises OSError that names `path`.
-    """
-    path = Path(path)
-    binary = "b" in mode
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    try:
-        with os.fdopen(handle, mode, encoding=None if binary else "utf-8", newline=None if binary else "") as stream:
-            yield stream
-        os.chmod(temporary, 0o666 & ~_umask())
-        try:
-            os.replace(temporary, path)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from None
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_atomically(Path(path), content.encode() if isinstance(content, str) else content)
 
 
 def check_writable(path: str | Path | None) -> None:

@@ -102,8 +102,9 @@ def execute(
         machine = load(program, chip, engine=options["engine"], launch=options["launch"])
         for name, array in arrays.items():
             machine.write(name, array)
-        names = [name for name, tensor in program.tensors.items() if not tensor.phantom]
-        before = {name: machine.read(name) for name in names} if program.expectations else {}
+        handwritten = "token" not in program.tensors
+        names = [name for name, tensor in program.tensors.items() if not tensor.phantom] if handwritten else []
+        before = {name: machine.read(name) for name in names}
         recorder = grids.record(machine, window) if window is not None else None
         if options["prompt_ids"]:
             result = generate(machine, options["prompt_ids"], options["tokens"] or 1, on_step=progress.step)
@@ -112,9 +113,9 @@ def execute(
             if options["tokens"] is not None:
                 raise ValueError("--tokens needs --prompt-ids")
             steps, tokens = [machine.step()], []
-    after = {name: machine.read(name) for name in names} if program.expectations else {}
+    after = {name: machine.read(name) for name in names}
     found = [failure(e, before, after, steps[-1].cycles) for e in program.expectations]
-    shown = {name: machine.read(name) for name, t in program.tensors.items() if t.role == "output" and not t.phantom}
+    shown = {name: array for name, array in after.items() if array.tobytes() != before[name].tobytes()}
     report = Report(program, chip.clock_hz, steps, tokens, shown, [f for f in found if f is not None])
     if recorder is not None and window is not None:
         report.grid = grids.render(recorder(), window)

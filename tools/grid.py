@@ -148,17 +148,19 @@ def ruler(first: int, count: int) -> str:
 
 
 def merged(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Neighbouring units whose names differ in the last number only, with equal rows, become one row."""
+    """Neighbouring units with equal rows become one row: MEM.E3, MEM.E4, MEM.E5 -> MEM.E3..MEM.E5."""
     found: list[tuple[str, str, str]] = []  # first name, last name, cells
     for name, cells in rows:
         if found and found[-1][2] == cells and follows(found[-1][1], name):
             found[-1] = (found[-1][0], name, cells)
         else:
             found.append((name, name, cells))
-    return [(a if a == b else f"{a}..{re.findall(r'[0-9]+$', b)[0]}", cells) for a, b, cells in found]
+    return [(first if first == last else f"{first}..{last}", cells) for first, last, cells in found]
 
 
 def follows(name: str, following: str) -> bool:
-    """Whether `following` is the unit after `name`: MEM.E4 after MEM.E3."""
-    a, b = (re.fullmatch(r"(.*?)([0-9]+)", n) for n in (name, following))
-    return a is not None and b is not None and a[1] == b[1] and int(a[2]) + 1 == int(b[2])
+    """Whether two names differ in one number only, by one: MEM.E3 and MEM.E4, SM7.0 and SM8.0."""
+    if re.sub(r"[0-9]+", "#", name) != re.sub(r"[0-9]+", "#", following):
+        return False
+    steps = [int(b) - int(a) for a, b in zip(re.findall(r"[0-9]+", name), re.findall(r"[0-9]+", following))]
+    return sorted(steps)[-1:] == [1] and sum(map(abs, steps)) == 1

@@ -56,26 +56,13 @@ def open_program(path: Path, settings: tuple[str, ...] = ()) -> Program:
     return program
 
 
-def save(program: Program, path: Path) -> None:
-    """Write a program file, whole or not at all."""
-    from isa.programfile import save_program
+def queue_names(program: Program, settings: tuple[str, ...] = ()) -> tuple[str, ...] | None:
+    """Names of an LPU program's queues, for a listing."""
+    if program.dialect != "lpu":
+        return None
+    from emulator.lpu.geometry import geometry
 
-    save_program(program, path)
-
-
-def write_disassembly(program: Program, path: Path) -> list[Path]:
-    """Write the text, and the arrays it refers to beside it; the paths written."""
-    from isa.disassembler import blobs_path, disassemble
-    from isa.programfile import save_arrays
-
-    text, blobs = disassemble(program)
-    written = [path]
-    with console.whole_file(path) as stream:
-        stream.write(text)
-    if blobs:
-        save_arrays(blobs, blobs_path(path))
-        written.append(blobs_path(path))
-    return written
+    return geometry(load_chip_with(program.chip, settings)).queue_names
 
 
 def summary(program: Program) -> str:
@@ -110,7 +97,10 @@ def read_array(name: str, path: Path) -> np.ndarray:
 
 def write_array(array: np.ndarray, path: Path) -> None:
     """An array as an .npy file, whole or not at all."""
+    import io
+
     import numpy as np
 
-    with console.whole_file(path, "wb") as stream:
-        np.save(stream, array, allow_pickle=False)
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    console.write_file(path, stream.getvalue())

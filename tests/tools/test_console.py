@@ -30,25 +30,23 @@ def test_utf8_streams_are_left_alone(monkeypatch) -> None:
     assert raw.getvalue() == "×\n".encode()
 
 
-def test_a_file_appears_only_when_it_is_complete(tmp_path) -> None:
+def test_a_file_appears_only_when_it_is_complete(tmp_path, monkeypatch) -> None:
     path = tmp_path / "out.csv"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), console.whole_file(path) as stream:
-        stream.write("half of the new")
+
+    def interrupted(source, target):
         raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.replace", interrupted)
+        console.write_file(path, "half of the new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path], "no temporary file stays behind"
-    with console.whole_file(path) as stream:
-        stream.write("new")
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_binary_files_are_written_as_they_are(tmp_path) -> None:
-    path = tmp_path / "out.bin"
-    with console.whole_file(path, "wb") as stream:
-        stream.write(b"\r\n\0")
+    console.write_file(path, "new\n")
+    assert path.read_bytes() == b"new\n"
+    console.write_file(path, b"\r\n\0")
     assert path.read_bytes() == b"\r\n\0"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_paths_that_cannot_be_written_are_refused_before_the_work(tmp_path) -> None:

@@ -59,7 +59,9 @@ def test_letters_are_distinct_and_come_from_the_names() -> None:
 
 def test_equal_neighbours_are_one_row() -> None:
     rows = [("MEM.E3", "R."), ("MEM.E4", "R."), ("MEM.E5", ".R"), ("MEM.W0", ".R")]
-    assert merged(rows) == [("MEM.E3..4", "R."), ("MEM.E5", ".R"), ("MEM.W0", ".R")]
+    assert merged(rows) == [("MEM.E3..MEM.E4", "R."), ("MEM.E5", ".R"), ("MEM.W0", ".R")]
+    rows = [("SM0.0", "A"), ("SM1.0", "A"), ("SM2.0", "A"), ("SM2.1", "A"), ("SM5.1", "A")]
+    assert merged(rows) == [("SM0.0..SM2.1", "A"), ("SM5.1", "A")]
 
 
 def test_a_window_shows_who_issued_what_when() -> None:
@@ -72,9 +74,9 @@ def test_a_window_shows_who_issued_what_when() -> None:
         first=10,
     )
     assert render(events, (10, 16)).splitlines() == [
-        "           10",
-        "MEM.E0..1  R.....",
-        "VXM0       ...A..",
+        "                10",
+        "MEM.E0..MEM.E1  R.....",
+        "VXM0            ...A..",
         "",
         "R READ  A ADD  . nothing issued",
     ]

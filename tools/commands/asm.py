@@ -16,10 +16,11 @@ from tools.options import set_option
 @set_option
 def command(source: Path, output: Path | None, settings: tuple[str, ...]) -> None:
     """Assemble SOURCE; errors name file, line and column."""
-    from tools.programs import assemble_with, save, summary
+    from isa.programfile import save_program
+    from tools.programs import assemble_with, summary
 
     output = output or source.with_suffix(".npz")
     console.check_writable(output)
     program = assemble_with(source, settings)
-    save(program, output)
+    save_program(program, output)
     console.message(f"{output}: {summary(program)}")

@@ -62,8 +62,7 @@ def command(as_json: bool, csv_file: str | None, **options: Any) -> None:
     given = [name for name in CHOICES if options[name] not in (None, False, ())]
     outcome = sweep(options) if given else default_comparison(options)
     if csv_file is not None:
-        with console.whole_file(csv_file) as stream:
-            stream.write(outcome.csv())
+        console.write_file(csv_file, outcome.csv())
     console.data(console.to_json(outcome.json()) if as_json else outcome.text())
     if outcome.failed:
         raise click.exceptions.Exit(2)

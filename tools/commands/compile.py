@@ -23,10 +23,11 @@ from tools.options import DEFAULT_CHIPS, Count, Layers, arithmetic_options, mode
 @set_option
 def command(output: Path | None, settings: tuple[str, ...], **options: Any) -> None:
     """Compile one decode step for one chip; `decodelab run FILE` runs it, `disasm` shows it."""
+    from isa.programfile import save_program
     from programs.compile import compile_decode
     from tools.measure import open_model
     from tools.options import load_chips
-    from tools.programs import save, summary
+    from tools.programs import summary
 
     model = open_model(options.pop("model"))
     chip = load_chips((options.pop("chip"),), settings)[0]
@@ -36,5 +37,5 @@ def command(output: Path | None, settings: tuple[str, ...], **options: Any) -> N
         options["context"] = min(1024, model.config.context)
     with console.Progress(f"compiling {model.name} for {chip.name}"):
         program = compile_decode(model, chip, **options)
-        save(program, output)
+        save_program(program, output)
     console.message(f"{output}: {summary(program)}")

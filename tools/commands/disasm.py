@@ -15,15 +15,14 @@ from tools import console
               help="Write FILE.s, and the arrays it refers to beside it; else print the text.")  # fmt: skip
 def command(program_file: Path, output: Path | None) -> None:
     """Disassemble PROGRAM; `decodelab asm` turns the text (with -o) into the same program."""
-    from tools.programs import open_program, write_disassembly
+    from isa.disassembler import disassemble, save_listing
+    from tools.programs import open_program, queue_names
 
     console.check_writable(output)
     program = open_program(program_file)
+    names = queue_names(program)
     if output is None:
-        from isa.disassembler import disassemble
-
-        text, _ = disassemble(program)
-        console.data(text.rstrip("\n"))
+        console.data(disassemble(program, names)[0].rstrip("\n"))
         return
-    for path in write_disassembly(program, output):
-        console.message(f"wrote {path}")
+    save_listing(program, output, names)
+    console.message(f"wrote {output}")
