@@ -56,6 +56,11 @@ class Timeline:
         self._table.extend((queue, cycle, n, d, stride, node, line, reason, busy))
         self._words.append(word)
 
+    def extend(self, rows: np.ndarray, words: np.ndarray) -> None:
+        """`add` for many instructions: rows int64 [n, 9] in the order of add's arguments without the word."""
+        self._table.frombytes(np.ascontiguousarray(rows, dtype=np.int64).tobytes())
+        self._words.frombytes(np.ascontiguousarray(words, dtype=np.uint64).tobytes())
+
     def pack(self, queue_count: int) -> tuple[np.ndarray, np.ndarray, Source]:
         """(words uint64 [n], starts int64 [queue_count + 1], Source) of all queues.
 

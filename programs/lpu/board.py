@@ -1,0 +1,208 @@
+"""Who uses what when: reservation masks of every resource of one LPU, and the search for free places.
+
+A resource's mask is one Python integer; bit t + BIAS is set when the resource is taken in cycle t.
+Streams are taken by invariant (see emulator.lpu.geometry), so that a value in flight is one bit, and
+by segment of the chip, so that the two hemispheres and the columns near the VXM do not disturb each
+other.
+
+A use is (resource, offset, span, mode): the resource is needed in cycles t + offset .. + span - 1 of
+something placed at t. Mode CHECK only looks, MARK only reserves, BOTH does both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from emulator.lpu.geometry import MXM_ABC, MXM_ACC, MXM_LW, Geometry
+
+BIAS = 512  # room for invariants and operands before cycle 0
+BOTH, CHECK, MARK = 0, 1, 2
+Use = tuple[int, int, int, int]
+EAST, WEST = 0, 1  # directions
+NEAR, MIDDLE = 2, 3  # |columns| 1..NEAR, then up to MIDDLE, then the rest, are separate segments
+SEGMENTS = 6
+
+
+def segment(direction: int, column: int) -> int:
+    """Segment of a column; column 0 belongs to the side that a value comes from."""
+    if column == 0:
+        column = -1 if direction == EAST else 1
+    far = abs(column)
+    ring = 0 if far <= NEAR else 1 if far <= MIDDLE else 2
+    return 3 + ring if column > 0 else 2 - ring
+
+
+class Resources:
+    """Numbers of all resources of a chip, and the uses that make up streams and memory accesses."""
+
+    def __init__(self, g: Geometry) -> None:
+        self.g = g
+        self.slice0 = 2 * g.streams * SEGMENTS
+        self.queue0 = self.slice0 + 6 * g.slices
+        self.alu0 = self.queue0 + g.queues
+        self.count = self.alu0 + 16
+
+    def kind(self, resource: int) -> str:
+        """Reason in emulator.accounting.LPU_REASONS for waiting for a resource."""
+        if resource < self.slice0:
+            return "stream"
+        return "port" if resource < self.queue0 else "unit"
+
+    def flow(self, direction: int, stream: int, start: int, end: int, offset: int, span: int) -> list[Use]:
+        """A value on `stream` at column start at `offset`, alive up to column end."""
+        low, high = sorted((segment(direction, start), segment(direction, end)))
+        invariant = offset - start if direction == EAST else offset + start
+        base = (direction * self.g.streams + stream) * SEGMENTS
+        return [(base + s, invariant, span, BOTH) for s in range(low, high + 1)]
+
+    def read(self, slice_number: int, bank: int, offset: int, span: int, whole: bool = False) -> list[Use]:
+        """A READ, repeated without gaps; bank -1 (or whole, a GATHER): both banks."""
+        return self._access(slice_number, bank, offset, span, 0, 2, 4, whole)
+
+    def write(self, slice_number: int, bank: int, offset: int, span: int, whole: bool = False) -> list[Use]:
+        """A WRITE (whole: SCATTER)."""
+        return self._access(slice_number, bank, offset, span, 1, 4, 2, whole)
+
+    def _access(self, slice_number: int, bank: int, offset: int, span: int, port: int, own: int, other: int,
+                whole: bool) -> list[Use]:
+        base = self.slice0 + 6 * slice_number
+        uses = [(self.queue0 + slice_number, offset, 1, BOTH), (base + port, offset, span, BOTH)]
+        for b in (0, 1) if bank < 0 or whole else (bank,):
+            uses.append((base + other + b, offset, span, CHECK))
+            uses.append((base + own + b, offset, span, MARK))
+        return uses
+
+    def queue(self, queue: int, offset: int, span: int) -> Use:
+        return (self.queue0 + queue, offset, span, BOTH)
+
+    def alu(self, alu: int, issue: int, execute: int, span: int) -> list[Use]:
+        """Issue slot and execution slot of a VXM instruction."""
+        return [(self.queue0 + self.g.vxm_queue(alu), issue, span, BOTH), (self.alu0 + alu, execute, span, BOTH)]
+
+    def matrix_queues(self, plane: int) -> tuple[int, int, int]:
+        return tuple(self.g.mxm_queue(plane, kind) for kind in (MXM_LW, MXM_ABC, MXM_ACC))  # type: ignore[return-value]
+
+
+@dataclass
+class Alternative:
+    """One way to fill a choice: its uses, and a tag for the caller."""
+
+    uses: list[Use]
+    tag: tuple[int, ...] = ()
+
+
+@dataclass
+class Placement:
+    """Where something went: cycle, what it waited for ("data" when nothing was in the way), chosen alternatives."""
+
+    time: int
+    reason: str
+    chosen: list[int] = field(default_factory=list)
+
+
+class Board:
+    """Masks of all resources."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        self.masks = [0] * resources.count
+
+    def conflicts(self, uses: Iterable[Use], start: int, width: int) -> int:
+        """Bit i is set when placing at start + i would meet something reserved."""
+        masks, found = self.masks, 0
+        for resource, offset, span, mode in uses:
+            if mode == MARK:
+                continue
+            busy = masks[resource] >> (start + offset + BIAS)
+            if busy:
+                busy &= (1 << (width + span)) - 1
+                done = 1
+                while done < span:
+                    step = min(done, span - done)
+                    busy |= busy >> step
+                    done += step
+                found |= busy
+        return found & ((1 << width) - 1)
+
+    def mark(self, uses: Iterable[Use], time: int) -> None:
+        masks = self.masks
+        for resource, offset, span, mode in uses:
+            if mode != CHECK:
+                masks[resource] |= ((1 << span) - 1) << (time + offset + BIAS)
+
+    def find(self, fixed: list[Use], choices: list[list[Alternative]], start: int, *, limit: int | None = None,
+             agree: Callable[[list[int]], bool] | None = None) -> Placement | None:
+        """First time >= start at which `fixed` and one alternative of every choice are free.
+
+        Alternatives of different choices must not disturb each other; `agree` may refuse a partial
+        list of chosen indices. None when nothing is found up to `limit`. Marks nothing.
+        """
+        begin, width = start, 64
+        while limit is None or start <= limit:
+            blocked = self.conflicts(fixed, start, width)
+            table: list[list[int]] = []
+            full = (1 << width) - 1
+            for choice in choices:
+                if blocked == full:
+                    break
+                masks = [self.conflicts(a.uses, start, width) for a in choice]
+                every = full
+                for mask in masks:
+                    every &= mask
+                blocked |= every
+                table.append(masks)
+            free = ~blocked & full
+            while free:
+                bit = (free & -free).bit_length() - 1
+                free &= free - 1
+                if limit is not None and start + bit > limit:
+                    return None
+                chosen = _combine(choices, table, bit, agree) if choices else []
+                if chosen is not None:
+                    time = start + bit
+                    return Placement(time, "data" if time == begin else self._blame(fixed, choices, time - 1), chosen)
+            start += width
+            width = min(4 * width, 4096)
+        return None
+
+    def _blame(self, fixed: list[Use], choices: list[list[Alternative]], time: int) -> str:
+        """What kind of resource was in the way at `time`."""
+        for use in fixed:
+            if self.conflicts((use,), time, 1):
+                return self.resources.kind(use[0])
+        for choice in choices:
+            for use in choice[0].uses:
+                if self.conflicts((use,), time, 1):
+                    return self.resources.kind(use[0])
+        return "stream"
+
+
+def _combine(choices: list[list[Alternative]], table: list[list[int]], bit: int,
+             agree: Callable[[list[int]], bool] | None) -> list[int] | None:
+    """An alternative for every choice that is free at `bit`, none disturbing another; None if there is none."""
+    chosen: list[int] = []
+    own: dict[int, int] = {}
+
+    def extend(k: int) -> bool:
+        if k == len(choices):
+            return True
+        for index, alternative in enumerate(choices[k]):
+            if table[k][index] >> bit & 1:
+                continue
+            if any(own.get(r, 0) & (((1 << span) - 1) << (offset + BIAS))
+                   for r, offset, span, mode in alternative.uses if mode != MARK):
+                continue
+            chosen.append(index)
+            if agree is None or agree(chosen):
+                saved = {r: own.get(r, 0) for r, _, _, _ in alternative.uses}
+                for r, offset, span, mode in alternative.uses:
+                    if mode != CHECK:
+                        own[r] = own.get(r, 0) | (((1 << span) - 1) << (offset + BIAS))
+                if extend(k + 1):
+                    return True
+                own.update(saved)
+            chosen.pop()
+        return False
+
+    return chosen if extend(0) else None

@@ -1,0 +1,78 @@
+"""What every kernel of the LPU compiler works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from emulator.lpu.geometry import Geometry
+from isa.opcodes import F16, S8
+from programs.decode.stored import StoredModel
+from programs.lpu.memory import Buffer, Memory
+from programs.lpu.partition import AttentionLayout
+from programs.lpu.place import Fill, Placer, byte_planes
+from programs.lpu.schedule import Scheduler
+
+
+@dataclass
+class Build:
+    """One compilation: the chip, the model, and what has been placed so far."""
+
+    g: Geometry
+    stored: StoredModel
+    batch: int
+    context: int
+    s: Scheduler
+    memory: Memory
+    place: Placer
+    layout: AttentionLayout
+    maps: list[np.ndarray] = field(default_factory=list)  # lane maps of the text
+    constants: dict[str, Buffer] = field(default_factory=dict)
+
+    @property
+    def act_type(self) -> int:
+        """Number type of linear inputs as an MXM type."""
+        return S8 if self.stored.scheme.activations == "s8" else F16
+
+    @property
+    def act_bytes(self) -> int:
+        return 1 if self.act_type == S8 else 2
+
+    def scratch(self, size: int, n: int, hemisphere: int) -> Buffer:
+        """n vectors of `size` bytes; the scheduler finds a place when they are first written."""
+        return self.memory.later(size, n, hemisphere)
+
+    def both(self, size: int, n: int) -> list[Buffer]:
+        """The same vectors in both hemispheres."""
+        return [self.scratch(size, n, h) for h in (0, 1)]
+
+    def constant(self, name: str, values: np.ndarray, hemisphere: int = 0) -> Buffer:
+        """A named constant array [n, lanes]; made once."""
+        key = f"{name}/{hemisphere}"
+        if key not in self.constants:
+            self.constants[key] = self.place.constant(byte_planes(values), hemisphere)
+        return self.constants[key]
+
+    def ones(self, hemisphere: int) -> Buffer:
+        """Tile buffer of all ones in f16: 20 blocks of the same word a slice."""
+        key = f"ones/{hemisphere}"
+        if key not in self.constants:
+            groups = self.place.streaming_groups(hemisphere, 8)
+            slices = tuple(x for k in groups for x in self.memory.group(hemisphere, k))
+            buffer = self.memory.buffer(slices, 1)
+            row = byte_planes(np.ones((16, self.g.lanes), dtype=np.float16))  # [16, 2, lanes]
+            data = row.reshape(1, len(slices), self.g.lanes)
+            self.place.fills.append(Fill(buffer, lambda layer: data, table=True))
+            count = self.g.rows // 16
+            self.constants[key] = Buffer(buffer.slices, buffer.addresses, count, pitch=0, side=hemisphere)
+            self.memory.buffers.append(self.constants[key])
+        return self.constants[key]
+
+    def lane_map(self, lanes: np.ndarray) -> int:
+        """Number of a lane map of the text."""
+        for number, known in enumerate(self.maps):
+            if np.array_equal(known, lanes):
+                return number
+        self.maps.append(np.asarray(lanes, dtype=np.uint16))
+        return len(self.maps) - 1

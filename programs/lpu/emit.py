@@ -1,0 +1,116 @@
+"""Scheduled blocks to a chip's text and memory image.
+
+Blocks follow each other: each starts when the one before has ended. A layer's block is laid down once
+a layer, with its own addresses in the layers' arena.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+import numpy as np
+
+from emulator.lpu.geometry import Geometry
+from isa.encoding import encode
+from isa.opcodes import BY_NAME
+from isa.program import LpuImage, LpuText, Source
+from isa.timeline import Timeline
+from programs.lpu.memory import Memory
+from programs.lpu.place import Fill
+from programs.lpu.schedule import EVENT_COLUMNS, REASON
+
+ADDRESS_BIT = 8  # first bit of a memory instruction's address
+
+
+@dataclass
+class Block:
+    """Instructions of a block with cycles from its start. layer: number of the layer, -1 = none; arena: its
+    place among the compiled layers."""
+
+    table: np.ndarray  # int64 [n, len(EVENT_COLUMNS)]
+    words: np.ndarray  # uint64 [n]
+    cycles: int
+    layer: int = -1
+    arena: int = -1
+
+
+def block_of(events: array, words: array, cycles: int) -> Block:
+    table = np.array(events, dtype=np.int64).reshape(-1, len(EVENT_COLUMNS))
+    return Block(table, np.array(words, dtype=np.uint64), cycles)
+
+
+def text_words(g: Geometry, instructions: int) -> int:
+    """SRAM words that instructions take."""
+    return -(-instructions * g.instruction_bytes // g.lanes)
+
+
+def make_text(g: Geometry, memory: Memory, blocks: list[Block], nodes: list[str], maps: list[np.ndarray]
+              ) -> tuple[LpuText, int]:
+    """The text, and the cycles of one step as the schedule has them."""
+    names = [n for n in nodes if not n.startswith("layer.")]
+    number = {name: k for k, name in enumerate(names)}
+    tables, words = [], []
+    start = g.barrier
+    for block in blocks:
+        table, code = block.table.copy(), block.words.copy()
+        table[:, 1] += start
+        start += block.cycles
+        if block.layer >= 0:
+            base = np.array([memory.base(s, block.arena) for s in range(g.slices)], dtype=np.uint64)
+            rows = table[:, 7] != 0
+            code[rows] += base[table[rows, 0]] << np.uint64(ADDRESS_BIT)
+        renamed = []
+        for name in nodes:
+            if name.startswith("layer."):
+                name = f"layers.{max(block.layer, 0)}.{name[len('layer.'):]}"
+            if name not in number:
+                number[name] = len(names)
+                names.append(name)
+            renamed.append(number[name])
+        table[:, 5] = np.array(renamed, dtype=np.int64)[table[:, 5]]
+        tables.append(table)
+        words.append(code)
+    every = np.concatenate(tables)
+    timeline = Timeline(nodes=names)
+    used = sorted(set(every[:, 0].tolist()))
+    for k, queue in enumerate(used):
+        name = "NOTIFY" if k == 0 else "SYNC"
+        timeline.add(queue, 0, encode("lpu", BY_NAME[name], []), busy=g.barrier, reason=REASON["start_barrier"])
+    rows = np.zeros((len(every), 9), dtype=np.int64)  # queue, cycle, n, d, stride, node, line, reason, busy
+    rows[:, :6] = every[:, :6]
+    rows[:, 6], rows[:, 7], rows[:, 8] = -1, every[:, 6], 1
+    timeline.extend(rows, np.concatenate(words))
+    packed, starts, source = timeline.pack(g.queues)
+    lane_maps = np.array(maps, dtype=np.uint16) if maps else np.zeros((0, g.lanes), dtype=np.uint16)
+    return LpuText(packed, starts, lane_maps, source), start + g.superlanes - 1
+
+
+def make_image(g: Geometry, memory: Memory, fills: list[Fill], layers: range, timing_only: bool) -> LpuImage:
+    """Initial SRAM contents; in a timing-only program everything but the compiler's tables is phantom."""
+    words, data, zeros, phantom = [], [], [], []
+    for fill in fills:
+        buffer = fill.buffer
+        for at, layer in enumerate(layers if buffer.layered else (-1,)):
+            slices = np.array(buffer.slices, dtype=np.int64)
+            address = np.array(buffer.addresses, dtype=np.int64)
+            if buffer.layered:
+                address = address + np.array([memory.base(s, at) for s in buffer.slices])
+            number = slices * g.words_per_slice + address + buffer.pitch * np.arange(buffer.n)[:, None]
+            if timing_only and not fill.table:
+                phantom.append(number.ravel())
+            elif fill.zero:
+                zeros.append(number.ravel())
+            else:
+                assert fill.make is not None
+                words.append(number.ravel())
+                data.append(fill.make(layer).reshape(-1, g.lanes))
+
+    def flat(parts: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, dtype=np.int32)
+
+    content = np.concatenate(data) if data else np.zeros((0, g.lanes), dtype=np.uint8)
+    return LpuImage(flat(words), content, flat(zeros), flat(phantom))
+
+
+__all__ = ["Block", "Source", "block_of", "make_image", "make_text", "text_words"]

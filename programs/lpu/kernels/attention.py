@@ -1,0 +1,306 @@
+"""Attention of one decode step: RoPE, append to the cache, scores, softmax, weighted sum of V.
+
+K lies as rows (one position a row): a tile of 320 positions is installed and each query head is an
+activation, so that scores come out with positions in lanes. V lies transposed (one channel a row), so
+that the probabilities can be the activation. A softmax needs no exact maximum: any number between the
+maximum and 16 powers of two above it keeps fp16 probabilities precise. Two sums of powers over the
+lanes give such a number (see _upper_bound).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from isa.opcodes import F16, S8
+from programs.lpu.build import Build
+from programs.lpu.chain import Op, cvt, f32, imm
+from programs.lpu.kernels.norm import install_ones
+from programs.lpu.kernels.state import StepState, capacity_blocks, position_tiles, value_blocks
+from programs.lpu.memory import Buffer
+from programs.lpu.partition import BLOCK, blocks
+from programs.lpu.patterns import Load, install, scatter_rows, switch, transpose_rows
+from programs.lpu.place import Fill
+from programs.lpu.schedule import Dst, Mat, Mem
+
+LOG2E = math.log2(math.e)
+TOP = 15.99  # largest exponent of two that fp16 holds
+FIRST, SECOND = 0.125, 0.5  # powers that the two sums take
+FIRST_SHIFT = -4.0  # the first sum covers maxima from -160 to 160 (powers of two)
+MITCHELL = 0.0861  # log2 read off the bits of an fp32 number is at most this much too small
+
+
+@dataclass
+class Cache:
+    """KV regions of one layer. keys[sequence][vector], values[sequence][tile] (transposed), and the V rows
+    of the current 320 positions, from which a step makes the transposed tile anew."""
+
+    keys: list[list[Buffer]]
+    values: list[list[Buffer]]
+    rows: list[list[Buffer]]
+
+
+def place_cache(b: Build) -> Cache:
+    """Allocate the cache of a layer, zero-filled (values of later positions are multiplied by zero)."""
+    keys, values, rows = [], [], []
+    tiles = position_tiles(b.context, b.g.lanes)
+    for i in range(b.batch):
+        keys.append([_region(b, key_side(v, i), capacity_blocks(b.context) + 1) for v in range(b.layout.key_vectors)])
+        values.append([_region(b, value_side(t, i), tiles * blocks(len(lanes)) )
+                       for t, lanes in enumerate(b.layout.v)])
+        rows.append([_region(b, 1 - value_side(t, i), value_blocks(b.context, b.g.lanes) + 1)
+                     for t in range(len(b.layout.v))])
+    return Cache(keys, values, rows)
+
+
+def key_side(vector: int, sequence: int) -> int:
+    """Hemisphere of a K vector's region and scores."""
+    return (vector + sequence) % 2
+
+
+def value_side(tile: int, sequence: int) -> int:
+    """Hemisphere of a transposed V tile; its rows are in the other one."""
+    return (tile + sequence + 1) % 2
+
+
+def _region(b: Build, hemisphere: int, n: int) -> Buffer:
+    groups = b.place.streaming_groups(hemisphere, 8)
+    buffer = b.memory.buffer(tuple(x for k in groups for x in b.memory.group(hemisphere, k)), n, layered=True)
+    b.place.fills.append(Fill(buffer, zero=True))
+    return buffer
+
+
+@dataclass
+class Projections:
+    """What the qkv projection leaves in fp32: q and k by K vector, v by tile of 320 channels."""
+
+    q: list[Buffer]  # vector j * batch + sequence
+    k: list[Buffer]  # vector sequence
+    v: list[Buffer]
+
+
+def projections(b: Build) -> Projections:
+    layout, batch = b.layout, b.batch
+    return Projections(
+        [b.scratch(4, layout.group * batch, v % 2) for v in range(layout.key_vectors)],
+        [b.scratch(4, batch, v % 2) for v in range(layout.key_vectors)],
+        [b.scratch(4, batch, (t + 1) % 2) for t in range(len(layout.v))],
+    )
+
+
+def attention(b: Build, state: StepState, cache: Cache, p: Projections, prefix: str) -> Buffer:
+    """Schedule the attention of one layer; gives its output, f32 vector o * batch + sequence."""
+    s = b.s
+    s.at(prefix + "kv_append")
+    for i in range(b.batch):
+        for t in range(len(b.layout.v)):
+            side = value_side(t, i)
+            new = b.scratch(2, 1, side)
+            s.vop([(cvt("f16", "f32", Mem(p.v[t], i)), [Dst(new)])])
+            scatter_rows(s, Mem(new), state.value_maps[i][side], cache.rows[i][t])
+    s.at(prefix + "rope")
+    queries = _rope(b, state, cache, p, prefix)
+    s.at(prefix + "attention")
+    scores, top = _scores(b, state, cache, queries)
+    s.at(prefix + "kv_append")
+    _transpose_values(b, state, cache)
+    s.at(prefix + "attention")
+    return _weighted_values(b, cache, scores, top)
+
+
+def _rope(b: Build, state: StepState, cache: Cache, p: Projections, prefix: str) -> list[list[Buffer]]:
+    """Rotate q and k, append k; gives fp16 queries [sequence][vector], one vector a (slot, j)."""
+    s, layout, batch, g = b.s, b.layout, b.batch, b.g
+    hd, half = layout.head_dim, layout.head_dim // 2
+    lane = np.arange(g.lanes)
+    inside = lane < layout.slots * hd
+    partner = b.lane_map(np.where(inside, lane // hd * hd + (lane % hd + half) % hd, lane))
+    slot_masks = np.array([(lane // hd == k) & inside for k in range(layout.slots)], dtype=np.float32)
+    masks = b.constant("slot_masks", slot_masks) if layout.slots > 1 else None
+    for v in range(layout.key_vectors):
+        turned = b.scratch(4, batch, v % 2)
+        switch(s, "PERMUTE", partner, Mem(p.k[v]), Dst(turned), v % 2, batch)
+        for i in range(batch):
+            side = key_side(v, i)
+            new = b.scratch(2, 1, 1 - side)
+            s.vop([(cvt("f16", "f32", _rotated(p.k[v], turned, state, i, 0)), [Dst(new)])])
+            s.at(prefix + "kv_append")
+            scatter_rows(s, Mem(new), state.key_maps[i][1 - side], cache.keys[i][v])
+            s.at(prefix + "rope")
+    queries = [[b.scratch(2, layout.slots_of(v) * layout.group, key_side(v, i)) for v in range(layout.key_vectors)]
+               for i in range(batch)]
+    for v in range(layout.key_vectors):
+        n = layout.group * batch
+        turned = b.scratch(4, n, v % 2)
+        switch(s, "PERMUTE", partner, Mem(p.q[v]), Dst(turned), v % 2, n)
+        for i in range(batch):
+            for slot in range(layout.slots_of(v)):
+                value = _rotated(p.q[v], turned, state, i, batch)
+                if masks is not None:
+                    value = f32("MUL", value, Mem(masks, slot, 0))
+                s.vop([(cvt("f16", "f32", value), [Dst(queries[i][v], slot * layout.group)])], layout.group)
+    return queries
+
+
+def _rotated(x: Buffer, turned: Buffer, state: StepState, sequence: int, step: int) -> Op:
+    return f32("ADD", f32("MUL", Mem(x, sequence, step), Mem(state.cos, sequence, 0)),
+               f32("MUL", Mem(turned, sequence, step), Mem(state.sin, sequence, 0)))
+
+
+def _scores(b: Build, state: StepState, cache: Cache, queries: list[list[Buffer]]) -> tuple[list[Buffer], Buffer]:
+    """Masked scores in powers of two [tile] (vector sequence * heads + head), and their maxima over tiles."""
+    s, layout, heads = b.s, b.layout, b.stored.config.heads
+    tiles = position_tiles(b.context, b.g.lanes)
+    scores = [b.scratch(4, b.batch * heads, t % 2) for t in range(tiles)]
+    tops = [scores[0], *(b.scratch(4, b.batch * heads, (t + 1) % 2) for t in range(1, tiles))]
+    factor = LOG2E / math.sqrt(layout.head_dim)
+    per_tile = b.g.lanes // BLOCK
+    for t in range(tiles):
+        for i in range(b.batch):
+            for v in range(layout.key_vectors):
+                plane = 2 * key_side(v, i)
+                count = min(per_tile, capacity_blocks(b.context) - t * per_tile)
+                install(s, plane, F16, [Load(cache.keys[i][v], t * per_tile, count, 0)])
+                first = i * heads + v * layout.slots * layout.group
+                value = f32("ADD", imm("MULI", Mat(plane, F16, queries[i][v]), factor),
+                            Mem(state.masks, t * b.batch + i, 0))
+                outs = [(value, [Dst(scores[t], first)])]
+                if t:
+                    outs.append((f32("MAX", value, Mem(tops[t - 1], first)), [Dst(tops[t], first)]))
+                s.vop(outs, layout.slots_of(v) * layout.group)
+    return scores, tops[-1]
+
+
+def _transpose_values(b: Build, state: StepState, cache: Cache) -> None:
+    """Make the transposed V tile of the current 320 positions from its rows, byte plane by byte plane."""
+    s, per_tile = b.s, b.g.rows // BLOCK
+    tiles = position_tiles(b.context, b.g.lanes)
+    count = value_blocks(b.context, b.g.lanes)
+    lanes = np.array([BLOCK * k + slot for slot in range(BLOCK) for k in range(per_tile)])
+    one_hot = (np.arange(b.g.lanes)[None, :] == lanes[:, None]).astype(np.int8)
+    for i in range(b.batch):
+        for t, channels in enumerate(b.layout.v):
+            side = 1 - value_side(t, i)
+            table = b.constant("one_hot", one_hot, side)
+            rows = cache.rows[i][t]
+            for byte in (0, 1):
+                install(s, 2 * side + byte, S8, [Load(rows.planes(byte, 2), 0, count, 0)])
+            n = blocks(len(channels))
+            for slot in range(BLOCK):
+                transpose_rows(s, 2 * side, Mem(table, slot * per_tile), state.tile_maps[i][side], cache.values[i][t],
+                               slot, 0, tiles, n)
+
+
+def _log2_bits(a: Mat, factor: float, offset: float) -> Op:
+    """factor * (log2 a + offset) from the bits of a positive fp32 number: at least that, by little."""
+    return imm("ADDI", imm("MULI", cvt("f32", "s32", a), factor * 2.0**-23), factor * (offset - 127.0 + MITCHELL))
+
+
+def _halves(n: int) -> list[tuple[int, int]]:
+    """(first, count) of the rows for each plane pair."""
+    return [(0, n)] if n < 8 else [(0, (n + 1) // 2), ((n + 1) // 2, n // 2)]
+
+
+def _upper_bound(b: Build, top: Buffer, planes: Sequence[int]) -> Buffer:
+    """A number between the maximum over lanes of each vector and 17 above it, minus 15, in every lane.
+
+    log2 of a sum of 2 ** (x / 8) over n lanes is between max / 8 and max / 8 + log2 n: multiplied by 8
+    that is at most 67 too large. The same with x / 2, relative to the first estimate, is at most 17
+    too large.
+    """
+    s, n = b.s, top.n
+    small = [b.scratch(2, n, h) for h in (0, 1)]
+    first, second, bound = small[0], small[1], b.scratch(4, n, 0)
+    estimate = b.scratch(4, n, 1)
+    for start, count in _halves(n):
+        value = imm("MINI", imm("ADDI", imm("MULI", Mem(top, start), FIRST), FIRST_SHIFT), TOP)
+        s.vop([(cvt("f16", "f32", f32("EXP2", value)), [Dst(first, start)])], count)
+    for (start, count), plane in zip(_halves(n), planes, strict=False):
+        log = _log2_bits(Mat(plane, F16, first, start), 1.0 / FIRST, -FIRST_SHIFT)
+        s.vop([(log, [Dst(estimate, start)])], count)
+        value = imm("ADDI", imm("MULI", f32("SUB", Mem(top, start), Mem(estimate, start)), SECOND), 15.0)
+        s.vop([(cvt("f16", "f32", f32("EXP2", imm("MINI", value, TOP))), [Dst(second, start)])], count)
+    for (start, count), plane in zip(_halves(n), planes, strict=False):
+        log = _log2_bits(Mat(plane, F16, second, start), 1.0 / SECOND, -15.0)
+        s.vop([(imm("ADDI", f32("ADD", log, Mem(estimate, start)), -15.0), [Dst(bound, start)])], count)
+    return bound
+
+
+def _weighted_values(b: Build, cache: Cache, scores: list[Buffer], top: Buffer) -> Buffer:
+    """Softmax of the scores and its product with V; gives f32 vector o * batch + sequence."""
+    s, heads, batch = b.s, b.stored.config.heads, b.batch
+    n, tiles = batch * heads, len(scores)
+    planes = [install_ones(b, 1 - k) for k in range(len(_halves(n)))]
+    bound = _upper_bound(b, top, planes)
+    weights = [b.scratch(2, n, t % 2) for t in range(tiles)]
+    for start, count in _halves(n):
+        for t in range(tiles):
+            value = imm("MINI", f32("SUB", Mem(scores[t], start), Mem(bound, start)), TOP)
+            s.vop([(cvt("f16", "f32", f32("EXP2", value)), [Dst(weights[t], start)])], count)
+    inverse, sums = b.scratch(4, n, 0), b.scratch(4, n, 1)
+    for (start, count), plane in zip(_halves(n), planes, strict=False):
+        for t in range(tiles):
+            total: Op | Mat = Mat(plane, F16, weights[t], start)
+            if t:
+                total = f32("ADD", total, Mem(sums, start))
+            if t < tiles - 1:
+                total = total if isinstance(total, Op) else imm("ADDI", total, 0)
+                s.vop([(total, [Dst(sums, start)])], count)
+            else:
+                root = f32("RSQRT", total)
+                s.vop([(f32("MUL", root, root), [Dst(inverse, start)])], count)
+    out = b.scratch(4, len(b.layout.out) * batch, 0)
+    _products(b, cache, weights, inverse, out)
+    return out
+
+
+def _products(b: Build, cache: Cache, weights: list[Buffer], inverse: Buffer, out: Buffer) -> None:
+    s, heads, batch, layout = b.s, b.stored.config.heads, b.batch, b.layout
+    tiles = len(weights)
+    shared: dict[tuple[int, tuple[tuple[int, int, int], ...]], list[int]] = {}
+    for o, vector in enumerate(layout.out):
+        shared.setdefault((vector.tile, vector.loads), []).append(o)
+    for i in range(batch):
+        for (tile, loads), members in shared.items():
+            side = value_side(tile, i)
+            plane = 2 * side
+            parts, factors = {}, {}
+            for o in members:
+                vector = layout.out[o]
+                masks = b.constant(f"out_masks{_key(vector.masks)}", _wide(vector.masks, b.g.lanes), 1 - side)
+                factors[o] = b.scratch(4, masks.n, side)
+                parts[o] = b.scratch(4, masks.n, 1 - side)
+                at = 0
+                for piece in vector.pieces:
+                    value = f32("MUL", Mem(masks, at), Mem(inverse, i * heads + piece.first, piece.step))
+                    s.vop([(value, [Dst(factors[o], at)])], piece.count)
+                    at += piece.count
+            region = cache.values[i][tile]
+            for t in range(tiles):
+                install(s, plane, F16, [Load(region, t + tiles * first, count, row, step=tiles)
+                                        for first, count, row in loads])
+                for o in members:
+                    at = 0
+                    for piece in layout.out[o].pieces:
+                        value = f32("MUL", Mat(plane, F16, weights[t], i * heads + piece.first, piece.step),
+                                    Mem(factors[o], at))
+                        if t:
+                            value = f32("ADD", value, Mem(parts[o], at))
+                        s.vop([(value, [Dst(parts[o], at)])], piece.count)
+                        at += piece.count
+            for o in members:
+                leaf = Mem(parts[o])
+                s.vop([(imm("ADDI", leaf, 0), [Dst(out, o * batch + i)])], parts[o].n, fold="ADD")
+
+
+def _key(masks: np.ndarray) -> str:
+    return f"{masks.shape}{np.packbits(masks).tobytes().hex()}"
+
+
+def _wide(masks: np.ndarray, lanes: int) -> np.ndarray:
+    out = np.zeros((len(masks), lanes), dtype=np.float32)
+    out[:, : masks.shape[1]] = masks
+    return out

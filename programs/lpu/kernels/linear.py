@@ -1,0 +1,87 @@
+"""Linear layers: tiles stream through the matrix planes, partial sums meet in the VXM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from isa.opcodes import F16, S8
+from programs.lpu.build import Build
+from programs.lpu.chain import Op, copy, cvt, f32, s32
+from programs.lpu.memory import Buffer
+from programs.lpu.patterns import Load, install
+from programs.lpu.place import PlacedLinear, PlacedTile
+from programs.lpu.schedule import Dst, Mat, Mem
+
+Final = Callable[[int, Op | Mat, int, int], Sequence[tuple[Op, Sequence[Dst]]]]
+
+
+class Partials:
+    """Scratch for partial sums of each unit: two sets in the group that rests, used in turn."""
+
+    def __init__(self, b: Build) -> None:
+        self.b = b
+        self.sets: dict[tuple[int, int, int], Buffer] = {}
+
+    def get(self, hemisphere: int, group: int, unit: int, turn: int) -> Buffer:
+        key = (unit, group, turn)
+        if key not in self.sets:
+            self.sets[key] = self.b.place.scratch(4, self.b.batch, hemisphere, group=group)
+        return self.sets[key]
+
+
+def linear(b: Build, placed: PlacedLinear, acts: Sequence[Buffer], partials: Partials, final: Final) -> None:
+    """y = W x for all sequences. acts[h]: input vectors in hemisphere h, vector k * batch + sequence.
+
+    final(n, sum, rest, hemisphere) gives what to do with row tile n's sums (f32, or s32 for int8),
+    one vector a sequence; it may use constants of the resting group `rest` of that hemisphere.
+    """
+    s, batch = b.s, b.batch
+    kind = S8 if placed.format == "s8" else F16
+    add = s32 if kind == S8 else f32
+    left = [0] * len(placed.plan.rows)
+    for tiles in placed.tiles:
+        for t in tiles:
+            left[t.tile.n] += 1
+    open_sums: dict[tuple[int, int], Buffer] = {}  # (unit, n) -> its partial sum
+    shared = _shared(placed)
+    longest = max(len(tiles) for tiles in placed.tiles)
+    for i in range(longest):
+        for u, plane in enumerate(placed.units):
+            if i >= len(placed.tiles[u]):
+                continue
+            t = placed.tiles[u][i]
+            n, k = t.tile.n, t.tile.k
+            hemisphere = int(plane >= b.g.planes // 2)
+            install(s, plane, kind, [Load(t.buffer, t.start, t.count, 0, placed.format == "cast8")])
+            node: Op | Mat = Mat(plane, kind, acts[hemisphere], k * batch)
+            old = open_sums.pop((u, n), None)
+            if old is not None:
+                node = add("ADD", node, Mem(old))
+            left[n] -= 1
+            if left[n]:
+                new = _partial(b, partials, t, hemisphere, u, n in shared)
+                open_sums[u, n] = new
+                s.vop([(node if isinstance(node, Op) else copy(node), [Dst(new)])], batch)
+                continue
+            for other in [key for key in open_sums if key[1] == n]:
+                node = add("ADD", node, Mem(open_sums.pop(other)))
+            s.vop(final(n, cvt("f32", "s32", node) if kind == S8 else node, t.rest, hemisphere), batch)
+
+
+def _shared(placed: PlacedLinear) -> set[int]:
+    """Row tiles whose column tiles are on more than one unit."""
+    seen: dict[int, set[int]] = {}
+    for u, tiles in enumerate(placed.tiles):
+        for t in tiles:
+            seen.setdefault(t.tile.n, set()).add(u)
+    return {n for n, units in seen.items() if len(units) > 1}
+
+
+def _partial(b: Build, partials: Partials, t: PlacedTile, hemisphere: int, unit: int, shared: bool) -> Buffer:
+    """A partial-sum buffer; one of its own for a row tile that another unit finishes."""
+    if shared:
+        return b.place.scratch(4, b.batch, hemisphere, group=t.rest)
+    return partials.get(hemisphere, t.rest, unit, t.tile.n % 2)
+
+
+__all__ = ["Final", "Partials", "linear"]

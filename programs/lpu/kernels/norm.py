@@ -1,0 +1,121 @@
+"""Sums over lanes, RMSNorm, and the quantisation of activations.
+
+A sum over lanes is a product with a tile of ones: the result stands in every lane. The tile takes
+fp16, so fp32 values go in pieces: each piece is the fp16 part, the rest is scaled up for the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from isa.opcodes import F16
+from programs.decode.stored import ACTIVATION_FACTOR, RMS_FLOOR
+from programs.lpu.build import Build
+from programs.lpu.chain import Op, cvt, f32, imm
+from programs.lpu.memory import Buffer
+from programs.lpu.patterns import Load, install
+from programs.lpu.schedule import Dst, Mat, Mem
+
+PIECES = 3  # fp16 parts of an fp32 value
+PIECE = 2.0**11  # each piece carries 11 bits
+SQUARE_SCALE = 2.0**-12  # squares are scaled so that elements up to 16,000 stay in fp16's range
+
+
+def install_ones(b: Build, hemisphere: int) -> int:
+    """Install the tile of ones in a hemisphere's plane pair; gives its even plane."""
+    plane = 2 * hemisphere
+    tile = b.ones(hemisphere)
+    install(b.s, plane, F16, [Load(tile, 0, tile.n, 0)])
+    return plane
+
+
+def squares(b: Build, x: Buffer, tiles: int, hemisphere: int) -> Buffer:
+    """Scaled sums of squares over the vectors of each sequence: x holds vector t * batch + sequence."""
+    total = b.scratch(4, b.batch, hemisphere)
+    for sequence in range(b.batch):
+        leaf = Mem(x, sequence, b.batch)
+        b.s.vop([(f32("MUL", leaf, leaf), [Dst(total, sequence)])], tiles, fold="ADD")
+    return total
+
+
+def lane_sum(b: Build, values: Buffer, plane: int, scale: float, offset: float, outs: list[Dst],
+             hemisphere: int, kind: str = "rsqrt") -> None:
+    """outs = rsqrt(scale * (sum of values over lanes) + offset), in every lane, for each sequence.
+
+    kind "both": outs[0] gets 1 / root, outs[1] the root itself. The plane holds the tile of ones.
+    """
+    s, n = b.s, b.batch
+    rest = values
+    pieces = b.scratch(2, n * PIECES, hemisphere)
+    for piece in range(PIECES):
+        scaled = imm("MULI", Mem(rest), SQUARE_SCALE) if piece == 0 else None
+        here = Dst(pieces, piece * n)
+        if piece == 0:
+            whole = b.scratch(4, n, hemisphere)
+            assert scaled is not None
+            s.vop([(scaled, [Dst(whole)])], n)
+            rest = whole
+        part = cvt("f16", "f32", Mem(rest))
+        if piece == PIECES - 1:
+            s.vop([(part, [here])], n)
+            break
+        s.vop([(part, [here])], n)
+        smaller = b.scratch(4, n, hemisphere)
+        left = imm("MULI", f32("SUB", Mem(rest), cvt("f32", "f16", Mem(pieces, piece * n))), PIECE)
+        s.vop([(left, [Dst(smaller)])], n)
+        rest = smaller
+    high = b.scratch(4, n, hemisphere)
+    for piece in range(PIECES):
+        factor = scale / SQUARE_SCALE / PIECE**piece
+        total: Op = imm("MULI", Mat(plane, F16, pieces, piece * n), factor)
+        if piece:
+            total = f32("ADD", total, Mem(high))
+        if piece < PIECES - 1:
+            s.vop([(total, [Dst(high)])], n)
+            continue
+        mean = imm("ADDI", total, offset)
+        root = f32("RSQRT", mean)
+        if kind == "rsqrt":
+            s.vop([(root, [outs[0]])], n)
+        else:
+            s.vop([(root, [outs[0]]), (f32("MUL", root, mean), [outs[1]])], n)
+
+
+def rms_norm(b: Build, x: Buffer, tiles: int, weight: Buffer | None, acts: Sequence[Buffer]) -> None:
+    """acts[h] (vector t * batch + sequence) = x / rms(x) * weight, in the linear layers' input format.
+
+    With 8-bit activations the weight is folded into the matrix, and 1 stands for 127 / 8.
+    """
+    c = b.stored.config
+    plane = install_ones(b, 1)
+    total = squares(b, x, tiles, 1)
+    root = b.scratch(4, b.batch, 0)
+    lane_sum(b, total, plane, 1.0 / c.hidden, c.norm_eps, [Dst(root)], 1)
+    scale_and_cast(b, x, tiles, root, weight, acts, "s8" if b.act_bytes == 1 else "f16")
+
+
+def scale_and_cast(b: Build, x: Buffer, tiles: int, root: Buffer | None, weight: Buffer | None,
+                   acts: Sequence[Buffer], to: str) -> None:
+    """acts = cast(x * root * weight), into both hemispheres."""
+    for sequence in range(b.batch):
+        value: Op | Mem = Mem(x, sequence, b.batch)
+        if root is not None:
+            value = f32("MUL", value, Mem(root, sequence, 0))
+        if weight is not None:
+            value = f32("MUL", value, Mem(weight))
+        if to == "s8":
+            value = imm("MULI", value, ACTIVATION_FACTOR["s8"])
+        casts = [(cvt(to, "f32", value), [Dst(act, sequence, b.batch)]) for act in acts]
+        b.s.vop(casts, tiles)
+
+
+def quantise(b: Build, x: Buffer, tiles: int, size: int, acts: Sequence[Buffer], total: Buffer) -> Buffer:
+    """acts = s8 of x * 127 / (8 rms(x)); gives the factor 8 rms(x) / 127 of each sequence, in every lane.
+
+    total: sums of squares as `squares` gives them, in the east.
+    """
+    plane = install_ones(b, 1)
+    root, rms = b.scratch(4, b.batch, 0), b.scratch(4, b.batch, 0)
+    lane_sum(b, total, plane, 1.0 / size, RMS_FLOOR, [Dst(root), Dst(rms)], 1, "both")
+    scale_and_cast(b, x, tiles, root, None, acts, "s8")
+    return rms

@@ -1,0 +1,163 @@
+"""Places in SRAM: which words belong to what, and when a word may be read and written again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from emulator.lpu.geometry import Geometry
+
+
+class CapacityError(ValueError):
+    """What does not fit on one chip, in numbers. chips_needed: None when more chips would not help."""
+
+    def __init__(self, message: str, chips_needed: int | None = None) -> None:
+        super().__init__(message)
+        self.chips_needed = chips_needed
+
+
+@dataclass
+class Buffer:
+    """n vectors of len(slices) byte planes: vector i, byte b lies in slices[b] at addresses[b] + i * pitch.
+
+    layered: the addresses are those of the first layer in the layers' arena; the bank is then unknown
+    until all is placed. ready[i]: first cycle in which vector i can be read. used[i]: last cycle in
+    which it is read. Both count in the block that is being scheduled.
+    """
+
+    slices: tuple[int, ...]
+    addresses: tuple[int, ...]
+    n: int
+    pitch: int = 1
+    layered: bool = False
+    ready: list[int] = field(default_factory=list)
+    used: list[int] = field(default_factory=list)
+    size: int = 0  # bytes of a vector
+    side: int = 0  # hemisphere
+    settled: bool = True  # whether slices and addresses are known
+
+    def __post_init__(self) -> None:
+        self.size = self.size or len(self.slices)
+        if not self.ready:
+            self.forget()
+
+    def forget(self) -> None:
+        """A new block begins: everything is there."""
+        self.ready[:] = [0] * self.n
+        self.used[:] = [-1] * self.n
+
+    def address(self, byte: int, i: int) -> int:
+        return self.addresses[byte] + i * self.pitch
+
+    def words(self, g: Geometry) -> np.ndarray:
+        """Word numbers int32 [n, bytes] (of a buffer that is not layered)."""
+        slices = np.array(self.slices, dtype=np.int64) * g.words_per_slice + np.array(self.addresses)
+        return (slices[None, :] + self.pitch * np.arange(self.n)[:, None]).astype(np.int32)
+
+    def planes(self, first: int, step: int) -> Buffer:
+        """Every step-th byte plane as a buffer of its own that shares readiness."""
+        return Buffer(self.slices[first::step], self.addresses[first::step], self.n, self.pitch, self.layered,
+                      self.ready, self.used, side=self.side)
+
+
+class Memory:
+    """Allocates words slice by slice: a static part, and one arena that every layer has a copy of."""
+
+    def __init__(self, g: Geometry, layers: int) -> None:
+        self.g = g
+        self.layers = max(layers, 1)
+        self.static = [0] * g.slices
+        self.layer = [0] * g.slices
+        self.buffers: list[Buffer] = []
+        self.columns = g.slices_per_hemisphere // 4  # groups of four slices on one column
+        self.turns = [[0] * self.columns, [0] * self.columns]
+
+    def free(self, slice_number: int) -> int:
+        """Words left in a slice."""
+        return self.g.words_per_slice - self.static[slice_number] - self.layers * self.layer[slice_number]
+
+    def take(self, slice_number: int, count: int, layered: bool = False) -> int:
+        """First of `count` words of a slice. Overflow is found by `check`."""
+        counter = self.layer if layered else self.static
+        first = counter[slice_number]
+        counter[slice_number] += count
+        return first
+
+    def group(self, hemisphere: int, number: int) -> tuple[int, ...]:
+        """The four slices of column 1 + number of a hemisphere (0 west, 1 east)."""
+        first = hemisphere * self.g.slices_per_hemisphere + 4 * number
+        return tuple(range(first, first + 4))
+
+    def group_free(self, hemisphere: int, number: int) -> int:
+        return min(self.free(s) for s in self.group(hemisphere, number))
+
+    def hemisphere(self, slice_number: int) -> int:
+        return slice_number // self.g.slices_per_hemisphere
+
+    def buffer(self, slices: tuple[int, ...], n: int, layered: bool = False) -> Buffer:
+        """n vectors over the given slices, one a byte."""
+        made = Buffer(slices, tuple(self.take(s, n, layered) for s in slices), n, layered=layered,
+                      side=self.hemisphere(slices[0]))
+        self.buffers.append(made)
+        return made
+
+    def near(self, size: int, n: int, hemisphere: int, groups: tuple[int, ...], layered: bool = False) -> Buffer:
+        """n vectors of `size` bytes in the emptiest of some column groups; bytes of one vector on one column."""
+        number = max(groups, key=lambda k: (self._room(hemisphere, k, size), -k))
+        slices = sorted(self.group(hemisphere, number), key=lambda s: (-self.free(s), s))[:size]
+        return self.buffer(tuple(sorted(slices)), n, layered)
+
+    def later(self, size: int, n: int, side: int) -> Buffer:
+        """A scratch buffer that gets its place from `settle`, when it is known what it must not disturb."""
+        made = Buffer((), (), n, size=size, side=side, settled=False)
+        self.buffers.append(made)
+        return made
+
+    def settle(self, buffer: Buffer, avoid: set[int], groups: tuple[int, ...]) -> None:
+        """Place a buffer in slices not in `avoid`: the first of `groups` with room, used ones later."""
+        def slices_of(k: int) -> list[int]:
+            return [s for s in self.group(buffer.side, k) if s not in avoid and self.free(s) >= buffer.n]
+
+        able = [k for k in groups if len(slices_of(k)) >= buffer.size]
+        if not able:
+            able = [k for k in range(self.columns) if len(slices_of(k)) >= buffer.size]
+        if not able:
+            raise CapacityError(f"no slice of the {'east' if buffer.side else 'west'} has {buffer.n:,} words left for "
+                                "scratch vectors; use a smaller context or batch", None)
+        number = min(able, key=lambda k: (self.turns[buffer.side][k], k))
+        self.turns[buffer.side][number] += buffer.size
+        chosen = sorted(sorted(slices_of(number), key=lambda s: (self.static[s], s))[: buffer.size])
+        buffer.slices = tuple(chosen)
+        buffer.addresses = tuple(self.take(s, buffer.n) for s in chosen)
+        buffer.settled = True
+
+    def _room(self, hemisphere: int, number: int, size: int) -> int:
+        free = sorted((self.free(s) for s in self.group(hemisphere, number)), reverse=True)
+        return free[size - 1]
+
+    def new_block(self) -> None:
+        """Everything allocated so far counts as present at cycle 0 of the next block."""
+        for buffer in self.buffers:
+            buffer.forget()
+
+    @property
+    def used_words(self) -> int:
+        return sum(self.static) + self.layers * sum(self.layer)
+
+    def check(self, text_words: int) -> None:
+        """Raise CapacityError when a slice, or the chip with its instruction text, is over-full."""
+        need, have = self.used_words + text_words, self.g.words
+        if need > have:
+            raise CapacityError(
+                f"needs {need:,} SRAM words ({self.used_words:,} of data, {text_words:,} of instructions) and one chip "
+                f"has {have:,}", -(-need // have))
+        worst = min(range(self.g.slices), key=self.free)
+        if self.free(worst) < 0:
+            raise CapacityError(
+                f"needs {need:,} SRAM words of {have:,}, which cannot be spread evenly enough: slice "
+                f"{worst} would need {self.g.words_per_slice - self.free(worst):,} of {self.g.words_per_slice:,}", 2)
+
+    def base(self, slice_number: int, layer: int) -> int:
+        """Address of a layer's copy of the arena in a slice (after everything is allocated)."""
+        return self.static[slice_number] + layer * self.layer[slice_number]

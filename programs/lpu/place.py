@@ -1,0 +1,172 @@
+"""Where weights lie: tiles over slices, so that a tile streams into its plane at full rate.
+
+A tile is read from 16 slices (s8: one stream a slice, row m * 16 + i in slice i), 32 slices (f16: two
+streams a row) or 4 slices (s8 that the VXM casts, 4 rows a cycle). Slices come in groups of four on
+one column. While a hemisphere streams from 8 groups the other ones rest: partial sums and scales of
+these tiles go there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from emulator.lpu.geometry import Geometry
+from programs.decode.stored import StoredLinear
+from programs.lpu.memory import Buffer, Memory
+from programs.lpu.partition import BLOCK, LinearPlan, Tile, split_tiles
+
+CHUNK = 8  # tile positions that share one choice of slice groups
+ROOMY = 0.66  # below this share of the chip, weights keep off the groups near the VXM
+NEAR_GROUPS = (0, 1, 2)
+
+
+@dataclass
+class Fill:
+    """Initial contents of a buffer: make(layer) gives uint8 [n, bytes, lanes]; zero: zeros.
+
+    table: the compiler's own constants, which have values in timing-only programs too.
+    """
+
+    buffer: Buffer
+    make: Callable[[int], np.ndarray] | None = None
+    zero: bool = False
+    table: bool = False
+
+
+@dataclass
+class PlacedTile:
+    tile: Tile
+    buffer: Buffer
+    start: int
+    count: int  # vectors of the buffer
+    rest: int  # slice group of the unit's hemisphere that rests meanwhile
+
+
+@dataclass
+class PlacedLinear:
+    plan: LinearPlan
+    format: str  # "s8", "f16" or "cast8"
+    units: list[int]  # planes (f16, cast8: even planes of pairs)
+    tiles: list[list[PlacedTile]]  # of each unit
+
+
+class Placer:
+    """Allocates weights and remembers what fills them."""
+
+    def __init__(self, g: Geometry, memory: Memory, share: float) -> None:
+        self.g, self.memory = g, memory
+        self.roomy = share < ROOMY
+        self.fills: list[Fill] = []
+
+    def streaming_groups(self, hemisphere: int, count: int) -> list[int]:
+        """`count` slice groups with the most room; far ones where there is room to choose."""
+        columns = self.memory.columns
+        far = columns - 8
+        order = sorted(range(columns), key=lambda k: (self.roomy and k < far, -self.memory.group_free(hemisphere, k),
+                                                      -k))
+        return sorted(order[:count])
+
+    def resting(self, hemisphere: int, busy: list[int]) -> int:
+        """The resting group nearest to the VXM."""
+        return next((k for k in range(self.memory.columns) if k not in busy), 0)
+
+    def scratch(self, size: int, n: int, hemisphere: int, layered: bool = False, group: int | None = None) -> Buffer:
+        """n vectors of `size` bytes: in the given group, else near the VXM while there is room."""
+        memory = self.memory
+        if group is None:
+            groups = tuple(k for k in NEAR_GROUPS if memory.group_free(hemisphere, k) >= n)
+            groups = groups or tuple(range(memory.columns))
+        else:
+            groups = (group,)
+        return memory.near(size, n, hemisphere, groups, layered)
+
+    @property
+    def scratch_groups(self) -> tuple[int, ...]:
+        """Slice groups for scratch: near the VXM while weights keep off, else all."""
+        return NEAR_GROUPS if self.roomy else tuple(range(self.memory.columns))
+
+    def constant(self, data: np.ndarray, hemisphere: int, group: int | None = None) -> Buffer:
+        """A static buffer with known contents uint8 [n, bytes, lanes]."""
+        buffer = self.scratch(data.shape[1], data.shape[0], hemisphere, group=group)
+        self.fills.append(Fill(buffer, lambda layer: data, table=True))
+        return buffer
+
+    def linear(self, plan: LinearPlan, format: str, layered: bool, source: Callable[[int], StoredLinear]) -> PlacedLinear:
+        """Place a linear layer's tiles; source(layer) gives its values."""
+        g = self.g
+        units = list(range(g.planes)) if format == "s8" else list(range(0, g.planes, 2))
+        parts = split_tiles(plan, len(units))
+        placed: list[list[PlacedTile]] = [[] for _ in units]
+        longest = max(len(p) for p in parts)
+        for first in range(0, longest, CHUNK):
+            for hemisphere in (0, 1):
+                mine = [u for u, plane in enumerate(units) if (plane >= g.planes // 2) == (hemisphere == 1)]
+                chunks = [parts[u][first : first + CHUNK] for u in mine]
+                if not any(chunks):
+                    continue
+                if format == "cast8":
+                    for tile in chunks[0]:
+                        group = self.streaming_groups(hemisphere, 1)
+                        self._tiles(placed[mine[0]], [tile], self.memory.group(hemisphere, group[0]),
+                                    4, plan, layered, source, self.resting(hemisphere, group))
+                    continue
+                groups = self.streaming_groups(hemisphere, 8)
+                rest = self.resting(hemisphere, groups)
+                for i, (u, chunk) in enumerate(zip(mine, chunks, strict=True)):
+                    own = groups if format == "f16" else groups[i::2]
+                    slices = tuple(s for k in own for s in self.memory.group(hemisphere, k))
+                    self._tiles(placed[u], chunk, slices, 1, plan, layered, source, rest)
+        return PlacedLinear(plan, format, units, placed)
+
+    def _tiles(self, placed: list[PlacedTile], chunk: list[Tile], slices: tuple[int, ...], per_block: int,
+               plan: LinearPlan, layered: bool, source: Callable[[int], StoredLinear], rest: int) -> None:
+        """Consecutive tiles of one unit in one buffer."""
+        if not chunk:
+            return
+        counts = [per_block * t.blocks for t in chunk]
+        buffer = self.memory.buffer(slices, sum(counts), layered)
+        start = 0
+        for tile, count in zip(chunk, counts, strict=True):
+            placed.append(PlacedTile(tile, buffer, start, count, rest))
+            start += count
+
+        def make(layer: int) -> np.ndarray:
+            return _tile_bytes(source(layer), plan, chunk, len(slices), self.g.lanes)
+
+        self.fills.append(Fill(buffer, make))
+
+
+def _tile_bytes(linear: StoredLinear, plan: LinearPlan, chunk: list[Tile], slices: int, lanes: int) -> np.ndarray:
+    """uint8 [vectors, slices, lanes] of tiles: rows dealt to the slices, bytes of a row on neighbours."""
+    values = linear.values
+    assert values is not None
+    size = values.dtype.itemsize
+    parts = []
+    for tile in chunk:
+        rows, columns = plan.rows[tile.n], plan.columns[tile.k]
+        out = np.zeros((BLOCK * tile.blocks, lanes), dtype=values.dtype)
+        block = values[np.maximum(rows, 0)[:, None], np.maximum(columns, 0)[None, :]]
+        block[rows < 0] = 0
+        block[:, columns < 0] = 0
+        out[: len(rows), : len(columns)] = block
+        split = out.view(np.uint8).reshape(len(out), lanes, size).transpose(0, 2, 1)  # [rows, bytes, lanes]
+        parts.append(np.ascontiguousarray(split).reshape(-1, slices, lanes))
+    return np.concatenate(parts)
+
+
+def byte_planes(values: np.ndarray) -> np.ndarray:
+    """uint8 [n, bytes, lanes] of an array [n, lanes] of 1-, 2- or 4-byte numbers."""
+    values = np.ascontiguousarray(values)
+    split = values.view(np.uint8).reshape(*values.shape, values.dtype.itemsize)
+    return np.ascontiguousarray(split.transpose(0, 2, 1))
+
+
+def lane_vectors(values: np.ndarray, layout: list[np.ndarray], lanes: int) -> np.ndarray:
+    """Elements of a 1-D array in a layout's lanes: [vectors, lanes], zeros in padding lanes."""
+    out = np.zeros((len(layout), lanes), dtype=values.dtype)
+    for row, index in zip(out, layout, strict=True):
+        row[: len(index)] = np.where(index >= 0, values[np.maximum(index, 0)], 0)
+    return out
