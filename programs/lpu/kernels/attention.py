@@ -293,7 +293,7 @@ def _products(b: Build, cache: Cache, weights: list[Buffer], inverse: Buffer, ou
                         at += piece.count
             for o in members:
                 leaf = Mem(parts[o])
-                s.vop([(imm("ADDI", leaf, 0), [Dst(out, o * batch + i)])], parts[o].n, fold="ADD")
+                s.vop([(imm("ADDI", leaf, 0.0), [Dst(out, o * batch + i)])], parts[o].n, fold="ADD")
 
 
 def _key(masks: np.ndarray) -> str:
