@@ -31,14 +31,18 @@ INF = 2**62
 # A channel's words, then its pseudo-channels'.
 CYCLE, LAST_COL, LAST_ROW, ROW_FREE, PENDING, CH_HEAD = range(6)
 # A pseudo-channel's words (pairs: read, write), then 3 a bank group, then BANK_WORDS a bank.
-(COUNT, _1, MODE, FIFO_HEAD, FIFO_TAIL, MASK, _2, HITS, _3, AGED, _4, SEQ, COL_OK, _5, ACT_OK, FAW_RING, _6, _7, _8,
- FAW_I, REF_T, REF_B, EVT_T, COL_T, COL_B, ROW_T, ROW_B, SINK, PC_ID, PC_HEAD) = range(30)
-# A bank's words; per direction three words of its queue: oldest, newest, oldest that hits the open row.
-OPEN, B_ACT, B_COL, _9, B_PRE, FRESH, GROUP, QUEUE = range(8)
-Q_HEAD, Q_TAIL, Q_HIT = range(3)
-BANK_WORDS = 16
-# An entry's words. E_TIME: arrival, then entry into the queue, then end of data. E_AUX: the owner's.
-E_NEXT, E_ROW, E_BANK, E_MASK, E_SEQ, E_TIME, E_TAG, E_AUX, E_WRITE, ENTRY_WORDS = range(10)
+(COUNT, _1, MODE, FIFO_HEAD, FIFO_TAIL, AGED, _2, SEQ, COL_OK, _3, ACT_OK, FAW_RING, _4, _5, _6, FAW_I, REF_T, REF_B,
+ EVT_T, COL_T, COL_B, ROW_T, ROW_B, SINK, PC_ID, LISTS) = range(26)
+HIT, CLOSED, OTHER = range(3)  # lists of a direction's bank queues, in order of age: first, last
+PC_HEAD = LISTS + 2 * 3 * 2
+# A bank's words, then its two queues: oldest entry, newest, oldest that hits the open row, the list
+# that the queue is in, the sequence number that orders it there, and its links.
+OPEN, B_ACT, B_COL, _7, B_PRE, FRESH, GROUP, NUMBER, QUEUE = range(9)
+Q_HEAD, Q_TAIL, Q_HIT, Q_LIST, Q_SEQ, Q_NEXT, Q_PREVIOUS, QUEUE_WORDS = range(8)
+BANK_WORDS = QUEUE + 2 * QUEUE_WORDS
+# An entry's words. E_BANK: 2 * bank + write. E_TIME: arrival, then entry into the queue, then end of
+# data. E_TAG and E_AUX are the owner's.
+E_NEXT, E_ROW, E_BANK, E_MASK, E_SEQ, E_TIME, E_TAG, E_AUX, ENTRY_WORDS = range(9)
 # A sink: finished reads and finished writes as two lists.
 RD_DONE, RD_LAST, WR_DONE, WR_LAST, SINK_WORDS = range(5)
 # A command in the log.
@@ -97,13 +101,15 @@ def build(state: np.ndarray, offset: int, config: DramConfig, entries: int, sink
             s[q + PC_ID] = channel * config.pseudo_channels + p
             s[q + SINK] = sinks[s[q + PC_ID]]
             s[q + COL_T] = s[q + ROW_T] = INF
+            s[q + LISTS : q + PC_HEAD] = -1
             # The pseudo-channels of a channel take turns within the interval.
             s[q + REF_T] = config.refi + p * config.refi // config.pseudo_channels if config.refi else INF
             s[q + EVT_T] = s[q + REF_T]
             for b in range(config.banks):
                 bank = q + s[d + BANK_OFF] + b * BANK_WORDS
                 s[bank + OPEN] = -1
-                s[bank + QUEUE : bank + QUEUE + 6] = -1
+                s[bank + QUEUE : bank + BANK_WORDS] = -1
+                s[bank + NUMBER] = b
                 s[bank + GROUP] = q + PC_HEAD + 3 * (b % config.groups)
     for sink in np.unique(sinks):
         s[sink : sink + SINK_WORDS] = -1
@@ -119,12 +125,11 @@ def push(S, D, pc, bank, row, mask, write, arrival, tag, aux):
     S[D + FREE] = S[e + E_NEXT]
     S[e + E_NEXT] = -1
     S[e + E_ROW] = row
-    S[e + E_BANK] = bank
+    S[e + E_BANK] = 2 * bank + write
     S[e + E_MASK] = mask
     S[e + E_TIME] = arrival
     S[e + E_TAG] = tag
     S[e + E_AUX] = aux
-    S[e + E_WRITE] = write
     S[c + PENDING] += 1
     if S[q + FIFO_HEAD] < 0:
         S[q + FIFO_HEAD] = e
@@ -141,7 +146,7 @@ def _set_event(S, D, q, d):
     t = S[q + REF_T]
     e = S[q + FIFO_HEAD]
     if e >= 0:
-        k = S[e + E_WRITE]
+        k = S[e + E_BANK] & 1
         if S[q + COUNT + k] < S[D + RD_CAP + k]:
             t = min(t, max(d, S[e + E_TIME]))
     S[q + EVT_T] = t
@@ -164,24 +169,66 @@ def _set_mode(S, D, q):
 
 
 @njit
-def _set_bank(S, q, bank, b, k):
-    """Bring the masks of bank b, direction k, in line with its queue."""
-    one = 1 << b
-    base = bank + QUEUE + 3 * k
-    head = S[base + Q_HEAD]
-    hit = S[base + Q_HIT]
-    S[q + MASK + k] = S[q + MASK + k] | one if head >= 0 else S[q + MASK + k] & ~one
-    S[q + HITS + k] = S[q + HITS + k] | one if hit >= 0 else S[q + HITS + k] & ~one
+def _place(S, q, bank, k):
+    """Put a bank's queue into the list it belongs to now: hits the open row, closed, other row."""
+    queue = bank + QUEUE + QUEUE_WORDS * k
+    before = -1
+    after = -1
+    old = S[queue + Q_LIST]
+    if old >= 0:
+        before = S[queue + Q_PREVIOUS]
+        after = S[queue + Q_NEXT]
+        S[old if before < 0 else before + Q_NEXT] = after
+        S[old + 1 if after < 0 else after + Q_PREVIOUS] = before
+    head = S[queue + Q_HEAD]
+    hit = S[queue + Q_HIT]
+    one = 1 << S[bank + NUMBER]
     S[q + AGED + k] = S[q + AGED + k] | one if hit >= 0 and hit != head else S[q + AGED + k] & ~one
+    if head < 0:
+        S[queue + Q_LIST] = -1
+        return
+    which = HIT
+    seq = S[(hit if hit >= 0 else head) + E_SEQ]
+    if hit < 0:
+        which = CLOSED if S[bank + OPEN] < 0 else OTHER
+    new = q + LISTS + 6 * k + 2 * which
+    if new != old:
+        before = S[new + 1]
+        after = -1
+    while after >= 0 and S[after + Q_SEQ] < seq:
+        before = after
+        after = S[after + Q_NEXT]
+    while before >= 0 and S[before + Q_SEQ] > seq:
+        after = before
+        before = S[before + Q_PREVIOUS]
+    S[queue + Q_LIST] = new
+    S[queue + Q_SEQ] = seq
+    S[queue + Q_PREVIOUS] = before
+    S[queue + Q_NEXT] = after
+    S[new if before < 0 else before + Q_NEXT] = queue
+    S[new + 1 if after < 0 else after + Q_PREVIOUS] = queue
 
 
 @njit
-def _find_hit(S, bank, k, e):
-    """Oldest entry from e on that hits the bank's open row."""
+def _find_hit(S, q, bank, k, e):
+    """The bank's oldest hit is the first from entry e on that wants the open row, if any."""
     row = S[bank + OPEN]
     while e >= 0 and S[e + E_ROW] != row:
         e = S[e + E_NEXT]
-    S[bank + QUEUE + 3 * k + Q_HIT] = e
+    S[bank + QUEUE + QUEUE_WORDS * k + Q_HIT] = e
+    _place(S, q, bank, k)
+
+
+@njit
+def _close(S, q, bank):
+    """Close the bank's row: nothing hits any more."""
+    S[bank + OPEN] = -1
+    S[bank + FRESH] = 0
+    for k in range(2):
+        queue = bank + QUEUE + QUEUE_WORDS * k
+        if S[queue + Q_HEAD] >= 0:
+            S[queue + Q_HIT] = -1
+            _place(S, q, bank, k)
 
 
 @njit
@@ -189,61 +236,68 @@ def _scan_column(S, D, q, d):
     """Cache the earliest column command at or after d: of the oldest entry among those ready first."""
     k = S[q + MODE]
     base = max(d, S[q + COL_OK + k])
-    banks = q + S[D + BANK_OFF]
-    hits = S[q + HITS + k]
-    aged = S[q + AGED + k]
     best_t = INF
-    best_b = -1
-    best_seq = INF
-    while hits != 0:
-        low = hits & -hits
-        hits ^= low
-        b = BIT[low % 67]
-        bank = banks + b * BANK_WORDS
+    best = -1
+    queue = S[q + LISTS + 6 * k]
+    while queue >= 0:
+        bank = queue - QUEUE - QUEUE_WORDS * k
         t = max(base, S[bank + B_COL + k], S[S[bank + GROUP] + k])
-        if t <= best_t:
-            queue = bank + QUEUE + 3 * k
-            # An entry over the age cap owns its bank: younger hits of other rows have to wait.
-            if aged & low and t - S[S[queue + Q_HEAD] + E_TIME] > S[D + AGE_CAP]:
-                continue
-            seq = S[S[queue + Q_HIT] + E_SEQ]
-            if t < best_t or seq < best_seq:
+        if t < best_t:
+            head = S[queue + Q_HEAD]
+            # An entry over the age cap owns its bank: younger hits have to wait.
+            if head == S[queue + Q_HIT] or t - S[head + E_TIME] <= S[D + AGE_CAP]:
                 best_t = t
-                best_b = b
-                best_seq = seq
+                best = bank
+                if t == base:
+                    break
+        queue = S[queue + Q_NEXT]
     S[q + COL_T] = best_t
-    S[q + COL_B] = best_b
+    S[q + COL_B] = best
 
 
 @njit
 def _scan_row(S, D, q, d):
     """Cache the earliest ACT or PRE at or after d: for the oldest entry among those ready first."""
     k = S[q + MODE]
-    banks = q + S[D + BANK_OFF]
-    todo = (S[q + MASK + k] & ~S[q + HITS + k]) | S[q + AGED + k]
     best_t = INF
-    best_b = -1
+    best = -1
     best_seq = INF
-    while todo != 0:
-        low = todo & -todo
-        todo ^= low
-        b = BIT[low % 67]
-        bank = banks + b * BANK_WORDS
-        head = S[bank + QUEUE + 3 * k + Q_HEAD]
-        if S[bank + OPEN] < 0:
-            t = max(d, S[bank + B_ACT], S[q + ACT_OK], S[S[bank + GROUP] + 2])
-        else:
-            t = max(d, S[bank + B_PRE])
-            if S[bank + QUEUE + 3 * k + Q_HIT] >= 0:
-                t = max(t, S[head + E_TIME] + S[D + AGE_CAP] + 1)
-        if t <= best_t:
-            seq = S[head + E_SEQ]
-            if t < best_t or seq < best_seq:
-                best_t = t
-                best_b = b
-                best_seq = seq
+    base = max(d, S[q + ACT_OK])
+    queue = S[q + LISTS + 6 * k + 2 * CLOSED]
+    while queue >= 0:
+        bank = queue - QUEUE - QUEUE_WORDS * k
+        t = max(base, S[bank + B_ACT], S[S[bank + GROUP] + 2])
+        if t < best_t:
+            best_t = t
+            best = bank
+            best_seq = S[queue + Q_SEQ]
+            if t == base:
+                break
+        queue = S[queue + Q_NEXT]
+    queue = S[q + LISTS + 6 * k + 2 * OTHER]
+    while queue >= 0:
+        bank = queue - QUEUE - QUEUE_WORDS * k
+        t = max(d, S[bank + B_PRE])
+        if t < best_t or (t == best_t and S[queue + Q_SEQ] < best_seq):
+            best_t = t
+            best = bank
+            best_seq = S[queue + Q_SEQ]
+        if t == d:
+            break
+        queue = S[queue + Q_NEXT]
+    aged = S[q + AGED + k]
+    while aged != 0:  # rare: hits, but the bank's oldest entry wants another row
+        low = aged & -aged
+        aged ^= low
+        bank = q + S[D + BANK_OFF] + BIT[low % 67] * BANK_WORDS
+        head = S[bank + QUEUE + QUEUE_WORDS * k + Q_HEAD]
+        t = max(d, S[bank + B_PRE], S[head + E_TIME] + S[D + AGE_CAP] + 1)
+        if t < best_t or (t == best_t and S[head + E_SEQ] < best_seq):
+            best_t = t
+            best = bank
+            best_seq = S[head + E_SEQ]
     S[q + ROW_T] = best_t
-    S[q + ROW_B] = best_b
+    S[q + ROW_B] = best
 
 
 @njit
@@ -254,38 +308,39 @@ def _record(S, D, d, q, command, bank, what):
         S[at] = d
         S[at + 1] = S[q + PC_ID]
         S[at + 2] = command
-        S[at + 3] = bank
+        S[at + 3] = S[bank + NUMBER]
         S[at + 4] = what
     S[D + LOG_N] = n + 1
 
 
 @njit
+def _refresh(S, D, q, d):
+    """The refresh that is due at d: the bank closes at once, with the waits of a precharge."""
+    b = S[q + REF_B]
+    bank = q + S[D + BANK_OFF] + b * BANK_WORDS
+    start = max(d, S[bank + B_ACT])
+    if S[bank + OPEN] >= 0:
+        start = max(start, max(d, S[bank + B_PRE]) + S[D + RP])
+    S[bank + B_ACT] = start + S[D + RFC]
+    _close(S, q, bank)
+    S[D + N_REF] += 1
+    S[q + REF_B] = b + 1 if b + 1 < S[D + BANKS] else 0
+    S[q + REF_T] += S[D + REFI]
+    if S[D + LOG_CAP] > 0:
+        _record(S, D, d, q, C_REF, bank, start)
+
+
+@njit
 def _intake(S, D, q, d):
     """Start of cycle d: the refresh that is due, then arrivals while there is room."""
-    row_dirty = False
-    col_dirty = False
+    again = False  # the cached commands have to be found again
     if S[q + REF_T] <= d:
-        b = S[q + REF_B]
-        bank = q + S[D + BANK_OFF] + b * BANK_WORDS
-        start = max(d, S[bank + B_ACT])
-        if S[bank + OPEN] >= 0:  # closes at once: an implied precharge with its own waits
-            start = max(start, max(d, S[bank + B_PRE]) + S[D + RP])
-        S[bank + B_ACT] = start + S[D + RFC]
-        S[bank + OPEN] = -1
-        S[bank + FRESH] = 0
-        for k in range(2):
-            S[bank + QUEUE + 3 * k + Q_HIT] = -1
-            _set_bank(S, q, bank, b, k)
-        S[D + N_REF] += 1
-        S[q + REF_B] = b + 1 if b + 1 < S[D + BANKS] else 0
-        S[q + REF_T] += S[D + REFI]
-        row_dirty = True
-        col_dirty = True
-        if S[D + LOG_CAP] > 0:
-            _record(S, D, d, q, C_REF, b, start)
+        _refresh(S, D, q, d)
+        again = True
+    mode = S[q + MODE]
     e = S[q + FIFO_HEAD]
     while e >= 0:
-        k = S[e + E_WRITE]
+        k = S[e + E_BANK] & 1
         if S[e + E_TIME] > d or S[q + COUNT + k] >= S[D + RD_CAP + k]:
             break
         after = S[e + E_NEXT]
@@ -294,38 +349,50 @@ def _intake(S, D, q, d):
         S[e + E_TIME] = d
         S[e + E_SEQ] = S[q + SEQ]
         S[q + SEQ] += 1
-        b = S[e + E_BANK]
-        bank = q + S[D + BANK_OFF] + b * BANK_WORDS
-        queue = bank + QUEUE + 3 * k
-        if S[queue + Q_HEAD] < 0:
+        bank = q + S[D + BANK_OFF] + (S[e + E_BANK] >> 1) * BANK_WORDS
+        queue = bank + QUEUE + QUEUE_WORDS * k
+        first = S[queue + Q_HEAD] < 0
+        if first:
             S[queue + Q_HEAD] = e
-            row_dirty = True
         else:
             S[S[queue + Q_TAIL] + E_NEXT] = e
         S[queue + Q_TAIL] = e
-        if S[queue + Q_HIT] < 0 and S[bank + OPEN] == S[e + E_ROW]:
+        new_hit = S[queue + Q_HIT] < 0 and S[bank + OPEN] == S[e + E_ROW]
+        if new_hit:
             S[queue + Q_HIT] = e
-            row_dirty = True
-            col_dirty = True
-        _set_bank(S, q, bank, b, k)
+        if new_hit or first:
+            _place(S, q, bank, k)
+        # The youngest entry changes a cached command only if it can go before it.
+        if k == mode and not again:
+            if new_hit and not first:
+                again = True
+            elif new_hit:
+                t = max(d, S[q + COL_OK + k], S[bank + B_COL + k], S[S[bank + GROUP] + k])
+                if t < S[q + COL_T]:
+                    S[q + COL_T] = t
+                    S[q + COL_B] = bank
+            elif first:
+                t = max(d, S[bank + B_PRE])
+                if S[bank + OPEN] < 0:
+                    t = max(d, S[bank + B_ACT], S[q + ACT_OK], S[S[bank + GROUP] + 2])
+                if t < S[q + ROW_T]:
+                    S[q + ROW_T] = t
+                    S[q + ROW_B] = bank
         e = after
     S[q + FIFO_HEAD] = e
-    if _set_mode(S, D, q):
-        row_dirty = True
-        col_dirty = True
-    if col_dirty:
+    if _set_mode(S, D, q) or again:
         _scan_column(S, D, q, d)
-    if row_dirty:
         _scan_row(S, D, q, d)
     _set_event(S, D, q, d + 1)
 
 
 @njit
-def _finish(S, D, c, q, d, bank, b, k, e):
+def _finish(S, D, c, q, d, bank, k, e):
     """The entry's last burst was issued at d: out of the queue, into the sink."""
-    queue = bank + QUEUE + 3 * k
+    queue = bank + QUEUE + QUEUE_WORDS * k
     after = S[e + E_NEXT]
-    if S[queue + Q_HEAD] == e:
+    first = S[queue + Q_HEAD] == e
+    if first:
         S[queue + Q_HEAD] = after
         if after < 0:
             S[queue + Q_TAIL] = -1
@@ -336,8 +403,7 @@ def _finish(S, D, c, q, d, bank, b, k, e):
         S[before + E_NEXT] = after
         if after < 0:
             S[queue + Q_TAIL] = before
-    _find_hit(S, bank, k, after)  # older ones do not hit: e was the oldest that did
-    _set_bank(S, q, bank, b, k)
+    _find_hit(S, q, bank, k, after)  # older ones do not hit: e was the oldest that did
     S[q + COUNT + k] -= 1
     S[c + PENDING] -= 1
     S[e + E_NEXT] = -1
@@ -349,21 +415,21 @@ def _finish(S, D, c, q, d, bank, b, k, e):
         S[S[sink + 1] + E_NEXT] = e
     S[sink + 1] = e
     _set_event(S, D, q, d + 1)
-    _set_mode(S, D, q)
-    _scan_row(S, D, q, d)
+    if _set_mode(S, D, q) or S[queue + Q_HIT] != S[queue + Q_HEAD] or not first:
+        _scan_row(S, D, q, d)
 
 
 @njit
 def _column(S, D, c, q, d):
     """Issue the cached RD or WR in cycle d."""
     k = S[q + MODE]
-    b = S[q + COL_B]
-    bank = q + S[D + BANK_OFF] + b * BANK_WORDS
+    bank = S[q + COL_B]
     group = S[bank + GROUP]
-    e = S[bank + QUEUE + 3 * k + Q_HIT]
+    queue = bank + QUEUE + QUEUE_WORDS * k
+    e = S[queue + Q_HIT]
     mask = S[e + E_MASK]
     if S[D + LOG_CAP] > 0:
-        _record(S, D, d, q, C_RD + k, b, BIT[mask & -mask])
+        _record(S, D, d, q, C_RD + k, bank, BIT[mask & -mask])
     mask &= mask - 1
     S[e + E_MASK] = mask
     S[q + COL_OK + k] = d + S[D + CCD_S]
@@ -378,12 +444,11 @@ def _column(S, D, c, q, d):
         S[q + COL_OK] = max(S[q + COL_OK], end + S[D + WTR_S])
         S[group] = max(S[group], end + S[D + WTR_L])
         S[bank + B_PRE] = max(S[bank + B_PRE], end + S[D + WR])
-    if S[bank + FRESH] == 0:
-        S[D + N_ROW_HIT] += 1
+    S[D + N_ROW_HIT] += 1 - S[bank + FRESH]
     S[bank + FRESH] = 0
     if mask == 0:
-        _finish(S, D, c, q, d, bank, b, k, e)
-    elif S[q + AGED + k] & (1 << b):
+        _finish(S, D, c, q, d, bank, k, e)
+    elif S[queue + Q_HEAD] != e:
         _scan_row(S, D, q, d)
     _scan_column(S, D, q, d + 1)
 
@@ -392,42 +457,36 @@ def _column(S, D, c, q, d):
 def _row(S, D, c, q, d):
     """Issue the cached ACT or PRE in cycle d."""
     k = S[q + MODE]
-    b = S[q + ROW_B]
-    bank = q + S[D + BANK_OFF] + b * BANK_WORDS
+    bank = S[q + ROW_B]
     if S[bank + OPEN] < 0:
-        row = S[S[bank + QUEUE + 3 * k + Q_HEAD] + E_ROW]
+        row = S[S[bank + QUEUE + QUEUE_WORDS * k + Q_HEAD] + E_ROW]
         S[bank + OPEN] = row
         S[bank + FRESH] = 1
         S[bank + B_COL] = d + S[D + RCD_RD]
         S[bank + B_COL + 1] = d + S[D + RCD_WR]
         S[bank + B_PRE] = d + S[D + RAS]
         S[bank + B_ACT] = d + S[D + RC]
-        oldest = q + FAW_RING + S[q + FAW_I]
-        S[oldest] = d
+        S[q + FAW_RING + S[q + FAW_I]] = d
         S[q + FAW_I] = (S[q + FAW_I] + 1) & 3
         S[q + ACT_OK] = max(d + S[D + RRD_S], S[q + FAW_RING + S[q + FAW_I]] + S[D + FAW])
         S[S[bank + GROUP] + 2] = d + S[D + RRD_L]
         S[c + ROW_FREE] = d + S[D + ACT_BUS]
         S[D + N_ACT] += 1
         for side in range(2):
-            _find_hit(S, bank, side, S[bank + QUEUE + 3 * side + Q_HEAD])
-            _set_bank(S, q, bank, b, side)
+            head = S[bank + QUEUE + QUEUE_WORDS * side + Q_HEAD]
+            if head >= 0:
+                _find_hit(S, q, bank, side, head)
         if S[D + LOG_CAP] > 0:
-            _record(S, D, d, q, C_ACT, b, row)
+            _record(S, D, d, q, C_ACT, bank, row)
         _scan_column(S, D, q, d + 1)
     else:
-        S[bank + OPEN] = -1
-        S[bank + FRESH] = 0
+        lost = S[bank + QUEUE + QUEUE_WORDS * k + Q_HIT] >= 0
+        _close(S, q, bank)
         S[bank + B_ACT] = max(S[bank + B_ACT], d + S[D + RP])
         S[c + ROW_FREE] = d + S[D + PRE_BUS]
         S[D + N_PRE] += 1
-        lost = False
-        for side in range(2):
-            lost |= side == k and S[bank + QUEUE + 3 * side + Q_HIT] >= 0
-            S[bank + QUEUE + 3 * side + Q_HIT] = -1
-            _set_bank(S, q, bank, b, side)
         if S[D + LOG_CAP] > 0:
-            _record(S, D, d, q, C_PRE, b, 0)
+            _record(S, D, d, q, C_PRE, bank, 0)
         if lost:
             _scan_column(S, D, q, d + 1)
     _scan_row(S, D, q, d + 1)
