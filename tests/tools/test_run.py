@@ -1,0 +1,155 @@
+"""`run`, `asm` and `disasm`: hand-written programs through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tools.test_cli import refused, run
+
+LPU = """
+.chip toy_lpu
+.data x f32 [1,16] 1.5 @E0:E3
+.data y f32 [1,16] @E4:E7
+x:    READ    S0.W              arrive 20 VXM
+VXM0: ADD.f32 S0.E, S0.W, S0.W  at 20
+y:    WRITE   S0.E              at 28
+.expect y (x + x)
+"""
+GPU = """
+.chip toy_gpu
+.data x f32 [1,32] random 1
+.kernel twice(x)
+.reg at, v
+        S2R     at, LANEID
+        SHL     at, at, 2
+        LDG.32  v, [x + at]
+        ADD.f32 v, v, v
+        STG.32  [x + at], v
+.launch twice 1 32 0 (x)
+.expect x (x + x)
+"""
+TEXTS = {"lpu": LPU, "gpu": GPU}
+
+
+@pytest.fixture(params=sorted(TEXTS))
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / f"{request.param}.s"
+    path.write_text(TEXTS[request.param])
+    return path
+
+
+def test_a_program_runs_and_its_expectations_hold(capsys, source: Path) -> None:
+    code, out, _ = run(capsys, "run", str(source))
+    assert code == 0
+    assert "1 of 1 expectations hold" in out
+
+
+def test_both_engines_tell_the_same(capsys, source: Path) -> None:
+    _, fast, _ = run(capsys, "run", str(source), "--json")
+    _, naive, _ = run(capsys, "run", str(source), "--json", "--engine", "naive")
+    assert json.loads(fast) == json.loads(naive)
+
+
+def test_a_failed_expectation_is_exit_code_1(capsys, source: Path) -> None:
+    source.write_text(source.read_text() + ".expect cycles 1\n")
+    code, out, err = run(capsys, "run", str(source))
+    assert code == 1
+    assert "1 of 2 expectations hold" in out
+    assert "expectation failed: cycles: expected 1, got" in err
+
+
+def test_arrays_go_in_and_out(capsys, source: Path, tmp_path: Path) -> None:
+    size = 16 if source.stem == "lpu" else 32
+    given = np.arange(size, dtype=np.float32)
+    np.save(tmp_path / "x.npy", given)
+    result = "y" if source.stem == "lpu" else "x"
+    code, _, _ = run(capsys, "run", str(source), "--in", f"x={tmp_path}/x.npy", "--out", f"{result}={tmp_path}/out.npy")
+    assert code == 0
+    assert np.array_equal(np.load(tmp_path / "out.npy").reshape(-1), 2 * given)
+
+
+def test_assembling_and_disassembling_gives_the_same_program(capsys, source: Path, tmp_path: Path) -> None:
+    assert run(capsys, "asm", str(source), "-o", str(tmp_path / "a.npz"))[0] == 0
+    assert run(capsys, "disasm", str(tmp_path / "a.npz"), "-o", str(tmp_path / "b.s"))[0] == 0
+    assert run(capsys, "asm", str(tmp_path / "b.s"), "-o", str(tmp_path / "b.npz"))[0] == 0
+    _, first, _ = run(capsys, "run", str(tmp_path / "a.npz"), "--json")
+    _, second, _ = run(capsys, "run", str(tmp_path / "b.npz"), "--json")
+    assert json.loads(first) == json.loads(second)
+    code, text, _ = run(capsys, "disasm", str(tmp_path / "a.npz"))
+    assert code == 0 and ".dialect" in text
+
+
+def test_the_grid_of_an_lpu_shows_units_by_cycles(capsys, tmp_path: Path) -> None:
+    source = tmp_path / "lpu.s"
+    source.write_text(LPU)
+    _, out, _ = run(capsys, "run", str(source), "--grid", "15:35")
+    lines = dict(line.rsplit("  ", 1) for line in out.splitlines()[1:4])
+    # E0..E3 lie in column 1: READ in cycle 19 passes column 0 in cycle 20
+    assert lines["MEM.E0..MEM.E3"] == "....R" + 15 * "."
+    assert lines["VXM0          "] == ".....A" + 14 * "."
+    assert lines["MEM.E4..MEM.E7"] == 13 * "." + "W" + 6 * "."
+
+
+def test_the_grid_of_a_gpu_shows_each_issue_once_and_changes_no_cycle(capsys, tmp_path: Path) -> None:
+    source = tmp_path / "gpu.s"
+    source.write_text(GPU)
+    _, plain, _ = run(capsys, "run", str(source), "--json")
+    cycles = json.loads(plain)["cycles"]
+    _, out, _ = run(capsys, "run", str(source), "--grid", f"0:{min(cycles, 2000)}")
+    assert f"{cycles:,} cycles" in out
+    row = "".join(line[5:].strip() for line in out.splitlines() if line.startswith("SM0.0"))
+    # LDP, S2R, SHL, LDG, ADD, STG, EXIT
+    assert len(row.replace(".", "")) == 7
+
+
+def test_what_cannot_run_is_refused_in_one_sentence(capsys, source: Path, tmp_path: Path) -> None:
+    name = str(source)
+    assert "no such file" in refused(capsys, "run", str(tmp_path / "none.s"))
+    assert "has no tensor X" in refused(capsys, "run", name, "--in", "X=x.npy")
+    assert "no such file" in refused(capsys, "run", name, "--in", f"x={tmp_path}/none.npy")
+    assert "there is no folder" in refused(capsys, "run", name, "--out", f"x={tmp_path}/none/x.npy")
+    assert "at most 2000 cycles" in refused(capsys, "run", name, "--grid", "0:9999")
+    assert "--tokens needs --prompt-ids" in refused(capsys, "run", name, "--tokens", "3")
+    assert "is not a decode step" in refused(capsys, "run", name, "--prompt-ids", "3")
+    assert "the program is for toy_" in refused(capsys, "run", name, "--set", "h100_sxm.core.sms=3")
+    (tmp_path / "text.npy").write_text("hello")
+    assert "not a NumPy array" in refused(capsys, "run", name, "--in", f"x={tmp_path}/text.npy")
+    np.save(tmp_path / "short.npy", np.zeros(3))
+    assert "shape" in refused(capsys, "run", name, "--in", f"x={tmp_path}/short.npy")
+    assert not (tmp_path / "out.npy").exists()
+
+
+def test_a_program_for_other_numbers_of_the_chip_is_refused(capsys, source: Path, tmp_path: Path) -> None:
+    chip = f"toy_{source.stem}"
+    setting = f"{chip}.core.clock_hz=123456789"
+    program = str(tmp_path / "a.npz")
+    assert run(capsys, "asm", str(source), "-o", program, "--set", setting)[0] == 0
+    assert "with other numbers" in refused(capsys, "run", program)
+    code, out, _ = run(capsys, "run", program, "--set", setting, "--json")
+    assert code == 0 and json.loads(out)["failures"] == []
+
+
+def test_a_broken_program_file_is_refused(capsys, source: Path, tmp_path: Path) -> None:
+    program = tmp_path / "a.npz"
+    run(capsys, "asm", str(source), "-o", str(program))
+    content = program.read_bytes()
+    for broken in (b"", content[: len(content) // 2], b"not a program"):
+        program.write_bytes(broken)
+        assert "a.npz" in refused(capsys, "run", str(program))
+
+
+def test_an_error_in_the_text_names_file_line_and_column(capsys, source: Path) -> None:
+    source.write_text(source.read_text().replace("ADD.f32", "ADDD.f32"))
+    code, out, err = run(capsys, "run", str(source))
+    assert (code, out) == (2, "")
+    assert f"{source}:" in err and "ADD" in err and "^" in err
+
+
+def test_launch_makes_no_sense_for_an_lpu(capsys, tmp_path: Path) -> None:
+    source = tmp_path / "lpu.s"
+    source.write_text(LPU)
+    assert "launches no kernels" in refused(capsys, "run", str(source), "--launch", "graph")
