@@ -25,7 +25,7 @@ from emulator.lpu.geometry import Geometry
 from emulator.lpu.outcome import Outcome
 from emulator.lpu.sram import Sram, spread
 from emulator.lpu.text import IDLE, START_BARRIER, ZERO_LANE, reason_of
-from isa import replica, semantics
+from isa import replica
 from isa.encoding import decode
 from isa.opcodes import ALU_BASE, F16, NO_STREAM, S8, TYPE_BYTES, WEST
 from isa.program import LpuText
@@ -406,10 +406,8 @@ class NaiveEngine:
             lanes, mask = self.output(issue, source - ALU_BASE) if operand is None else operand
             operands.append(lanes)
             poison |= mask
-        out = np.zeros(self.g.lanes, dtype=np.uint32)
-        a, b, c = (operands + [out, out])[:3]
-        semantics.alu(self.opcode(issue), fields["type"], fields.get("from_type", 0), a, 0, b, 0, c, 0,
-                      fields.get("imm", 0), out, 0, self.g.lanes)
+        out = replica.alu(self.opcode(issue), fields["type"], fields.get("from_type", 0), *operands,
+                          imm=fields.get("imm", 0))
         self.pend(issue, issue.done, (fields["dst"], (out, TYPE_BYTES[fields["type"]]), poison))
 
     def vxm_slot(self, issue: Issue, all_chained: bool) -> int:
@@ -457,8 +455,7 @@ class NaiveEngine:
         size = TYPE_BYTES[kind]
         for n in range(rows):
             values = [self.take(issue, issue.fields["s"] + size * n + byte) for byte in range(size)]
-            raw = sum(value.data.astype(np.uint16) << np.uint16(8 * byte) for byte, value in enumerate(values))
-            halves[0].shadow[row + n] = raw, np.bitwise_or.reduce([value.poison for value in values])
+            halves[0].shadow[row + n] = raw_lanes(values), np.bitwise_or.reduce([value.poison for value in values])
         for half in halves:
             half.shadow_type = kind
         self.ingested += rows * size
@@ -495,12 +492,11 @@ class NaiveEngine:
         if any(value.poison for value in values):
             poison = self.full
         else:
-            x = sum(value.data.astype(np.uint16) << np.uint16(8 * byte) for byte, value in enumerate(values))
-            for row, (weights, mask) in plane.installed.items():
-                if mask:
-                    poison |= 1 << (row // 16)
-                else:
-                    out[row] = dot(kind, weights, x)
+            x = raw_lanes(values)
+            for row, (_, mask) in plane.installed.items():
+                poison |= 1 << (row // 16) if mask else 0
+            rows = sorted(plane.installed)  # outputs whose row was never loaded stay zero
+            out[rows] = replica.mxm_dot(kind, np.stack([plane.installed[row][0] for row in rows]), x)
         self.macs += len(plane.installed) * g.lanes
         landing = self.t + g.abc_delay(size)
         plane.under_way.append(landing)
@@ -559,9 +555,8 @@ class NaiveEngine:
                        self.ingested, self.macs)
 
 
-def dot(kind: int, weights: np.ndarray, x: np.ndarray) -> int:
-    """Bits of the product of one weight row and an activation, both raw, as isa.replica defines it."""
-    if kind == S8:
-        return int(replica.mxm_dot_s8(weights.astype(np.uint8)[None], x.astype(np.uint8))[0])
-    return int(replica.mxm_dot_f16(weights[None], x)[0])
-
+def raw_lanes(values: list[Value]) -> np.ndarray:
+    """One weight or activation a lane: its only byte (s8), or low and high byte joined (f16)."""
+    if len(values) == 1:
+        return values[0].data
+    return values[0].data.astype(np.uint16) | values[1].data.astype(np.uint16) << np.uint16(8)

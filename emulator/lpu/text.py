@@ -74,8 +74,8 @@ class Decoded:
         queue = int(self.queue[row])
         line = int(self.text.source.line[row]) if row < len(self.text.source.line) else -1
         at = f"{self.text.source.file}:{line + 1}: " if line >= 0 else ""
-        name = BY_CODE[int(self.table[row, OP])].name
-        raise TextError(f"{at}{name} in queue {g.queue_names[queue]}, instruction {row - self.starts[queue]}: {message}")
+        name, place = BY_CODE[int(self.table[row, OP])].name, f"instruction {row - self.starts[queue]}"
+        raise TextError(f"{at}{name} in queue {g.queue_names[queue]}, {place}: {message}")
 
     def _first(self, g: Geometry, rows: np.ndarray, bad: np.ndarray, message: str) -> None:
         if len(rows) and bad.any():
@@ -150,7 +150,8 @@ class Decoded:
                 self._fail(g, int(row), f"map {t[row, FIELDS + 3]} names lanes 0 to 15 or {ZERO_LANE} (zero)")
         for name in ("SHIFT", "PERMUTE", "DISTRIBUTE", "TRANSPOSE"):
             for row in self.rows(name):
-                t[row, DELAY] = t[row, COMPLETION] = g.sxm_delay(name, int(t[row, FIELDS + 3]) if name == "SHIFT" else 0)
+                distance = int(t[row, FIELDS + 3]) if name == "SHIFT" else 0
+                t[row, DELAY] = t[row, COMPLETION] = g.sxm_delay(name, distance)
         rows = self.rows("TRANSPOSE")
         self._first(g, rows, (t[rows, FIELDS] % 16 != 0) | (t[rows, FIELDS + 1] % 16 != 0),
                     "its groups of 16 streams start at 0 or 16")
@@ -170,7 +171,7 @@ class Decoded:
             key = (int(words[row]), alu)
             if key not in seen:
                 seen[key] = self._vxm_row(g, int(row), alu)
-            t[row, FAULT], t[row, CHAINED], t[row, DELAY], t[row, COMPLETION], t[row, IMMEDIATE], t[row, SIZE] = seen[key]
+            t[row, [FAULT, CHAINED, DELAY, COMPLETION, IMMEDIATE, SIZE]] = seen[key]
 
     def _vxm_row(self, g: Geometry, row: int, alu: int) -> tuple[int, ...]:
         op = BY_CODE[int(self.table[row, OP])]
