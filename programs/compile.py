@@ -192,6 +192,8 @@ def chips_needed(stored: StoredModel, chip: Chip, *, batch: int, context: int) -
         embedding = tables[0] * tables[1] * tables[2]
         return -(-(linear + norms + kv + embedding) // int(chip["dram.capacity_bytes"]))
     from emulator.lpu.geometry import geometry
+    from programs.lpu.compile import compile_lpu
+    from programs.lpu.memory import CapacityError
 
     place = geometry(chip)
     matrices = [(layer.out, layer.inputs, value) for layer in stored.linears.values()] + [tables]
@@ -199,4 +201,9 @@ def chips_needed(stored: StoredModel, chip: Chip, *, batch: int, context: int) -
     values = (config.kv_size, context, kv_value)  # V lies transposed: positions along the lanes
     matrices += [keys, values] * (batch * config.layers)
     words = sum(rows * -(-columns // place.lanes) * size for rows, columns, size in matrices)
-    return -(-words // place.words)
+    if words > place.words:  # the compiler then refuses at once, with its own count by whole layers
+        try:
+            compile_lpu(stored, chip, batch=batch, context=context, timing_only=True)
+        except CapacityError as error:
+            return error.chips_needed or -(-words // place.words)
+    return 1

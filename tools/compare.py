@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tools import screen
@@ -43,12 +43,16 @@ class Outcome:
     trust: list[dict[str, Any]]
     job: Job
     real_size: Point | None = None
-    others: list[str] = field(default_factory=list)  # chips of block 2 that fell back
 
     @property
     def failed(self) -> bool:
         """Whether no chip could run anything that was asked for."""
         return all(point.failed for point in self.points)
+
+    def errors(self) -> list[str]:
+        """Why chips could not run, each reason once."""
+        found = [f"{e['chip']}: {e['error']}" for point in self.points for e in point.chips if "error" in e]
+        return list(dict.fromkeys(found))
 
     def json(self) -> dict[str, Any]:
         """One point: its keys at the top. A sweep: `points`, a list of the same."""

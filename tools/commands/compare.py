@@ -63,6 +63,11 @@ def command(as_json: bool, csv_file: str | None, **options: Any) -> None:
     outcome = sweep(options) if given else default_comparison(options)
     if csv_file is not None:
         console.write_file(csv_file, outcome.csv())
-    console.data(console.to_json(outcome.json()) if as_json else outcome.text())
+    if as_json:
+        console.data(console.to_json(outcome.json()))
+    elif not outcome.failed:
+        console.data(outcome.text())
     if outcome.failed:
+        for line in outcome.errors():
+            console.message(f"error: {line}")
         raise click.exceptions.Exit(2)
