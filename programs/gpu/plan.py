@@ -31,6 +31,16 @@ KEY_BLOCK = 16  # keys of one attention tile
 FUSED_VALUES_MAX = 16384
 VECTORS_MAX = 16  # 16-byte pieces of x that a thread keeps in registers
 
+BLOCK_CYCLES = 500  # a warp's block of keys: two chains of products and a softmax
+COMBINE_CYCLES = 1500  # loads that wait for each other, of a small kernel
+SPLIT_CYCLES = 10  # each split that the combine adds
+
+SUB_CORES = 4
+LOADED_LATENCY_CYCLES = 4000  # an SM needs about 50 KB in flight for its share of DRAM (facts: 48 to 64 KB)
+X_BYTES_PER_CYCLE = 32  # at which an SM reads activations from L2
+SLOTS_MAX = 8
+RING_BYTES_MAX = 32768  # of a warp: what LDSM's offset reaches
+
 
 def ceil_div(a: int, b: int) -> int:
     """a / b, rounded up."""
@@ -51,18 +61,20 @@ class Limits:
     registers: int  # of an SM, 32 bits each
     warps_per_sm: int
     stream_bytes_per_cycle: float  # an SM's share of DRAM bandwidth
-    latency_cycles: int  # DRAM to shared memory, loaded
+    launch_gap: int  # cycles from a kernel's end to the next one's start
 
     @staticmethod
     def of(chip: Chip) -> Limits:
-        """The limits of a chip. DRAM latency is the idle path plus half of it for queues."""
+        """The limits of a chip. A DRAM cycle moves burst bytes (32) / burst cycles a pseudo-channel."""
+        channels = chip["dram.channels"] * chip["dram.pseudo_channels"]
+        rate = channels * 32 / chip["dram.timing.burst"] * chip["dram.clock_hz"]
         return Limits(
             sms=chip["core.sms"],
             shared_bytes=chip["sm.shared.max_per_cta"],
             registers=chip["sm.registers"],
             warps_per_sm=chip["sm.max_warps"],
-            stream_bytes_per_cycle=12.8,
-            latency_cycles=900,
+            stream_bytes_per_cycle=rate / chip.clock_hz / chip["core.sms"],
+            launch_gap=chip["launch.graph_gap"],
         )
 
 
@@ -176,21 +188,36 @@ class LinearPlan:
     def accumulators(self) -> int:
         return 4 * self.tiles * self.blocks
 
+    @property
+    def instructions(self) -> int:
+        """Estimate of a CTA's warp instructions: the loop, the ends of passes, x."""
+        chunk = self.ksteps * self.tiles * (2 + self.blocks) + ceil_div(self.ksteps, 2) * self.blocks
+        chunk += self.x_chunk_bytes // TILE_BYTES + 3
+        segment = 4 + self.blocks
+        loop = self.warps * self.chunks * chunk + self.warps * segment * ceil_div(self.chunks, self.slots)
+        stores = 2 * self.tiles * min(2 * self.blocks, self.batch)
+        end = self.warps * (stores + 8) + ceil_div(self.items * self.batch, 32) * (3 * self.warps + 30)
+        x = self.batch * self.k_padded // 128 * 18 if self.fused else 0
+        return self.passes * (loop + end) + x
+
     def cycles(self, limits: Limits) -> float:
-        """Estimate: the longest CTA's stream, its pass ends, and what every instruction costs an issue slot."""
-        in_flight = self.warps * self.slots * self.stage_bytes
-        rate = min(limits.stream_bytes_per_cycle, in_flight / limits.latency_cycles)
+        """Estimate: the longest CTA's stream or issue slots, then the last pass's end.
+
+        An SM's rate is its share of DRAM, or its bytes in flight over the loaded latency. A fiftieth of
+        the instructions is added, so that of equally fast plans the one with less work is chosen.
+        """
+        in_flight = self.warps * self.slots * self.chunk_bytes
+        rate = min(limits.stream_bytes_per_cycle, in_flight / LOADED_LATENCY_CYCLES)
         stream = self.passes * self.rows * self.k_bytes / rate
-        steps = self.passes * self.chunks * self.warps / 4  # chunks a sub-core issues
-        per_chunk = self.ksteps * (self.tiles * (2 + self.blocks) + self.blocks / 2) + self.x_chunk_bytes / 512 + 4
-        per_pass = self.warps / 4 * (2 * self.tiles * self.blocks + 10) + 3 * self.warps + 60
-        return max(stream, steps * per_chunk) + self.passes * per_pass + 16 * self.warps
+        x = self.batch * self.k_padded * 4 / X_BYTES_PER_CYCLE if self.fused else 0.0
+        end = 10 * self.warps + 30 * self.passes
+        return max(stream, self.instructions / SUB_CORES) + x + end + self.instructions / 50
 
 
 def _slots(chunks: int, passes: int, chunk_bytes: int) -> list[int]:
     """Ring sizes that fit the loop: divisors of the chunks of a pass, or two or three passes."""
     fits = [s for s in range(1, chunks + 1) if chunks % s == 0] + [n * chunks for n in (2, 3) if n <= passes]
-    return [s for s in fits if s <= 8 and s * chunk_bytes <= 16384]
+    return [s for s in fits if s <= SLOTS_MAX and s * chunk_bytes <= RING_BYTES_MAX // 2]
 
 
 def plan_linear(outputs: int, k: int, weights: str, batch: int, paired: bool, limits: Limits,
@@ -232,7 +259,7 @@ def _fits(plan: LinearPlan, limits: Limits) -> bool:
         plan.shared_bytes <= limits.shared_bytes
         and registers <= min(250, limits.registers // (32 * plan.warps))
         and plan.warps <= limits.warps_per_sm
-        and plan.slots * plan.stage_bytes <= 32768
+        and plan.slots * plan.stage_bytes <= RING_BYTES_MAX
         and (not plan.fused or (vectors <= VECTORS_MAX and plan.warps * 32 * (4 * vectors + 40) <= limits.registers))
     )
 
@@ -322,6 +349,14 @@ class AttentionPlan:
     def ring_at(self) -> int:
         return round_up(self.probabilities_at + self.warps * self.blocks * 256, 128)
 
+    def cycles(self, limits: Limits) -> float:
+        """Estimate at full context: CTAs in rounds over the SMs, blocks of a warp one after the other, the combine."""
+        rounds = ceil_div(self.grid, limits.sms)
+        blocks = ceil_div(min(self.split, self.context), self.warps * KEY_BLOCK)
+        stream = 2 * self.split * self.row_bytes / limits.stream_bytes_per_cycle
+        combine = limits.launch_gap + COMBINE_CYCLES + SPLIT_CYCLES * self.splits if self.splits > 1 else 0
+        return rounds * max(blocks * BLOCK_CYCLES, stream) + combine
+
     @property
     def output_pitch(self) -> int:
         """Bytes from head to head of a warp's fp32 output in shared memory."""
@@ -335,14 +370,20 @@ class AttentionPlan:
 
 def plan_attention(batch: int, kv_heads: int, group: int, head_dim: int, context: int, limits: Limits,
                    split: int | None = None) -> AttentionPlan:
-    """Four warps a CTA where they fit; the shortest splits that still need no more than two CTAs an SM."""
+    """The fastest split by AttentionPlan.cycles, four warps a CTA where they fit. Raises ValueError."""
     for warps, slots in ((4, 4), (4, 3), (4, 2), (4, 1), (2, 2), (2, 1), (1, 2), (1, 1)):
+        best, best_cost = None, inf
         keys = split or warps * KEY_BLOCK
-        while split is None and keys < context and batch * kv_heads * ceil_div(context, keys) > 2 * limits.sms:
+        while True:
+            plan = AttentionPlan(batch, kv_heads, group, head_dim, context, warps,
+                                 min(slots, ceil_div(keys, warps * KEY_BLOCK)), keys)
+            cost = plan.cycles(limits)
+            if cost < best_cost and plan.shared_bytes <= limits.shared_bytes:
+                best, best_cost = plan, cost
+            if split is not None or keys >= context:
+                break
             keys *= 2
-        plan = AttentionPlan(batch, kv_heads, group, head_dim, context, warps,
-                             min(slots, ceil_div(keys, warps * KEY_BLOCK)), keys)
-        if plan.shared_bytes <= limits.shared_bytes:
-            return plan
+        if best is not None:
+            return best
     raise ValueError(f"no plan for attention with {group} query heads a KV head of {head_dim}: "
                      f"{limits.shared_bytes} bytes of shared memory are too few")

@@ -13,8 +13,8 @@ A lane holds columns (heads) 2 (lane % 4) and + 1 of S and of O^T alike, so resc
 from __future__ import annotations
 
 from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
-from programs.gpu.kernels.common import LOG2_E, WINDOW, below, constant, divide, max_lanes, sum_lanes, thread
-from programs.gpu.kernels.common import uniform_divide
+from programs.gpu.kernels.common import LOG2_E, WINDOW, below, constant, divide, max_lanes
+from programs.gpu.kernels.common import skip_idle_warps, sum_lanes, thread, uniform_divide
 from programs.gpu.plan import COLUMNS, KEY_BLOCK, TILE_BYTES, AttentionPlan, ceil_div
 
 LOWEST = -1e30  # a score below every score; finite, so that differences stay finite
@@ -446,7 +446,10 @@ class _Attention:
             with k.scratch():
                 number, head, column = k.reg("number"), k.reg("head"), k.reg("column")
                 k.ADDI("s32", number, t.tid, r * threads)
-                guard = below(k, number, total) if (r + 1) * threads > total else None
+                guard = None
+                if (r + 1) * threads > total:
+                    skip_idle_warps(k, t, total - r * threads, "leave")
+                    guard = below(k, number, total) if total % 32 else None
                 divide(k, head, column, number, plan.dim // 4, total + threads)
                 source = k.reg("source")
                 k.MULI("s32", source, head, plan.output_pitch)

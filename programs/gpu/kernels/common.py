@@ -100,3 +100,10 @@ def below(k: Kernel, value: Reg, limit: int) -> Pred:
     k.SETP("LT", "s32", predicate, value, bound)
     k.free(bound)
     return predicate
+
+
+def skip_idle_warps(k: Kernel, t: Thread, threads: int, label: str) -> None:
+    """Warps past the first `threads` threads jump to a label: they would find no work."""
+    bound = constant(k, "bound", -(-threads // 32))
+    k.UBR("GE", t.warp, bound, label)
+    k.free(bound)

@@ -9,7 +9,7 @@ programs/gpu/kernels/finish.py. Words of the plan are explained in programs/gpu/
 from __future__ import annotations
 
 from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
-from programs.gpu.kernels.common import WINDOW, Thread, below, constant, thread
+from programs.gpu.kernels.common import WINDOW, Thread, below, constant, skip_idle_warps, thread
 from programs.gpu.kernels.finish import Finish, Item
 from programs.gpu.kernels.operand import Operand, fused_rows
 from programs.gpu.plan import COLUMNS, KSTEP_BYTES, TILE_BYTES, LinearPlan, ceil_div
@@ -190,10 +190,10 @@ class _Linear:
         copies = max(1, plan.slots // plan.chunks)  # groups in flight: as many copies of the loop's text
         for copy in range(copies):
             k.comment("a group: multiply its chunks, refill the slots")
-            self._clear()
             if segments == 1:
                 self._segment(copy * plan.chunks, last=True)
             else:
+                self._clear()
                 count = constant(k, "segments", segments)
                 loop = k.label(k.fresh("segment"))
                 k.UADDI(count, count, -1)
@@ -236,11 +236,11 @@ class _Linear:
         k.UADDI(self.left, self.left, -1)
         for i in range(self.segment):
             k.CPWAIT(plan.slots - 1)
-            self._multiply(slot + i, i)
+            self._multiply(slot + i, i, fresh=last is True and i == 0)
             self._copy(slot + i, self.refill)
 
-    def _multiply(self, slot: int, chunk: int) -> None:
-        """One chunk: fragments by LDSM, then the products, k-step by k-step."""
+    def _multiply(self, slot: int, chunk: int, fresh: bool) -> None:
+        """One chunk: fragments by LDSM, then the products, k-step by k-step. fresh: sums start from zero."""
         k, plan = self.kernel, self.plan
         at = slot * plan.stage_bytes
         with k.scratch():
@@ -262,7 +262,7 @@ class _Linear:
                 for m in range(plan.tiles):
                     for j in range(plan.blocks):
                         acc = self.accumulators[m][j]
-                        k.MMA(plan.weights, acc, a[s][m], b[s][j], acc)
+                        k.MMA(plan.weights, acc, a[s][m], b[s][j], ZERO if fresh and s == 0 else acc)
 
     # -- the end of a group ------------------------------------------------------------------
     def _sum(self) -> None:
@@ -287,9 +287,7 @@ class _Linear:
         after = k.fresh("after")
         for j in range(ceil_div(total, threads)):
             if (j + 1) * threads > total:  # warps that have nothing to add
-                bound = constant(k, "bound", ceil_div(total - j * threads, 32))
-                k.UBR("GE", t.warp, bound, after)
-                k.free(bound)
+                skip_idle_warps(k, t, total - j * threads, after)
             with k.scratch():
                 self._finish(j, total)
         k.label(after)

@@ -74,6 +74,9 @@ def convert_row(k: Kernel, operand: Operand, t: Thread, warps: int, k_padded: in
         if operand.source == "norm" and operand.format in FACTOR:
             k.MULI("f32", factor, factor, FACTOR[operand.format])
         weight, words = k.reg("weight", 4), k.reg("words", 4)
+        bytes_up: tuple[UReg, ...] = ()
+        if operand.format in FACTOR:
+            bytes_up = (constant(k, "byte", 1 << 8), constant(k, "two_bytes", 1 << 16))
         k.comment("scale and convert")
         for j, value in enumerate(values):
             guard = last if j == tail else None
@@ -85,7 +88,7 @@ def convert_row(k: Kernel, operand: Operand, t: Thread, warps: int, k_padded: in
             if norm_weight is not None:
                 for i in range(4):
                     k.MUL("f32", value[i], value[i], weight[i])
-            store(j, words, _convert(k, operand.format, words, value), guard)
+            store(j, words, _convert(k, operand.format, words, value, bytes_up), guard)
 
 
 def _load(k: Kernel, value: Reg, address: Reg, base: UReg, j: int, threads: int, guard: Pred | None) -> None:
@@ -141,7 +144,7 @@ def _factor(k: Kernel, operand: Operand, t: Thread, warps: int, values: list[Reg
         k.MULI("f32", factor, factor, FACTOR[operand.format])
 
 
-def _convert(k: Kernel, form: str, words: Reg, value: Reg) -> int:
+def _convert(k: Kernel, form: str, words: Reg, value: Reg, bytes_up: tuple[UReg, ...]) -> int:
     """Four fp32 values to packed words; the number of words."""
     if form in ("f16", "bf16"):
         k.PACK(form, words[0], value[0], value[1])
@@ -149,11 +152,9 @@ def _convert(k: Kernel, form: str, words: Reg, value: Reg) -> int:
         return 2
     for i in range(4):
         k.CVT(form, "f32", words[i], value[i])
-    for i in range(1, 4):
-        k.SHL(words[i], words[i], 8 * i)
-    k.OR("s32", words[0], words[0], words[1])
-    k.OR("s32", words[2], words[2], words[3])
-    k.OR("s32", words[0], words[0], words[2])
+    k.FMA("s32", words[0], words[1], bytes_up[0], words[0])  # a shift and an OR in one
+    k.FMA("s32", words[2], words[3], bytes_up[0], words[2])
+    k.FMA("s32", words[0], words[2], bytes_up[1], words[0])
     return 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isa.builder import UZERO, ZERO, Kernel, Reg, UReg
-from programs.gpu.kernels.common import Thread, below, constant, divide, thread
+from programs.gpu.kernels.common import Thread, below, constant, divide, skip_idle_warps, thread
 from programs.gpu.kernels.finish import FAR, better, reduce_best
 from programs.gpu.plan import ceil_div
 
@@ -36,7 +36,10 @@ def embed_kernel(name: str, form: str, vocab: int, row_bytes: int, hidden_pitch:
     pieces = row_bytes // 16
     for r in range(ceil_div(pieces, THREADS)):
         with k.scratch():
-            guard = below(k, t.tid, pieces - r * THREADS) if (r + 1) * THREADS > pieces else None
+            guard = None
+            if (r + 1) * THREADS > pieces:
+                skip_idle_warps(k, t, pieces - r * THREADS, "leave")
+                guard = below(k, t.tid, pieces - r * THREADS)
             raw, low, high = k.reg("raw", 4), k.reg("low", 4), k.reg("high", 4)
             k.LDG(128, raw, source, table, 0, guard=guard)
             for i in range(8):
@@ -45,6 +48,7 @@ def embed_kernel(name: str, form: str, vocab: int, row_bytes: int, hidden_pitch:
             k.STG(128, target, hidden, 16, high, guard=guard)
             k.UADDI(table, table, THREADS * 16)
             k.UADDI(hidden, hidden, THREADS * 32)
+    k.label("leave")
     k.EXIT()
     return k
 
