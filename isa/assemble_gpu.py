@@ -320,7 +320,7 @@ class GpuAssembler:
             if symbol not in self.common.tensors:
                 raise line.unknown("data", token, [*self.common.tensors, *constants])
             line.next()
-            return symbol, line.integer(constants) if line.accept("+") else 0
+            return symbol, line.offset(constants)
         value = line.integer(constants)
         if not -(1 << 63) <= value < 1 << 63:
             raise line.error(f"{value} does not fit 64 bits", token)

@@ -247,8 +247,8 @@ class LpuAssembler:
             if not any(f.kind is Kind.ADDR for f in op.fields("lpu")):
                 raise line.error(f"{op.name} is not an instruction of MEM slices", token)
             given["a"] = base
-            if line.accept("+"):
-                given["a"] += line.integer(scope.constants)
+            if line.peek().text in ("+", "-"):
+                given["a"] += line.offset(scope.constants)
                 line.expect(",")
         values = read_operands(line, op, "lpu", scope, given)
         when = self._when(line)

@@ -108,8 +108,12 @@ class Line:
     # -- numbers -----------------------------------------------------------------------------
     def integer(self, constants: Mapping[str, int]) -> int:
         """A whole-number expression of numbers and named constants, with + - * and parentheses."""
-        value = self.product(constants)
-        while self.peek().text in ("+", "-"):
+        return self.product(constants) + self.offset(constants)
+
+    def offset(self, constants: Mapping[str, int]) -> int:
+        """What `+ term - term ...` adds to what stands before it; 0 when nothing follows."""
+        value = 0
+        while self.peek().text in ("+", "-") and self.peek().kind == "mark":
             value = value + self.product(constants) if self.next().text == "+" else value - self.product(constants)
         return value
 

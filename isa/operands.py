@@ -177,8 +177,7 @@ def _read_word(line: Line, f: Field, scope: Scope) -> int:
     token = line.peek()
     if token.text in scope.addresses:
         line.next()
-        base = scope.addresses[token.text]
-        return base + (line.integer(scope.constants) if line.peek().text in ("+", "-") else 0)
+        return scope.addresses[token.text] + line.offset(scope.constants)
     known = {**scope.constants, **scope.addresses}
     if token.kind == "name" and token.text not in scope.constants:
         raise line.unknown("data", line.next(), known)

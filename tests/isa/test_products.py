@@ -8,7 +8,7 @@ from isa.opcodes import BF16, E4M3, F16, S8, TYPES
 
 
 def fragments(typ, a, b, c):
-    """Registers [14, 32] of A (4), B (2), C (4), D (4) from matrices of raw bits, element by element as PTX lists them."""
+    """Registers [14, 32] of A (4), B (2), C (4), D (4) from matrices of raw bits, as PTX lists them."""
     bits = 8 * formats.item_bytes(TYPES[typ])
     parts = 32 // bits
     registers = np.zeros((14, 32), dtype=np.uint32)

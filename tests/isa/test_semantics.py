@@ -153,7 +153,8 @@ def test_mma_equals_its_replica(typ):
         registers = rng.integers(0, 2**32, (14, 32), dtype=np.uint64).astype(np.uint32)
         flat = registers.reshape(-1).copy()
         products.mma(typ, flat, 0, flat, 128, flat, 192, flat, 320, np.zeros(products.MMA_WORK))
-        assert np.array_equal(flat.reshape(14, 32)[10:], replica.mma(typ, registers[:4], registers[4:6], registers[6:10]))
+        a, b, c = registers[:4], registers[4:6], registers[6:10]
+        assert np.array_equal(flat.reshape(14, 32)[10:], replica.mma(typ, a, b, c))
 
 
 @pytest.mark.parametrize("typ", [F16, S8])
