@@ -185,8 +185,9 @@ class LpuAssembler:
                 raise line.error(str(error), token) from None
         else:
             values = np.array(literals.read_list(line))
-        if len(values) != lanes:
-            raise line.error(f"a map has {lanes} lanes, not {len(values)}", token)
+            if lanes % len(values):
+                raise line.error(f"{len(values)} entries do not make a map of {lanes} lanes", token)
+            values = np.tile(values, lanes // len(values))
         if not np.all((values >= -1) & (values < lanes) & (values == np.floor(values))):
             raise line.error(f"a map holds lanes 0 to {lanes - 1}, or -1 for zero", token)
         self.common.scope.maps[name] = len(self.maps)

@@ -80,11 +80,27 @@ def source_hash(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+@cache
+def _folder(path: str) -> Path | None:
+    """Cache folder for one module's functions, None when nothing can be written there."""
+    folder = cache_root() / source_hash(Path(path))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
 def njit(function: Callable[..., Any]) -> Any:
-    """Numba's njit with the project's options, cached under the hash of all sources involved."""
+    """Numba's njit with the project's options, cached under the hash of all sources involved.
+
+    Without a writable cache folder everything works, but is compiled again in every process.
+    """
     import numba
 
-    folder = cache_root() / source_hash(Path(function.__code__.co_filename))
+    folder = _folder(function.__code__.co_filename)
+    if folder is None:
+        return numba.njit(**{**OPTIONS, "cache": False})(function)
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(folder)
     try:

@@ -114,6 +114,7 @@ E5: WRITE 7, S0.E                    leave 30 VXM         ; appears at +1 in cyc
     assert queue(program, "MEM.E4")[0] == "NOP 46"
     assert queue(program, "MEM.E5")[0] == "NOP 31"
     assert list(program.texts[0].maps[0][[0, 319]]) == [1, 0]
+    assert list(lpu(".map m [3, -1]").texts[0].maps[0][[0, 1, 318, 319]]) == [3, 65535, 3, 65535]
 
 
 def test_data_lies_where_the_manual_says():
@@ -290,7 +291,7 @@ MISTAKES = [
     ("lpu", "MEM.E0: READ 0, S0.E at 5\nMEM.E0: WRITE 0, S0.E", "3:18: this queue's instructions have times"),
     ("lpu", "MEM.E0: READ 0, S0.E\nMEM.E0: READ 0, S0.E at 5", "3:22: earlier instructions of this queue have no time"),
     ("lpu", "SXM.E.PERMUTE0: PERMUTE 1, S0.E, S0.E, turn at 1", "2:40: unknown map turn"),
-    ("lpu", ".map m [1, 2]", "2:8: a map has 320 lanes, not 2"),
+    ("lpu", ".map m [1, 2, 3]", "2:8: 3 entries do not make a map of 320 lanes"),
     ("lpu", ".map m (l + 1)", "2:8: a map holds lanes 0 to 319, or -1 for zero"),
     ("lpu", ".data x f32 [1,4] 0 @E0:E2", "2:21: f32 needs a multiple of 4 slices, one a byte, not 3"),
     ("lpu", ".data x s8 [1,4] 0 @E44", r"2:21: expected a MEM slice \(W0 to W43, E0 to E43\), not E44"),

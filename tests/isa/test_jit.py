@@ -84,3 +84,9 @@ def test_the_cache_folder_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert jit.cache_root() == tmp_path / "here"
     monkeypatch.delenv("DECODELAB_CACHE")
     assert jit.cache_root().name == "decodelab"
+
+
+def test_without_a_writable_cache_folder_everything_still_works(project: Path) -> None:
+    (project / "cache").write_text("a file where the folder should be")
+    assert total(project) == 2 * 45
+    assert not list(project.rglob("*.nbc"))
