@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from isa import program as isa_program
-from isa.encoding import ALWAYS, encode
+from isa.disassembler import instruction_text
+from isa.encoding import ALWAYS, decode, encode
 from isa.opcodes import BY_NAME, COMPARISONS, F32, PT, RZ, SPECIALS, TYPES, UNIFORM, URZ, WIDTHS, Kind, Op
 
 PARAMETERS_MAX = 64
@@ -238,15 +238,28 @@ class Kernel:
             words[i] = encode("gpu", op, values, guard)
         return words
 
-    @property
-    def labels(self) -> dict[str, int]:
-        """Label -> instruction index."""
-        return dict(self._labels)
-
-    @property
-    def comments(self) -> dict[int, str]:
-        """Instruction index -> comment that stands before it."""
-        return dict(self._comments)
+    def listing(self) -> tuple[list[str], list[int]]:
+        """The kernel as assembly text, and the line of every instruction in it (from 0)."""
+        names: dict[int, str] = {}
+        for name, at in self._labels.items():
+            names.setdefault(at, name)
+        lines = [f".kernel {self.name}"]
+        if self.parameters:
+            lines.append(f".param {', '.join(self.parameters)}")
+        lines.append(f".registers {self.registers}")
+        line_of = []
+        for i, word in enumerate(self.words()):
+            if i in self._comments:
+                lines.append(f"        ; {self._comments[i]}")
+            if i in names:
+                lines.append(f"{names[i]}:")
+            op, _, values = decode("gpu", int(word))
+            text = instruction_text("gpu", int(word))
+            if op.fields("gpu") and op.fields("gpu")[-1].kind is Kind.TARGET:
+                text = text[: text.rindex("L")] + names[values[-1]]
+            line_of.append(len(lines))
+            lines.append(f"        {text}")
+        return lines, line_of
 
 
 def immediate_bits(value: float, is_float: bool) -> int:

@@ -9,14 +9,13 @@ in memory, and grids are sized for the context capacity. Layers share their kern
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from emulator.chip import Chip
 from isa.builder import Kernel
-from isa.program import GpuText, Launch, Program, Source, Tensor
+from isa.program import GpuImage, GpuText, Launch, Program, Source, Tensor
 from isa.program import Kernel as KernelRecord
 from programs.decode.stored import StoredModel
 from programs.gpu.kernels.attention import attention_kernel
@@ -31,7 +30,6 @@ from programs.gpu.plan import (
     COLUMN_BLOCKS_MAX,
     COLUMNS,
     FUSED_VALUES_MAX,
-    AttentionPlan,
     Limits,
     LinearPlan,
     ceil_div,
@@ -41,10 +39,16 @@ from programs.gpu.plan import (
 )
 
 EMBED_PIECE = 8  # 16-bit values a thread looks up at a time
+SUMS_BYTES = 4 * 32  # shared memory of an activation kernel: a sum a warp
+Argument = Tensor | tuple[Tensor, int]  # a kernel parameter: a tensor's address, or bytes past it
 
 
 class CapacityError(ValueError):
-    """A model that does not fit the chip's memory; the message says what is needed and what is there."""
+    """A model that does not fit the chip's memory. chips_needed: None when more chips would not help."""
+
+    def __init__(self, message: str, chips_needed: int | None = None) -> None:
+        super().__init__(message)
+        self.chips_needed = chips_needed
 
 
 def compile_gpu(stored: StoredModel, chip: Chip, batch: int = 1, context: int = 1024, timing_only: bool = False,
@@ -70,12 +74,12 @@ class _Compiler:
         self.kernels: list[Kernel] = []
         self.index: dict[str, int] = {}
         self.launches: list[tuple[str, int, int, int, tuple[Any, ...], str]] = []
-        # More than 64 sequences run as equal slices; the last may hold sequences that do not exist.
+        # More than 64 sequences run as equal slices; the last may hold sequences that nobody asked for.
         self.slices = ceil_div(batch, COLUMNS * COLUMN_BLOCKS_MAX)
         self.slice = ceil_div(batch, self.slices)
         self.rows = self.slices * self.slice  # sequences, the padding's included
         c = self.config
-        self.attention = plan_attention(batch, c.kv_heads, c.group, c.head_dim, context, self.limits, split)
+        self.attention = plan_attention(self.rows, c.kv_heads, c.group, c.head_dim, context, self.limits, split)
         weights = self.scheme.weights
         self.plans: dict[str, LinearPlan] = {}
         for name, outputs, k, paired in (
@@ -86,24 +90,20 @@ class _Compiler:
             ("lm_head", c.vocab, c.hidden, False),
         ):
             self.plans[name] = plan_linear(outputs, k, weights, self.slice, paired, self.limits, fused_values_max)
-        if self.region_plan.region_bytes >= 1 << 32:
+        if self.attention.region_bytes >= 1 << 32:
             raise CapacityError(f"{stored.name}: the KV cache of one layer with batch {batch} and context {context} is "
-                                f"{self.region_plan.region_bytes} bytes; one layer may have {1 << 32}")
+                                f"{self.attention.region_bytes} bytes; one layer may have {1 << 32}")
         self.arena = Arena(timing_only)
         self._allocate()
-
-    @property
-    def region_plan(self) -> AttentionPlan:
-        return self.attention
 
     # -- memory ------------------------------------------------------------------------------
     def _allocate(self) -> None:
         c, p, place = self.config, self.plans, self.arena.place
-        self.tokens = place("token", "s32", (self.batch, 1), "state", phantom=False, pitch=4)
-        self.positions = place("position", "s32", (self.batch, 1), "state", phantom=False, pitch=4)
-        if self.rows > self.batch:
-            place("spare_state", "s32", (self.rows - self.batch + 128, 1), "state", phantom=False)
-        self.rope = place("rope", "f32", (self.context, c.head_dim + 2), "table", phantom=False, data=self._rope_table())
+        self.tokens = place("token", "s32", (self.rows, 1), "state", phantom=False)
+        self.positions = place("position", "s32", (self.rows, 1), "state", phantom=False)
+        self.tokens.shape = self.positions.shape = (self.batch, 1)
+        table = self._rope_table()
+        self.rope = place("rope", "f32", table.shape, "table", phantom=False, data=table)
         pairs = self._pairs()
         self.pairs = place("pairs", "s32", pairs.shape, "table", phantom=False, data=pairs)
         normed = max(p[n].k_padded for n in ("qkv", "gate_up", "lm_head"))
@@ -115,18 +115,18 @@ class _Compiler:
         if streamed:
             size = max(plan.k_bytes * COLUMNS * plan.blocks for plan in streamed)
             self.operand = place("operand", "u8", (self.slices, size), "activation")
-            self.operand_scales = place("operand_scales", "f32", (self.slices, self.slice), "activation", pitch=512)
+            self.scales = place("operand_scales", "f32", (self.slices, self.slice), "activation", pitch=512)
         a = self.attention
         if a.splits > 1:
             rows = a.batch * a.kv_heads * a.splits
             self.partial = place("attention_partial", "f32", (rows, a.group * a.dim), "activation")
             self.partial_ml = place("attention_ml", "f32", (rows, a.group * 2), "activation")
         if self.whole:
-            self.logits = place("logits", "f32", (self.batch, c.vocab), "output")
-            if self.rows > self.batch:
-                place("spare_logits", "f32", (self.rows - self.batch, c.vocab), "output")
+            self.logits = place("logits", "f32", (self.rows, c.vocab), "output")
+            self.logits.shape = (self.batch, c.vocab)
             head = p["lm_head"]
-            self.best = place("best", "s32", (self.slices * head.grid, self.slice * best_entries(head) * 2), "activation")
+            pairs_of_cta = self.slice * best_entries(head)
+            self.best = place("best", "s32", (self.slices * head.grid, 2 * pairs_of_cta), "activation")
             self.embed = self._embedding()
         self.linears: dict[str, dict[str, Tensor]] = {}
         self.norms: dict[str, Tensor] = {}
@@ -137,15 +137,10 @@ class _Compiler:
                 self._linear(prefix + short, short)
             for short in ("attn_norm", "mlp_norm"):
                 self._norm(prefix + short)
-            self.kv[layer] = place(prefix + "kv", "u8", (1, a.region_bytes + self._spare_kv), "kv")
+            self.kv[layer] = place(prefix + "kv", "u8", (1, a.region_bytes), "kv")
         if self.whole:
             self._linear("lm_head", "lm_head")
             self._norm("final_norm")
-
-    @property
-    def _spare_kv(self) -> int:
-        """Where the padding's sequences put their q, K and V: past the region, each over the other."""
-        return 3 * self.attention.kv_stride + self.attention.q_stride if self.rows > self.batch else 0
 
     def _activation(self, name: str, values: int, padded: int) -> Tensor:
         """fp32 rows with zeros up to what a kernel reads."""
@@ -156,9 +151,9 @@ class _Compiler:
     def _rope_table(self) -> np.ndarray:
         """(cos, sin) of every position and frequency; the last pair of a row is (1, 0), for V."""
         angle = np.arange(self.context, dtype=np.float64)[:, None] * self.config.rope_frequencies()
-        table = np.zeros((self.context, self.config.head_dim // 2 + 1, 2), dtype=np.float32)
-        table[:, :-1, 0], table[:, :-1, 1] = np.cos(angle), np.sin(angle)
-        table[:, -1, 0] = 1.0
+        table = np.zeros((self.context, self.config.head_dim + 2), dtype=np.float32)
+        table[:, 0:-2:2], table[:, 1:-2:2] = np.cos(angle), np.sin(angle)
+        table[:, -2] = 1.0
         return table
 
     def _pairs(self) -> np.ndarray:
@@ -208,13 +203,15 @@ class _Compiler:
             data = pack_weights(plan, linear.values, item_rows(plan, rows_a, rows_b))
         found["weights"] = place(name, "u8", (plan.passes * plan.grid, width), "weight", data=data)
         numbers = plan.passes * plan.grid * plan.items
-        for part, values, there in (("row_scales", linear.scale, linear.has_scale), ("bias", linear.bias, linear.has_bias)):
-            if there:
-                data = None
-                if not self.timing_only:
-                    assert values is not None
-                    data = per_item(plan, values, rows_a, rows_b)
-                found[part] = place(f"{name}.{part}", "f32", (numbers, 2 if plan.paired else 1), "weight", data=data)
+        parts = {"row_scales": linear.scale} if linear.has_scale else {}
+        if linear.has_bias:
+            parts["bias"] = linear.bias
+        for part, values in parts.items():
+            data = None
+            if not self.timing_only:
+                assert values is not None
+                data = per_item(plan, values, rows_a, rows_b)
+            found[part] = place(f"{name}.{part}", "f32", (numbers, 2 if plan.paired else 1), "weight", data=data)
         self.linears[name] = found
 
     def _norm(self, name: str) -> None:
@@ -232,128 +229,134 @@ class _Compiler:
         self.norms[name] = tensor
 
     # -- launches ----------------------------------------------------------------------------
-    def _kernel(self, name: str, make: Callable[[], Kernel]) -> int:
-        """Index of a kernel, built at its first use."""
-        if name not in self.index:
-            self.index[name] = len(self.kernels)
-            self.kernels.append(make())
-        return self.index[name]
+    def _add(self, kernel: Kernel) -> None:
+        self.index[kernel.name] = len(self.kernels)
+        self.kernels.append(kernel)
 
-    def _launch(self, name: str, make: Callable[[], Kernel], grid: int, block: int, shared: int, node: str,
-                **arguments: Tensor | tuple[Tensor, int]) -> None:
-        """Append a launch. arguments: a tensor, or (tensor, byte offset), for every parameter by name."""
-        kernel = self.kernels[self._kernel(name, make)]
+    def _launch(self, name: str, grid: int, block: int, shared: int, node: str, **arguments: Argument) -> None:
+        """Append a launch of a known kernel; an argument for every parameter, by name."""
+        kernel = self.kernels[self.index[name]]
         if set(arguments) != set(kernel.parameters):
             raise ValueError(f"kernel {name} takes {kernel.parameters}, got {tuple(arguments)}")
-        values = tuple(arguments[p] for p in kernel.parameters)
-        self.launches.append((name, grid, block, shared, values, node))
+        self.launches.append((name, grid, block, shared, tuple(arguments[p] for p in kernel.parameters), node))
 
-    def _linear_launches(self, name: str, short: str, source: str, x: Tensor, finish: Callable[[], Finish],
-                         sliced: Callable[[int], dict[str, Tensor | tuple[Tensor, int]]], norm: str = "") -> None:
-        """A linear layer for every slice of sequences, with its activation kernel where it is not fused."""
+    def _linear_launches(self, name: str, short: str, source: str, x: Tensor, finish: Finish, norm: str = "",
+                         **arguments: Argument) -> None:
+        """A linear layer for every slice of sequences, after its activation kernel where it is not fused.
+
+        arguments: of the finish; (tensor, bytes) grows by so many bytes from slice to slice.
+        """
         plan, found = self.plans[short], self.linears[name]
-        weighted = bool(norm) and norm in self.norms
+        weighted = norm in self.norms
         operand = Operand(source, self.scheme.activations, self.stored.linears[name].inputs, x.pitch,
                           self.config.norm_eps, weighted)
-        prefix = {"qkv": "norm_", "gate_up": "norm_", "lm_head": "norm_"}.get(short, "") if plan.fused else ""
+        kernel, prepare = f"norm_{short}" if plan.fused and source == "norm" else short, f"{short}_operand"
+        if kernel not in self.index:
+            self._add(linear_kernel(kernel, plan, operand, finish))
+            if not plan.fused:
+                self._add(activation_kernel(prepare, operand, plan.k_padded, plan.blocks))
+        fixed: dict[str, Argument] = {part: tensor for part, tensor in found.items()}
         for s in range(self.slices):
-            at = s * self.slice
-            arguments: dict[str, Tensor | tuple[Tensor, int]] = {"weights": found["weights"], **sliced(s)}
-            if "row_scales" in found:
-                arguments["row_scales"] = found["row_scales"]
-            if "bias" in found:
-                arguments["bias"] = found["bias"]
-            source_x: dict[str, Tensor | tuple[Tensor, int]] = {"x": (x, at * x.pitch)}
+            moved = {n: (a[0], a[1] * s) if isinstance(a, tuple) else a for n, a in arguments.items()}
+            source_x: dict[str, Argument] = {"x": (x, s * self.slice * x.pitch)}
             if weighted:
                 source_x["norm_weight"] = self.norms[norm]
-            if plan.fused:
-                arguments.update(source_x)
-            else:
-                operand_at, scales_at = (self.operand, s * self.operand.pitch), (self.operand_scales, s * 512)
-                self._launch(f"{source}_{short}_operand",
-                             lambda: activation_kernel(f"{source}_{short}_operand", operand, plan.k_padded, plan.blocks),
-                             self.slice, 32 * activation_warps(plan.k_padded), 4 * 32, name,
-                             out=operand_at, scales=scales_at, **source_x)
-                arguments.update(x=operand_at, x_scales=scales_at)
-            kernel = f"{prefix}{short}"
-            self._launch(kernel, lambda: linear_kernel(kernel, plan, operand, finish()), plan.grid, 32 * plan.warps,
-                         plan.shared_bytes, name, **arguments)
+            if not plan.fused:
+                out, scales = (self.operand, s * self.operand.pitch), (self.scales, s * self.scales.pitch)
+                self._launch(prepare, self.slice, 32 * activation_warps(plan.k_padded), SUMS_BYTES, name,
+                             out=out, scales=scales, **source_x)
+                source_x = {"x": out, "x_scales": scales}
+            self._launch(kernel, plan.grid, 32 * plan.warps, plan.shared_bytes, name, **fixed, **moved, **source_x)
 
     def _record(self) -> None:
         """All launches of a step, in order."""
-        c, a = self.config, self.attention
-        scaled = self.scheme.scaled
+        c, scaled = self.config, self.scheme.scaled
         own_rms = "rms" if self.scheme.fold_norms else "cast"
+        hidden = (self.hidden, self.slice * self.hidden.pitch)
+        gated = (self.gated, self.slice * self.gated.pitch)
+        positions = (self.positions, self.slice * self.positions.pitch)
+        pairs = (self.pairs, self.pairs.shape[0] // self.slices * self.pairs.pitch)
         if self.whole:
-            self._launch("embed", lambda: embed_kernel("embed", self.scheme.embed, c.vocab, self.embed.pitch,
-                                                       self.hidden.pitch),
-                         self.rows, THREADS, 0, "embed", table=self.embed, tokens=self.tokens, hidden=self.hidden)
+            self._add(embed_kernel("embed", self.scheme.embed, c.vocab, self.embed.pitch, self.hidden.pitch))
+            self._launch("embed", self.rows, THREADS, 0, "embed", table=self.embed, tokens=self.tokens,
+                         hidden=self.hidden)
         for layer in range(*self.layers):
             p = f"layers.{layer}."
-            kv = self.kv[layer]
-            pairs_bytes = self.pairs.shape[0] // self.slices * 16
-            self._linear_launches(
-                p + "qkv", "qkv", "norm", self.hidden,
-                lambda: RopeAppend(scaled, c.qkv_bias, self.scheme.kv, c.head_dim, self.rope.pitch),
-                lambda s, kv=kv: {"kv": kv, "pairs": (self.pairs, s * pairs_bytes), "rope": self.rope,  # type: ignore[misc]
-                                  "positions": (self.positions, 4 * s * self.slice)}, p + "attn_norm")
-            self._attend(p, kv)
-            self._linear_launches(p + "o", "o", own_rms, self.attended, lambda: Residual(scaled, self.hidden.pitch),
-                                  lambda s: {"hidden": (self.hidden, s * self.slice * self.hidden.pitch)})
-            self._linear_launches(p + "gate_up", "gate_up", "norm", self.hidden,
-                                  lambda: SiluGate(scaled, self.gated.pitch),
-                                  lambda s: {"out": (self.gated, s * self.slice * self.gated.pitch)}, p + "mlp_norm")
-            self._linear_launches(p + "down", "down", own_rms, self.gated, lambda: Residual(scaled, self.hidden.pitch),
-                                  lambda s: {"hidden": (self.hidden, s * self.slice * self.hidden.pitch)})
-        if not self.whole:
-            self._launch("advance", lambda: advance_kernel("advance"), self.rows, 32, 0, "advance",
-                         positions=self.positions)
-            return
-        head = self.plans["lm_head"]
-        best_bytes = head.grid * self.best.pitch
-        self._linear_launches("lm_head", "lm_head", "norm", self.hidden, lambda: Logits(scaled, self.logits.pitch),
-                              lambda s: {"logits": (self.logits, s * self.slice * self.logits.pitch),
-                                         "best": (self.best, s * best_bytes)}, "final_norm")
-        for s in range(self.slices):
-            at = 4 * s * self.slice
-            self._launch("argmax", lambda: argmax_kernel("argmax", self.slice, head.grid, best_entries(head)),
-                         self.slice, THREADS, 8 * THREADS // 32, "argmax", best=(self.best, s * best_bytes),
-                         tokens=(self.tokens, at), positions=(self.positions, at))
-        del a
+            rotate = RopeAppend(scaled, c.qkv_bias, self.scheme.kv, c.head_dim, self.rope.pitch)
+            self._linear_launches(p + "qkv", "qkv", "norm", self.hidden, rotate, p + "attn_norm", kv=self.kv[layer],
+                                  pairs=pairs, rope=self.rope, positions=positions)
+            self._attend(p + "attention", self.kv[layer])
+            add = Residual(scaled, self.hidden.pitch)
+            self._linear_launches(p + "o", "o", own_rms, self.attended, add, hidden=hidden)
+            gate = SiluGate(scaled, self.gated.pitch)
+            self._linear_launches(p + "gate_up", "gate_up", "norm", self.hidden, gate, p + "mlp_norm", out=gated)
+            add = Residual(scaled, self.hidden.pitch)
+            self._linear_launches(p + "down", "down", own_rms, self.gated, add, hidden=hidden)
+        if self.whole:
+            self._head(positions)
+        else:
+            self._add(advance_kernel("advance"))
+            self._launch("advance", self.rows, 32, 0, "advance", positions=self.positions)
 
-    def _attend(self, p: str, kv: Tensor) -> None:
+    def _head(self, positions: tuple[Tensor, int]) -> None:
+        head = self.plans["lm_head"]
+        best = (self.best, head.grid * self.best.pitch)
+        self._linear_launches("lm_head", "lm_head", "norm", self.hidden, Logits(self.scheme.scaled, self.logits.pitch),
+                              "final_norm", logits=(self.logits, self.slice * self.logits.pitch), best=best)
+        self._add(argmax_kernel("argmax", self.slice, head.grid, best_entries(head)))
+        for s in range(self.slices):
+            at = s * positions[1]
+            self._launch("argmax", self.slice, THREADS, 8 * THREADS // 32, "argmax", best=(best[0], s * best[1]),
+                         tokens=(self.tokens, at), positions=(self.positions, at))
+
+    def _attend(self, node: str, kv: Tensor) -> None:
+        """Attention, and the combine where there is more than one split."""
         a, out = self.attention, self.attended
-        whole = a.splits == 1
-        self._launch("attention", lambda: attention_kernel("attention", a, self.scheme.kv, out.pitch), a.grid,
-                     32 * a.warps, a.shared_bytes, p + "attention", kv=kv, positions=self.positions,
-                     out=out if whole else self.partial, out_ml=out if whole else self.partial_ml)
-        if not whole:
-            self._launch("combine", lambda: combine_kernel("combine", a, out.pitch), self.batch * a.heads,
-                         32 * COMBINE_WARPS, combine_shared_bytes(a), p + "attention", partial=self.partial,
-                         ml=self.partial_ml, positions=self.positions, out=out)
+        if "attention" not in self.index:
+            self._add(attention_kernel("attention", a, self.scheme.kv, out.pitch))
+            if a.splits > 1:
+                self._add(combine_kernel("combine", a, out.pitch))
+        parts = (out, out) if a.splits == 1 else (self.partial, self.partial_ml)
+        self._launch("attention", a.grid, 32 * a.warps, a.shared_bytes, node, kv=kv, positions=self.positions,
+                     out=parts[0], out_ml=parts[1])
+        if a.splits > 1:
+            self._launch("combine", self.rows * a.heads, 32 * COMBINE_WARPS, combine_shared_bytes(a), node,
+                         partial=self.partial, ml=self.partial_ml, positions=self.positions, out=out)
 
     # -- the program -------------------------------------------------------------------------
+    def _check_capacity(self, image: GpuImage) -> None:
+        size, there = len(image.data) + image.phantom_bytes, int(self.chip["dram.capacity_bytes"])
+        if size > there:
+            chips = ceil_div(size, there)
+            raise CapacityError(f"{self.stored.name} with batch {self.batch} and context {self.context} takes "
+                                f"{size:,} bytes; {self.chip.name} has {there:,} ({chips} chips would hold it)", chips)
+
     def program(self) -> Program:
         self._record()
         image = self.arena.close()
-        words, records, lines, line_of = [], [], [], []
+        self._check_capacity(image)
+        words: list[np.ndarray] = []
+        records: list[KernelRecord] = []
+        lines: list[str] = []
+        line_of: list[int] = []
         for kernel in self.kernels:
             encoded = kernel.words()
-            first = sum(len(w) for w in words)
-            records.append(KernelRecord(kernel.name, first, len(encoded), kernel.registers, kernel.parameters))
+            records.append(KernelRecord(kernel.name, len(line_of), len(encoded), kernel.registers, kernel.parameters))
             words.append(encoded)
-        del lines, line_of
-        text = np.concatenate(words)
-        none = np.full(len(text), -1, dtype=np.int32)
+            own_lines, own_line_of = kernel.listing()
+            line_of += [len(lines) + line for line in own_line_of]
+            lines += own_lines
+        none = np.full(len(line_of), -1, dtype=np.int32)
         launches = []
         for at, (name, grid, block, shared, values, node) in enumerate(self.launches):
             arguments = tuple(v.address if isinstance(v, Tensor) else v[0].address + v[1] for v in values)
             launches.append(Launch(self.index[name], grid, block, shared, arguments, (at - 1,) if at else (), node))
-        source = Source(none, none.copy(), none.astype(np.int16))
+        source = Source(np.array(line_of, dtype=np.int32), none, none.astype(np.int16), lines=lines)
         nodes = list(dict.fromkeys(launch.node for launch in launches))
         meta = {
             "model": self.stored.name, "batch": self.batch, "context": self.context, "layers": list(self.layers),
             "timing_only": self.timing_only, "nodes": nodes,
         }
-        return Program("gpu", self.chip.name, self.chip.hash, [GpuText(text, records, launches, source)], [image],
-                       [(0, 0, ())], self.arena.tensors, meta=meta)
+        text = GpuText(np.concatenate(words), records, launches, source)
+        return Program("gpu", self.chip.name, self.chip.hash, [text], [image], [(0, 0, ())], self.arena.tensors,
+                       meta=meta)

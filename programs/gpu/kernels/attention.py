@@ -13,8 +13,18 @@ A lane holds columns (heads) 2 (lane % 4) and + 1 of S and of O^T alike, so resc
 from __future__ import annotations
 
 from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
-from programs.gpu.kernels.common import LOG2_E, WINDOW, below, constant, divide, max_lanes
-from programs.gpu.kernels.common import skip_idle_warps, sum_lanes, thread, uniform_divide
+from programs.gpu.kernels.common import (
+    LOG2_E,
+    WINDOW,
+    below,
+    constant,
+    divide,
+    max_lanes,
+    skip_idle_warps,
+    sum_lanes,
+    thread,
+    uniform_divide,
+)
 from programs.gpu.plan import COLUMNS, KEY_BLOCK, TILE_BYTES, AttentionPlan, ceil_div
 
 LOWEST = -1e30  # a score below every score; finite, so that differences stay finite

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from isa.builder import UZERO, ZERO, Kernel, Reg
+from isa.builder import UZERO, ZERO, Kernel, Reg, UReg
 from programs.gpu.kernels.attention import LOWEST, float_constant, score_factor, store_dims
-from programs.gpu.kernels.common import below, constant, max_lanes, sum_lanes, thread, uniform_divide
+from programs.gpu.kernels.common import below, max_lanes, sum_lanes, thread, uniform_divide
 from programs.gpu.plan import AttentionPlan, ceil_div
 
 WARPS = 4
@@ -117,7 +117,7 @@ def combine_kernel(name: str, plan: AttentionPlan, out_pitch: int) -> Kernel:
     return k
 
 
-def _weights(k: Kernel, plan: AttentionPlan, lane: Reg, ml, live) -> Reg:  # type: ignore[no-untyped-def]
+def _weights(k: Kernel, plan: AttentionPlan, lane: Reg, ml: UReg, live: UReg) -> Reg:
     """Every split's weight to this warp's shared words; returns the sum of all l times weight."""
     k.comment("weights of the splits, a lane each")
     rounds = ceil_div(plan.splits, 32)

@@ -150,7 +150,7 @@ class RopeAppend(Finish):
     rope: a row a position of (cos, sin) pairs; V uses the last pair, (1, 0).
     """
 
-    parameters = ("kv", "pairs", "rope", "positions")
+    parameters: tuple[str, ...] = ("kv", "pairs", "rope", "positions")
 
     def __init__(self, scaled: bool, biased: bool, kv: str, head_dim: int, rope_pitch: int) -> None:
         super().__init__(scaled)

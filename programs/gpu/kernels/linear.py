@@ -9,7 +9,7 @@ programs/gpu/kernels/finish.py. Words of the plan are explained in programs/gpu/
 from __future__ import annotations
 
 from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
-from programs.gpu.kernels.common import WINDOW, Thread, below, constant, skip_idle_warps, thread
+from programs.gpu.kernels.common import WINDOW, below, constant, skip_idle_warps, thread
 from programs.gpu.kernels.finish import Finish, Item
 from programs.gpu.kernels.operand import Operand, fused_rows
 from programs.gpu.plan import COLUMNS, KSTEP_BYTES, TILE_BYTES, LinearPlan, ceil_div
