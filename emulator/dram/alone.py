@@ -20,7 +20,7 @@ Command = tuple[int, int, str, int, int]
 class DramResult:
     """cycles: DRAM cycle in which the last data passed a bus. done: that cycle for each request.
 
-    commands: (cycle, pseudo-channel, name, bank, row of an ACT, burst of a RD or WR, start of a REF)
+    commands: (cycle, pseudo-channel, name, bank, row of an ACT, burst of a RD or WR)
     by channel in the order of issue; empty unless asked for.
     """
 

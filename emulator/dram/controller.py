@@ -9,7 +9,7 @@ a line with a mask of its bursts. A pseudo-channel caches, for reads or writes, 
     EVT_T          next refresh, or next arrival for which its queue has room
 
 A cached command is exact if it is issued in that very cycle; issued later (a bus was taken), the
-choice is made again. Whatever can make a command possible earlier recomputes the cache.
+choice is made again; so it is (STALE) after whatever may have made another command possible.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from emulator.dram.config import BURSTS, LINE_BYTES, DramConfig
 from isa.jit import njit
 
 INF = 2**62
+STALE = -1  # in COL_T and ROW_T: has to be found again
 
 # Header words, at D + name.
 (CHANNELS, NPC, BANKS, GROUPS, CH_BASE, CH_WORDS, PC_WORDS, BANK_OFF, POOL, FREE, LOG, LOG_CAP, LOG_N,
@@ -47,6 +48,8 @@ E_NEXT, E_ROW, E_BANK, E_MASK, E_SEQ, E_TIME, E_TAG, E_AUX, ENTRY_WORDS = range(
 RD_DONE, RD_LAST, WR_DONE, WR_LAST, SINK_WORDS = range(5)
 # A command in the log.
 C_ACT, C_PRE, C_RD, C_WR, C_REF = range(5)
+# Typed, because Numba compiles a function anew for each literal argument.
+LOG_ROW, LOG_COLUMN, LOG_REFRESH, NONE = np.int64(0), np.int64(1), np.int64(2), np.int64(-1)
 LOG_WORDS = 5  # cycle, pseudo-channel, command, bank, row (ACT) or burst within the row's line (RD, WR)
 
 BIT = np.full(67, -1, dtype=np.int64)  # bit number of a power of two below 2**63, by its remainder
@@ -169,9 +172,13 @@ def _set_mode(S, D, q):
 
 
 @njit
-def _place(S, q, bank, k):
-    """Put a bank's queue into the list it belongs to now: hits the open row, closed, other row."""
+def _place(S, q, bank, k, e):
+    """Find the oldest hit of a bank's queue, from entry e on, and the list that the queue belongs to."""
+    row = S[bank + OPEN]
+    while e >= 0 and S[e + E_ROW] != row:
+        e = S[e + E_NEXT]
     queue = bank + QUEUE + QUEUE_WORDS * k
+    S[queue + Q_HIT] = e
     before = -1
     after = -1
     old = S[queue + Q_LIST]
@@ -181,16 +188,16 @@ def _place(S, q, bank, k):
         S[old if before < 0 else before + Q_NEXT] = after
         S[old + 1 if after < 0 else after + Q_PREVIOUS] = before
     head = S[queue + Q_HEAD]
-    hit = S[queue + Q_HIT]
     one = 1 << S[bank + NUMBER]
-    S[q + AGED + k] = S[q + AGED + k] | one if hit >= 0 and hit != head else S[q + AGED + k] & ~one
+    S[q + AGED + k] = S[q + AGED + k] | one if e >= 0 and e != head else S[q + AGED + k] & ~one
     if head < 0:
         S[queue + Q_LIST] = -1
         return
-    which = HIT
-    seq = S[(hit if hit >= 0 else head) + E_SEQ]
-    if hit < 0:
-        which = CLOSED if S[bank + OPEN] < 0 else OTHER
+    which = CLOSED if row < 0 else OTHER
+    if e >= 0:
+        which = HIT
+        head = e
+    seq = S[head + E_SEQ]
     new = q + LISTS + 6 * k + 2 * which
     if new != old:
         before = S[new + 1]
@@ -207,28 +214,6 @@ def _place(S, q, bank, k):
     S[queue + Q_NEXT] = after
     S[new if before < 0 else before + Q_NEXT] = queue
     S[new + 1 if after < 0 else after + Q_PREVIOUS] = queue
-
-
-@njit
-def _find_hit(S, q, bank, k, e):
-    """The bank's oldest hit is the first from entry e on that wants the open row, if any."""
-    row = S[bank + OPEN]
-    while e >= 0 and S[e + E_ROW] != row:
-        e = S[e + E_NEXT]
-    S[bank + QUEUE + QUEUE_WORDS * k + Q_HIT] = e
-    _place(S, q, bank, k)
-
-
-@njit
-def _close(S, q, bank):
-    """Close the bank's row: nothing hits any more."""
-    S[bank + OPEN] = -1
-    S[bank + FRESH] = 0
-    for k in range(2):
-        queue = bank + QUEUE + QUEUE_WORDS * k
-        if S[queue + Q_HEAD] >= 0:
-            S[queue + Q_HIT] = -1
-            _place(S, q, bank, k)
 
 
 @njit
@@ -301,42 +286,24 @@ def _scan_row(S, D, q, d):
 
 
 @njit
-def _record(S, D, d, q, command, bank, what):
-    n = S[D + LOG_N]
-    if n < S[D + LOG_CAP]:
-        at = S[D + LOG] + n * LOG_WORDS
-        S[at] = d
-        S[at + 1] = S[q + PC_ID]
-        S[at + 2] = command
-        S[at + 3] = S[bank + NUMBER]
-        S[at + 4] = what
-    S[D + LOG_N] = n + 1
-
-
-@njit
-def _refresh(S, D, q, d):
-    """The refresh that is due at d: the bank closes at once, with the waits of a precharge."""
-    b = S[q + REF_B]
-    bank = q + S[D + BANK_OFF] + b * BANK_WORDS
-    start = max(d, S[bank + B_ACT])
-    if S[bank + OPEN] >= 0:
-        start = max(start, max(d, S[bank + B_PRE]) + S[D + RP])
-    S[bank + B_ACT] = start + S[D + RFC]
-    _close(S, q, bank)
-    S[D + N_REF] += 1
-    S[q + REF_B] = b + 1 if b + 1 < S[D + BANKS] else 0
-    S[q + REF_T] += S[D + REFI]
-    if S[D + LOG_CAP] > 0:
-        _record(S, D, d, q, C_REF, bank, start)
-
-
-@njit
 def _intake(S, D, q, d):
     """Start of cycle d: the refresh that is due, then arrivals while there is room."""
     again = False  # the cached commands have to be found again
     if S[q + REF_T] <= d:
-        _refresh(S, D, q, d)
         again = True
+        b = S[q + REF_B]
+        bank = q + S[D + BANK_OFF] + b * BANK_WORDS
+        start = max(d, S[bank + B_ACT])
+        if S[bank + OPEN] >= 0:  # closes at once, with the waits of a precharge
+            start = max(start, max(d, S[bank + B_PRE]) + S[D + RP])
+        S[bank + B_ACT] = start + S[D + RFC]
+        S[bank + OPEN] = -1
+        S[bank + FRESH] = 0
+        for k in range(2):
+            _place(S, q, bank, k, NONE)
+        S[D + N_REF] += 1
+        S[q + REF_B] = b + 1 if b + 1 < S[D + BANKS] else 0
+        S[q + REF_T] += S[D + REFI]
     mode = S[q + MODE]
     e = S[q + FIFO_HEAD]
     while e >= 0:
@@ -358,10 +325,8 @@ def _intake(S, D, q, d):
             S[S[queue + Q_TAIL] + E_NEXT] = e
         S[queue + Q_TAIL] = e
         new_hit = S[queue + Q_HIT] < 0 and S[bank + OPEN] == S[e + E_ROW]
-        if new_hit:
-            S[queue + Q_HIT] = e
         if new_hit or first:
-            _place(S, q, bank, k)
+            _place(S, q, bank, k, e)
         # The youngest entry changes a cached command only if it can go before it.
         if k == mode and not again:
             if new_hit and not first:
@@ -381,57 +346,22 @@ def _intake(S, D, q, d):
         e = after
     S[q + FIFO_HEAD] = e
     if _set_mode(S, D, q) or again:
-        _scan_column(S, D, q, d)
-        _scan_row(S, D, q, d)
+        S[q + COL_T] = STALE
+        S[q + ROW_T] = STALE
     _set_event(S, D, q, d + 1)
-
-
-@njit
-def _finish(S, D, c, q, d, bank, k, e):
-    """The entry's last burst was issued at d: out of the queue, into the sink."""
-    queue = bank + QUEUE + QUEUE_WORDS * k
-    after = S[e + E_NEXT]
-    first = S[queue + Q_HEAD] == e
-    if first:
-        S[queue + Q_HEAD] = after
-        if after < 0:
-            S[queue + Q_TAIL] = -1
-    else:
-        before = S[queue + Q_HEAD]
-        while S[before + E_NEXT] != e:
-            before = S[before + E_NEXT]
-        S[before + E_NEXT] = after
-        if after < 0:
-            S[queue + Q_TAIL] = before
-    _find_hit(S, q, bank, k, after)  # older ones do not hit: e was the oldest that did
-    S[q + COUNT + k] -= 1
-    S[c + PENDING] -= 1
-    S[e + E_NEXT] = -1
-    S[e + E_TIME] = d + S[D + CL + k] + S[D + BURST]
-    sink = S[q + SINK] + 2 * k
-    if S[sink] < 0:
-        S[sink] = e
-    else:
-        S[S[sink + 1] + E_NEXT] = e
-    S[sink + 1] = e
-    _set_event(S, D, q, d + 1)
-    if _set_mode(S, D, q) or S[queue + Q_HIT] != S[queue + Q_HEAD] or not first:
-        _scan_row(S, D, q, d)
 
 
 @njit
 def _column(S, D, c, q, d):
-    """Issue the cached RD or WR in cycle d."""
+    """Issue the cached RD or WR in cycle d; after an entry's last burst it leaves for the sink."""
     k = S[q + MODE]
     bank = S[q + COL_B]
     group = S[bank + GROUP]
     queue = bank + QUEUE + QUEUE_WORDS * k
     e = S[queue + Q_HIT]
-    mask = S[e + E_MASK]
-    if S[D + LOG_CAP] > 0:
-        _record(S, D, d, q, C_RD + k, bank, BIT[mask & -mask])
-    mask &= mask - 1
+    mask = S[e + E_MASK] & (S[e + E_MASK] - 1)
     S[e + E_MASK] = mask
+    S[q + COL_T] = STALE
     S[q + COL_OK + k] = d + S[D + CCD_S]
     S[group + k] = d + S[D + CCD_L]
     if k == 0:
@@ -446,11 +376,37 @@ def _column(S, D, c, q, d):
         S[bank + B_PRE] = max(S[bank + B_PRE], end + S[D + WR])
     S[D + N_ROW_HIT] += 1 - S[bank + FRESH]
     S[bank + FRESH] = 0
-    if mask == 0:
-        _finish(S, D, c, q, d, bank, k, e)
-    elif S[queue + Q_HEAD] != e:
-        _scan_row(S, D, q, d)
-    _scan_column(S, D, q, d + 1)
+    first = S[queue + Q_HEAD] == e
+    if not first:
+        S[q + ROW_T] = STALE
+    if mask != 0:
+        return
+    after = S[e + E_NEXT]
+    if first:
+        S[queue + Q_HEAD] = after
+        if after < 0:
+            S[queue + Q_TAIL] = -1
+    else:
+        before = S[queue + Q_HEAD]
+        while S[before + E_NEXT] != e:
+            before = S[before + E_NEXT]
+        S[before + E_NEXT] = after
+        if after < 0:
+            S[queue + Q_TAIL] = before
+    _place(S, q, bank, k, after)  # older ones do not hit: e was the oldest that did
+    S[q + COUNT + k] -= 1
+    S[c + PENDING] -= 1
+    S[e + E_NEXT] = -1
+    S[e + E_TIME] = d + S[D + CL + k] + S[D + BURST]
+    sink = S[q + SINK] + 2 * k
+    if S[sink] < 0:
+        S[sink] = e
+    else:
+        S[S[sink + 1] + E_NEXT] = e
+    S[sink + 1] = e
+    _set_event(S, D, q, d + 1)
+    if _set_mode(S, D, q) or S[queue + Q_HIT] != S[queue + Q_HEAD]:
+        S[q + ROW_T] = STALE
 
 
 @njit
@@ -458,9 +414,10 @@ def _row(S, D, c, q, d):
     """Issue the cached ACT or PRE in cycle d."""
     k = S[q + MODE]
     bank = S[q + ROW_B]
+    S[q + ROW_T] = STALE
+    S[q + COL_T] = STALE
     if S[bank + OPEN] < 0:
-        row = S[S[bank + QUEUE + QUEUE_WORDS * k + Q_HEAD] + E_ROW]
-        S[bank + OPEN] = row
+        S[bank + OPEN] = S[S[bank + QUEUE + QUEUE_WORDS * k + Q_HEAD] + E_ROW]
         S[bank + FRESH] = 1
         S[bank + B_COL] = d + S[D + RCD_RD]
         S[bank + B_COL + 1] = d + S[D + RCD_WR]
@@ -472,24 +429,45 @@ def _row(S, D, c, q, d):
         S[S[bank + GROUP] + 2] = d + S[D + RRD_L]
         S[c + ROW_FREE] = d + S[D + ACT_BUS]
         S[D + N_ACT] += 1
-        for side in range(2):
-            head = S[bank + QUEUE + QUEUE_WORDS * side + Q_HEAD]
-            if head >= 0:
-                _find_hit(S, q, bank, side, head)
-        if S[D + LOG_CAP] > 0:
-            _record(S, D, d, q, C_ACT, bank, row)
-        _scan_column(S, D, q, d + 1)
     else:
-        lost = S[bank + QUEUE + QUEUE_WORDS * k + Q_HIT] >= 0
-        _close(S, q, bank)
+        S[bank + OPEN] = -1
+        S[bank + FRESH] = 0
         S[bank + B_ACT] = max(S[bank + B_ACT], d + S[D + RP])
         S[c + ROW_FREE] = d + S[D + PRE_BUS]
         S[D + N_PRE] += 1
-        if S[D + LOG_CAP] > 0:
-            _record(S, D, d, q, C_PRE, bank, 0)
-        if lost:
-            _scan_column(S, D, q, d + 1)
-    _scan_row(S, D, q, d + 1)
+    for side in range(2):
+        _place(S, q, bank, side, S[bank + QUEUE + QUEUE_WORDS * side + Q_HEAD])
+
+
+@njit
+def _record(S, D, d, q, kind):
+    """Log the command of a kind that the pseudo-channel issues next."""
+    n = S[D + LOG_N]
+    S[D + LOG_N] = n + 1
+    if n >= S[D + LOG_CAP]:
+        return
+    k = S[q + MODE]
+    bank = S[q + ROW_B]
+    what = 0
+    if kind == LOG_ROW:
+        command = C_PRE
+        if S[bank + OPEN] < 0:
+            command = C_ACT
+            what = S[S[bank + QUEUE + QUEUE_WORDS * k + Q_HEAD] + E_ROW]
+    elif kind == LOG_COLUMN:
+        bank = S[q + COL_B]
+        command = C_RD + k
+        mask = S[S[bank + QUEUE + QUEUE_WORDS * k + Q_HIT] + E_MASK]
+        what = BIT[mask & -mask]
+    else:
+        command = C_REF
+        bank = q + S[D + BANK_OFF] + S[q + REF_B] * BANK_WORDS
+    at = S[D + LOG] + n * LOG_WORDS
+    S[at] = d
+    S[at + 1] = S[q + PC_ID]
+    S[at + 2] = command
+    S[at + 3] = S[bank + NUMBER]
+    S[at + 4] = what
 
 
 @njit
@@ -501,26 +479,35 @@ def run_channel(S, D, channel, until):
     first = c + CH_HEAD
     last = first + npc * step
     stop = S[D + STOP_WHEN_EMPTY]
+    log = S[D + LOG_CAP] > 0
     d = S[c + CYCLE]
     while stop == 0 or S[c + PENDING] > 0:
         t = INF
         for q in range(first, last, step):
+            if S[q + COL_T] < d:
+                _scan_column(S, D, q, d)
+            if S[q + ROW_T] < d:
+                _scan_row(S, D, q, d)
             t = min(t, S[q + EVT_T], S[q + COL_T], max(S[q + ROW_T], S[c + ROW_FREE]))
         d = max(d, t)
         if d > until:
             break
+        again = False
         for q in range(first, last, step):
             if S[q + EVT_T] <= d:
+                if log and S[q + REF_T] <= d:
+                    _record(S, D, d, q, LOG_REFRESH)
                 _intake(S, D, q, d)
+                again = True
+        if again:
+            continue
         # One column command: the pseudo-channels take turns when both could.
         q = first + S[c + LAST_COL] * step
         for _ in range(npc):
-            q += step
-            if q == last:
-                q = first
-            if S[q + COL_T] < d:
-                _scan_column(S, D, q, d)
+            q = q + step if q + step < last else first
             if S[q + COL_T] == d:
+                if log:
+                    _record(S, D, d, q, LOG_COLUMN)
                 _column(S, D, c, q, d)
                 S[c + LAST_COL] = (q - first) // step
                 break
@@ -528,12 +515,12 @@ def run_channel(S, D, channel, until):
         if S[c + ROW_FREE] <= d:
             q = first + S[c + LAST_ROW] * step
             for _ in range(npc):
-                q += step
-                if q == last:
-                    q = first
+                q = q + step if q + step < last else first
                 if S[q + ROW_T] < d:
                     _scan_row(S, D, q, d)
                 if S[q + ROW_T] == d:
+                    if log:
+                        _record(S, D, d, q, LOG_ROW)
                     _row(S, D, c, q, d)
                     S[c + LAST_ROW] = (q - first) // step
                     break

@@ -140,7 +140,7 @@ class NaiveChannel:
             start = max(start, max(d, bank.pre) + self.config.rp)
         bank.act = start + self.config.rfc
         bank.row, bank.fresh = None, False
-        self.note(d, pc, REF, pc.refresh_bank, start)
+        self.note(d, pc, REF, pc.refresh_bank, 0)
         pc.refresh_bank = (pc.refresh_bank + 1) % len(pc.banks)
         pc.refresh_at += self.config.refi
 

@@ -25,13 +25,14 @@ from emulator.dram.controller import E_AUX, E_NEXT, E_TAG, E_TIME, INF, push, ru
 from isa.jit import njit
 
 SECTOR_BYTES = 32
+NOTHING, ONE = np.int64(0), np.int64(1)  # typed: Numba compiles anew for each literal argument
 RING = 8192  # time buckets; a later entry waits in its bucket for its turn
 
 (SMS, HEADER_BYTES, OUT_BYTES, IN_BYTES, TO_SLICE, TO_SM, SLICES, SETS, WAYS, SLICE_BYTES, MSHRS, WRITE_BUFFERS,
  TO_DRAM, FROM_DRAM, RATIO_DRAM, RATIO_SM, LEAST_DRAM, PCS_PER_SLICE, SLICES_PER_CHANNEL,
  OUT_PORT, IN_PORT, SLICE_BASE, SLICE_WORDS, DONE, ARRIVE_RING, DUE_RING, FREE_NODE,
- ARRIVE_T, ARRIVE_N, DUE_T, DUE_N, KNOWN, NEXT_DUE, READY, READY_LAST, LIVE, SYNC, NODES_LOST,
- N_L2_READ, N_L2_WRITE, N_L2_HIT, N_L2_MERGED, N_L2_FILL, N_L2_WRITEBACK, N_L2_EVICT, N_REQUESTS) = range(46)
+ ARRIVE_T, ARRIVE_N, DUE_T, DUE_N, KNOWN, NEXT_DUE, READY, READY_LAST, LIVE, SYNC, SETTLE, NODES_LOST,
+ N_L2_READ, N_L2_WRITE, N_L2_HIT, N_L2_MERGED, N_L2_FILL, N_L2_WRITEBACK, N_L2_EVICT, N_REQUESTS) = range(47)
 D = 64  # where the DRAM block begins
 
 # A slice's words, then two words an MSHR (waiting requests; the first links free ones), then the tags.
@@ -210,32 +211,12 @@ def _respond(M, s, number, e, t):
 
 
 @njit
-def _to_dram(M, s, t, pc, local, line, mask, write, tags):
+def _to_dram(M, t, pc, local, line, mask, write, tags):
     """Send a line's sectors to DRAM: the controller has them to_dram_latency later, rounded up."""
-    row_lines = M[D + dram.CHUNK_LINES] * M[D + dram.ROW_CHUNKS]
-    block = local // row_lines
+    block = local // (M[D + dram.CHUNK_LINES] * M[D + dram.ROW_CHUNKS])
     banks = M[D + dram.BANKS]
     arrival = ((t + M[TO_DRAM]) * M[RATIO_DRAM] + M[RATIO_SM] - 1) // M[RATIO_SM]
     push(M, D, pc, block % banks, block // banks, mask, write, arrival, line, tags << 4 | mask)
-
-
-@njit
-def _evict(M, s, t, word, pc):
-    """Write the dirty sectors of a victim back, if a buffer is free; False if none is."""
-    dirty = word >> DIRTY & 15
-    if dirty:
-        if M[s + S_BUFFERS] == 0:
-            return False
-        M[s + S_BUFFERS] -= 1
-        line = word >> LINE_AT
-        lines = M[D + dram.CHUNK_LINES]
-        total = M[D + dram.TOTAL_PC]
-        chunk = scramble(line // lines, M[D + dram.SCRAMBLE_BITS])
-        _to_dram(M, s, t, chunk % total, chunk // total * lines + line % lines, line, dirty, 1, 0)
-        M[N_L2_WRITEBACK] += _sectors(dirty)
-    if word:
-        M[N_L2_EVICT] += 1
-    return True
 
 
 @njit
@@ -266,8 +247,22 @@ def _access(M, s, number, e, t):
     if not found:
         while way >= 0 and M[tags + way] & 15:  # the least recently used that waits for nothing
             way -= 1
-        if way < 0 or not _evict(M, s, t, M[tags + way], pc):
+        if way < 0:
             return False
+        old = M[tags + way]
+        dirty = old >> DIRTY & 15
+        if dirty:  # write it back, through a buffer
+            if M[s + S_BUFFERS] == 0:
+                return False
+            M[s + S_BUFFERS] -= 1
+            lines = M[D + dram.CHUNK_LINES]
+            total = M[D + dram.TOTAL_PC]
+            chunk = scramble((old >> LINE_AT) // lines, M[D + dram.SCRAMBLE_BITS])
+            local = chunk // total * lines + (old >> LINE_AT) % lines
+            _to_dram(M, t, chunk % total, local, old >> LINE_AT, dirty, ONE, tags)
+            M[N_L2_WRITEBACK] += _sectors(dirty)
+        if old:
+            M[N_L2_EVICT] += 1
         word = line << LINE_AT
     if write:
         word |= mask << VALID | mask << DIRTY
@@ -285,7 +280,7 @@ def _access(M, s, number, e, t):
             M[slot + 1] = -1
             word = word & ~(0xFFF << MSHR_AT) | mshr << MSHR_AT
         word |= fetch
-        _to_dram(M, s, t, pc, M[e + R_LOCAL], line, fetch, 0, tags)
+        _to_dram(M, t, pc, M[e + R_LOCAL], line, fetch, write, tags)
     for i in range(way, 0, -1):
         M[tags + i] = M[tags + i - 1]
     M[tags] = word
@@ -338,29 +333,30 @@ def _fill(M, s, number, d, t):
 
 
 @njit
-def _drop(M, s, side):
-    """Take the first finished entry of one side out of the slice's sink and free it."""
-    e = M[s + S_SINK + 2 * side]
-    M[s + S_SINK + 2 * side] = M[e + E_NEXT]
-    M[e + E_NEXT] = M[D + dram.FREE]
-    M[D + dram.FREE] = e
+def _next_finished(M, s, side, taken):
+    """Set the cycle in which the next finished read (0) or write (1) of DRAM reaches the slice.
 
-
-@njit
-def _finished_at(M, s, side):
-    """SM cycle in which the first finished entry of one side (reads, writes) reaches the slice."""
-    e = M[s + S_SINK + 2 * side]
-    if e < 0:
-        return INF
-    return (M[e + E_TIME] * M[RATIO_SM] + M[RATIO_DRAM] - 1) // M[RATIO_DRAM] + M[FROM_DRAM]
+    taken: how many to take out of the list first, 0 or 1.
+    """
+    sink = s + S_SINK + 2 * side
+    e = M[sink]
+    if taken:
+        M[sink] = M[e + E_NEXT]
+        M[e + E_NEXT] = M[D + dram.FREE]
+        M[D + dram.FREE] = e
+        e = M[sink]
+    t = INF
+    if e >= 0:
+        t = (M[e + E_TIME] * M[RATIO_SM] + M[RATIO_DRAM] - 1) // M[RATIO_DRAM] + M[FROM_DRAM]
+    M[s + S_FILL_T + side] = t
 
 
 @njit
 def _run_slice(M, number, until):
     """Run one slice through cycle `until`: in each cycle fills, freed buffers, then one request."""
     s = M[SLICE_BASE] + number * M[SLICE_WORDS]
-    M[s + S_FILL_T] = _finished_at(M, s, 0)
-    M[s + S_FREE_T] = _finished_at(M, s, 1)
+    for side in range(2):
+        _next_finished(M, s, side, NOTHING)
     while True:
         e = M[s + S_HEAD]
         look = INF
@@ -370,14 +366,13 @@ def _run_slice(M, number, until):
         if t > until:
             break
         if M[s + S_FILL_T] == t or M[s + S_FREE_T] == t:
-            while M[s + S_FILL_T] == t:
-                _fill(M, s, number, M[s + S_SINK], t)
-                _drop(M, s, 0)
-                M[s + S_FILL_T] = _finished_at(M, s, 0)
-            while M[s + S_FREE_T] == t:
-                M[s + S_BUFFERS] += 1
-                _drop(M, s, 1)
-                M[s + S_FREE_T] = _finished_at(M, s, 1)
+            for side in range(2):
+                while M[s + S_FILL_T + side] == t:
+                    if side == 0:
+                        _fill(M, s, number, M[s + S_SINK], t)
+                    else:
+                        M[s + S_BUFFERS] += 1
+                    _next_finished(M, s, side, ONE)
             if M[s + S_STALLED]:
                 M[s + S_STALLED] = 0
                 look = t
@@ -402,32 +397,6 @@ def _run_slice(M, number, until):
 def _dram_until(M, done):
     """Last DRAM cycle that nothing can reach any more that slices send after SM cycle `done`."""
     return ((done + 1 + M[TO_DRAM]) * M[RATIO_DRAM] + M[RATIO_SM] - 1) // M[RATIO_SM] - 1
-
-
-@njit
-def _run_slices(M, until):
-    """Run every channel and its slices until the slices are through SM cycle `until`."""
-    per = M[SLICES_PER_CHANNEL]
-    start = M[DONE]
-    for channel in range(M[SLICES] // per):
-        c = M[D + dram.CH_BASE] + channel * M[D + dram.CH_WORDS]
-        busy = M[c + dram.PENDING] > 0
-        done = until  # nothing happens before the first arrival, unless DRAM works
-        for number in range(channel * per, channel * per + per):
-            s = M[SLICE_BASE] + number * M[SLICE_WORDS]
-            busy |= M[s + S_SINK] >= 0 or M[s + S_SINK + 2] >= 0
-            if M[s + S_HEAD] >= 0:
-                done = min(done, max(start, M[M[s + S_HEAD] + R_TIME] - 1))
-        if busy:
-            done = start
-        while done < until:
-            last = _dram_until(M, done)
-            run_channel(M, D, channel, last)
-            back = ((last + 1 + M[LEAST_DRAM]) * M[RATIO_SM] + M[RATIO_DRAM] - 1) // M[RATIO_DRAM] + M[FROM_DRAM]
-            done = min(until, back - 1)
-            for number in range(channel * per, channel * per + per):
-                _run_slice(M, number, done)
-    M[DONE] = max(start, until)
 
 
 @njit
@@ -483,22 +452,43 @@ def _find_due(M):
 
 
 @njit
-def _run(M, now):
+def advance(M, now):
+    """Make every response known that is due at or before `now`; `now` never goes back."""
+    settling = M[SETTLE]
+    if settling == 0 and (M[LIVE] == 0 or now < M[SYNC]):
+        return
+    start = M[DONE]
     until = now + M[TO_SLICE]  # what SMs ask for from now on reaches a slice later
-    if until > M[DONE]:
-        _run_slices(M, until)
+    per = M[SLICES_PER_CHANNEL]
+    for channel in range(M[SLICES] // per):
+        c = M[D + dram.CH_BASE] + channel * M[D + dram.CH_WORDS]
+        busy = M[c + dram.PENDING] > 0
+        done = until  # nothing happens before the first arrival, unless DRAM works
+        for number in range(channel * per, channel * per + per):
+            s = M[SLICE_BASE] + number * M[SLICE_WORDS]
+            busy |= M[s + S_SINK] >= 0 or M[s + S_SINK + 2] >= 0
+            if M[s + S_HEAD] >= 0:
+                done = min(done, max(start, M[M[s + S_HEAD] + R_TIME] - 1))
+        if busy:
+            done = start
+        while done < until or settling:
+            # No slice can send anything after its cycle `done` that DRAM has before this cycle is over.
+            last = ((done + 1 + M[TO_DRAM]) * M[RATIO_DRAM] + M[RATIO_SM] - 1) // M[RATIO_SM] - 1
+            run_channel(M, D, channel, last)
+            if done >= until:
+                break
+            # And what DRAM finishes later reaches no slice before this one is over.
+            back = ((last + 1 + M[LEAST_DRAM]) * M[RATIO_SM] + M[RATIO_DRAM] - 1) // M[RATIO_DRAM] + M[FROM_DRAM]
+            done = min(until, back - 1)
+            for number in range(channel * per, channel * per + per):
+                _run_slice(M, number, done)
+    if until > start:
+        M[DONE] = until
         _deliver(M, until + 1 + M[TO_SM])
         M[KNOWN] = until + 2 + M[TO_SM]
         if M[NEXT_DUE] == INF:
             _find_due(M)
     M[SYNC] = M[KNOWN] + 1
-
-
-@njit
-def advance(M, now):
-    """Make every response known that is due at or before `now`; `now` never goes back."""
-    if M[LIVE] > 0 and now >= M[SYNC]:
-        _run(M, now)
 
 
 @njit
@@ -548,16 +538,14 @@ def pop_response(M, now):
     return M[e + R_TAG]
 
 
-@njit
-def settle(M, now):
+def settle(state: np.ndarray, now: int) -> None:
     """With nothing outstanding: let DRAM run ahead to a fixed distance, so that its counters are exact.
 
     Writes that L2 has sent may still wait there. The twin's `settle` stops at the same DRAM cycle.
     """
-    _run(M, now)
-    last = _dram_until(M, now + M[TO_SLICE])
-    for channel in range(M[D + dram.CHANNELS]):
-        run_channel(M, D, channel, last)
+    state[SETTLE] = 1
+    advance(state, now)
+    state[SETTLE] = 0
 
 
 def counters(state: np.ndarray) -> dict[str, int]:
