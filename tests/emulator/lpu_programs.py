@@ -312,7 +312,7 @@ def random_pad(seed: int, pieces: int, *, superlanes: int = 1, slip: bool = Fals
     start = 40
     kinds = (work.copy, work.vxm, work.vxm, work.mxm, work.indirect, work.sxm)
     for _ in range(pieces):
-        rng.choice(kinds)(start + rng.randrange(0, 12 * pieces))
+        rng.choice(kinds)(start + rng.randrange(0, 16 * pieces))
         if slip and work.plan and rng.random() < 0.3:
             at = rng.randrange(len(work.plan))
             cycle, *rest = work.plan[at]

@@ -1,0 +1,68 @@
+"""Random LPU programs on the fast engine and on its twin: everything they report must be the same.
+
+DECODELAB_EXAMPLES=2000 runs more of them than the default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.emulator.lpu_programs import random_pad, result_of
+
+EXAMPLES = int(os.environ.get("DECODELAB_EXAMPLES", "200"))
+RELAXED = {"deadline": None, "derandomize": True, "database": None,
+           "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+SEEDS, PIECES, SUPERLANES = st.integers(0, 2**32 - 1), st.integers(1, 14), st.sampled_from((1, 2, 3))
+ended: Counter[str] = Counter()
+
+
+@settings(max_examples=EXAMPLES, **RELAXED)
+@given(SEEDS, PIECES, SUPERLANES, st.integers(0, 5))
+def test_both_engines_agree(seed: int, pieces: int, superlanes: int, kind: int) -> None:
+    """Cycles, memory, counters and accounting; or the same first error with the same words."""
+    def pad():
+        return random_pad(seed, pieces, superlanes=superlanes, slip=kind == 0)
+
+    fast, naive = result_of(pad(), "fast"), result_of(pad(), "naive")
+    assert fast == naive
+    ended["completed" if isinstance(fast[0], int) else fast[0][0]] += 1
+
+
+def test_at_least_half_of_the_random_programs_completed() -> None:
+    if not ended:
+        pytest.skip("runs after test_both_engines_agree, in the same process")
+    assert ended["completed"] * 2 >= ended.total(), ended
+    assert len(ended) >= 4, f"random programs provoke too few kinds of errors: {ended}"
+
+
+@settings(max_examples=max(40, EXAMPLES // 5), **RELAXED)
+@given(SEEDS, PIECES, SUPERLANES)
+def test_values_and_timing_only_take_the_same_cycles(seed: int, pieces: int, superlanes: int) -> None:
+    """Phantom data instead of real data (maps stay real): cycles, counters and errors do not change."""
+    real = result_of(random_pad(seed, pieces, superlanes=superlanes), "fast")
+    phantom = result_of(random_pad(seed, pieces, superlanes=superlanes, phantom=True), "fast")
+    if isinstance(real[0], int):
+        assert isinstance(phantom[0], int) or phantom[0][0] == "poison_address"
+        if isinstance(phantom[0], int):
+            assert real[:9] == phantom[:9]
+    else:
+        assert real == phantom or phantom[0][0] == "poison_address"
+
+
+@settings(max_examples=20, **RELAXED)
+@given(SEEDS, PIECES, st.integers(1, 9))
+def test_pausing_the_kernel_changes_nothing(seed: int, pieces: int, budget: int) -> None:
+    whole = result_of(random_pad(seed, pieces), "fast")
+    assert result_of(random_pad(seed, pieces), "fast", budget=budget) == whole
+
+
+@settings(max_examples=25, **RELAXED)
+@given(SEEDS, PIECES)
+def test_phantom_programs_agree_too(seed: int, pieces: int) -> None:
+    fast = result_of(random_pad(seed, pieces, superlanes=2, phantom=True), "fast")
+    assert fast == result_of(random_pad(seed, pieces, superlanes=2, phantom=True), "naive")
