@@ -125,6 +125,21 @@ class Board:
                 found |= busy
         return found & ((1 << width) - 1)
 
+    @staticmethod
+    def clash(uses: Iterable[Use]) -> int | None:
+        """A resource that a pattern needs twice in one cycle, None when there is none."""
+        taken: dict[int, int] = {}
+        checked: dict[int, int] = {}
+        for resource, offset, span, mode in uses:
+            bits = ((1 << span) - 1) << (offset + BIAS)
+            if mode != MARK and taken.get(resource, 0) & bits or mode != CHECK and checked.get(resource, 0) & bits:
+                return resource
+            if mode != CHECK:
+                taken[resource] = taken.get(resource, 0) | bits
+            if mode != MARK:
+                checked[resource] = checked.get(resource, 0) | (bits if mode == CHECK else 0)
+        return None
+
     def mark(self, uses: Iterable[Use], time: int) -> None:
         masks = self.masks
         for resource, offset, span, mode in uses:
@@ -139,6 +154,9 @@ class Board:
         list of chosen indices. None when nothing is found up to `limit`. Marks nothing.
         """
         begin, width = start, 64
+        twice = self.clash(fixed)
+        if twice is not None:
+            raise AssertionError(f"a pattern needs resource {twice} twice in one cycle")
         while limit is None or start <= limit:
             blocked = self.conflicts(fixed, start, width)
             table: list[list[int]] = []

@@ -54,6 +54,7 @@ class Compiler:
         need = self._estimate(batch, context, layout.key_vectors)
         memory = Memory(g, len(self.layers))
         placer = Placer(g, memory, need / g.words)
+        memory.reuse = not placer.roomy
         self.b = Build(g, stored, batch, context, Scheduler(g, [], memory, placer), memory, placer, layout)
         self.blocks: list[Block] = []
 
@@ -153,7 +154,7 @@ class Compiler:
         placed, plan, layered = self.placed[short], self.plans[short], short != "lm_head"
         source = self._source(short)
         first = source(self.layers[0])
-        factor = 1.0 / ACTIVATION_FACTOR["s8"] if self.format == "s8" and rms is None else 1.0
+        factor = 1.0 / ACTIVATION_FACTOR["s8"] if self.format == "s8" else 1.0
 
         def final(n: int, value: Op | Mat, rest: int, side: int) -> Sequence[tuple[Op, Sequence[Dst]]]:
             if first.has_scale:
@@ -227,6 +228,7 @@ class Compiler:
         s.at(f"layer.{'attn' if short == 'o' else 'mlp'}_add")
         for n, result in results:
             s.vop([(f32("ADD", Mem(result), Mem(old, n * batch)), [Dst(new, n * batch)])], batch)
+            b.memory.release(result)
 
     def _gated(self, acts: Sequence[Buffer]) -> Buffer:
         """silu(gate) * up, f32 vector k * batch + sequence; silu(g) = g (1 + tanh(g / 2)) / 2."""
@@ -245,6 +247,7 @@ class Compiler:
             gate, up = Mem(parts[2 * k]), Mem(parts[2 * k + 1])
             half = imm("ADDI", imm("MULI", f32("TANH", imm("MULI", gate, 0.5)), 0.5), 0.5)
             s.vop([(f32("MUL", f32("MUL", half, gate), up), [Dst(hidden, k * batch)])], batch)
+            b.memory.release(parts[2 * k], parts[2 * k + 1])
         return hidden
 
     def _head(self) -> None:

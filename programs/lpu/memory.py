@@ -71,6 +71,8 @@ class Memory:
         self.layer = [0] * g.slices
         self.buffers: list[Buffer] = []
         self.columns = g.slices_per_hemisphere // 4  # groups of four slices on one column
+        self.reuse = False  # whether released words are given out again
+        self.pool: dict[tuple[int, int], list[tuple[int, int]]] = {}  # (slice, n) -> (cycle it is free, address)
         self.turns = [[0] * self.columns, [0] * self.columns]
 
     def free(self, slice_number: int) -> int:
@@ -117,7 +119,8 @@ class Memory:
     def settle(self, buffer: Buffer, avoid: set[int], groups: tuple[int, ...]) -> None:
         """Place a buffer in slices not in `avoid`: the first of `groups` with room, used ones later."""
         def slices_of(k: int) -> list[int]:
-            return [s for s in self.group(buffer.side, k) if s not in avoid and self.free(s) >= buffer.n]
+            return [s for s in self.group(buffer.side, k)
+                    if s not in avoid and (self.free(s) >= buffer.n or self.pool.get((s, buffer.n)))]
 
         able = [k for k in groups if len(slices_of(k)) >= buffer.size]
         if not able:
@@ -125,12 +128,38 @@ class Memory:
         if not able:
             raise CapacityError(f"no slice of the {'east' if buffer.side else 'west'} has {buffer.n:,} words left for "
                                 "scratch vectors; use a smaller context or batch", None)
-        number = min(able, key=lambda k: (self.turns[buffer.side][k], k))
+        def emptiest(k: int) -> list[int]:
+            return sorted(slices_of(k), key=lambda s: (not self.pool.get((s, buffer.n)), -self.free(s), s))[: buffer.size]
+
+        if self.reuse:  # released words first, then where most is left
+            number = min(able, key=lambda k: (sum(not self.pool.get((s, buffer.n)) for s in emptiest(k)),
+                                              -min(self.free(s) for s in emptiest(k)), k))
+        else:
+            number = min(able, key=lambda k: (self.turns[buffer.side][k], k))
         self.turns[buffer.side][number] += buffer.size
-        chosen = sorted(sorted(slices_of(number), key=lambda s: (self.static[s], s))[: buffer.size])
+        chosen = sorted(emptiest(number))
         buffer.slices = tuple(chosen)
-        buffer.addresses = tuple(self.take(s, buffer.n) for s in chosen)
         buffer.settled = True
+        addresses = []
+        for s in chosen:
+            pool = self.pool.get((s, buffer.n))
+            if pool:
+                free, address = min(pool)
+                pool.remove((free, address))
+                buffer.used[:] = [max(free - 1, u) for u in buffer.used]
+            else:
+                address = self.take(s, buffer.n)
+            addresses.append(address)
+        buffer.addresses = tuple(addresses)
+
+    def release(self, *buffers: Buffer) -> None:
+        """These scratch buffers are not needed after what has been scheduled; their words may be reused."""
+        for buffer in buffers:
+            if self.reuse and buffer.settled:
+                free = max(*buffer.ready, *buffer.used, -1) + 1
+                for s, address in zip(buffer.slices, buffer.addresses, strict=True):
+                    self.pool.setdefault((s, buffer.n), []).append((free, address))
+                buffer.settled = False
 
     def _room(self, hemisphere: int, number: int, size: int) -> int:
         free = sorted((self.free(s) for s in self.group(hemisphere, number)), reverse=True)
@@ -140,6 +169,7 @@ class Memory:
         """Everything allocated so far counts as present at cycle 0 of the next block."""
         for buffer in self.buffers:
             buffer.forget()
+        self.pool = {key: [(0, address) for _, address in pool] for key, pool in self.pool.items()}
 
     @property
     def used_words(self) -> int:

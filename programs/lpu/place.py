@@ -19,6 +19,7 @@ from programs.lpu.memory import Buffer, Memory
 from programs.lpu.partition import BLOCK, LinearPlan, Tile, split_tiles
 
 CHUNK = 8  # tile positions that share one choice of slice groups
+TIGHT_CHUNK = 2  # the same where the chip is nearly full: finer, so that slices fill evenly
 ROOMY = 0.66  # below this share of the chip, weights keep off the groups near the VXM
 NEAR_GROUPS = (0, 1, 2)
 
@@ -101,10 +102,11 @@ class Placer:
         parts = split_tiles(plan, len(units))
         placed: list[list[PlacedTile]] = [[] for _ in units]
         longest = max(len(p) for p in parts)
-        for first in range(0, longest, CHUNK):
+        chunk_tiles = CHUNK if self.roomy else TIGHT_CHUNK
+        for first in range(0, longest, chunk_tiles):
             for hemisphere in (0, 1):
                 mine = [u for u, plane in enumerate(units) if (plane >= g.planes // 2) == (hemisphere == 1)]
-                chunks = [parts[u][first : first + CHUNK] for u in mine]
+                chunks = [parts[u][first : first + chunk_tiles] for u in mine]
                 if not any(chunks):
                     continue
                 if format == "cast8":

@@ -105,6 +105,7 @@ class Scheduler:
         self.nodes = nodes
         self.node = -1
         self.hint = 0
+        self.temporaries: list[Buffer] = []  # copies of operands for the pattern being placed
         self.start_block()
 
     def start_block(self) -> None:
@@ -313,6 +314,9 @@ class Scheduler:
         self.hint += 1
         for source, dst in later:
             self.move(source, [dst], out_n)
+            self.memory.release(source.buffer)
+        self.memory.release(*self.temporaries)
+        self.temporaries.clear()
         return best[0].time
 
     def settle(self, buffer: Buffer, avoid: Iterable[int] = ()) -> None:
@@ -349,6 +353,7 @@ class Scheduler:
                     temporary, count = self.memory.later(leaf.buffer.size, n, leaf.buffer.side), n
                 self.settle(temporary, taken)
                 taken |= set(temporary.slices)
+                self.temporaries.append(temporary)
                 self.move(Mem(leaf.buffer, leaf.start, leaf.step), [Dst(temporary)], count)
                 leaf.buffer, leaf.start, leaf.step = temporary, 0, min(leaf.step, 1)
                 mine = list(zip(temporary.slices, self._read_offsets(temporary, 0, sampled), strict=True))

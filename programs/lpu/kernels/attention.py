@@ -99,6 +99,7 @@ def attention(b: Build, state: StepState, cache: Cache, p: Projections, prefix: 
         for t in range(len(b.layout.v)):
             side = value_side(t, i)
             new = b.scratch(2, 1, side)
+            s.settle(new, state.value_maps[i][side].slices)
             s.vop([(cvt("f16", "f32", Mem(p.v[t], i)), [Dst(new)])])
             scatter_rows(s, Mem(new), state.value_maps[i][side], cache.rows[i][t])
     s.at(prefix + "rope")
@@ -126,6 +127,7 @@ def _rope(b: Build, state: StepState, cache: Cache, p: Projections, prefix: str)
         for i in range(batch):
             side = key_side(v, i)
             new = b.scratch(2, 1, 1 - side)
+            s.settle(new, state.key_maps[i][1 - side].slices)
             s.vop([(cvt("f16", "f32", _rotated(p.k[v], turned, state, i, 0)), [Dst(new)])])
             s.at(prefix + "kv_append")
             scatter_rows(s, Mem(new), state.key_maps[i][1 - side], cache.keys[i][v])
@@ -142,6 +144,7 @@ def _rope(b: Build, state: StepState, cache: Cache, p: Projections, prefix: str)
                 if masks is not None:
                     value = f32("MUL", value, Mem(masks, slot, 0))
                 s.vop([(cvt("f16", "f32", value), [Dst(queries[i][v], slot * layout.group)])], layout.group)
+        b.memory.release(turned, p.q[v])
     return queries
 
 
@@ -171,6 +174,8 @@ def _scores(b: Build, state: StepState, cache: Cache, queries: list[list[Buffer]
                 if t:
                     outs.append((f32("MAX", value, Mem(tops[t - 1], first)), [Dst(tops[t], first)]))
                 s.vop(outs, layout.slots_of(v) * layout.group)
+        if t > 1:
+            b.memory.release(tops[t - 1])
     return scores, tops[-1]
 
 
@@ -184,13 +189,14 @@ def _transpose_values(b: Build, state: StepState, cache: Cache) -> None:
     for i in range(b.batch):
         for t, channels in enumerate(b.layout.v):
             side = 1 - value_side(t, i)
-            table = b.constant("one_hot", one_hot, side)
+            quarter = len(one_hot) // 4  # in four slices, so that no slice has to hold all of it
+            tables = [b.constant(f"one_hot{k}", one_hot[k * quarter : (k + 1) * quarter], side) for k in range(4)]
             rows = cache.rows[i][t]
             for byte in (0, 1):
                 install(s, 2 * side + byte, S8, [Load(rows.planes(byte, 2), 0, count, 0)])
             n = blocks(len(channels))
             for slot in range(BLOCK):
-                transpose_rows(s, 2 * side, Mem(table, slot * per_tile), state.tile_maps[i][side], cache.values[i][t],
+                transpose_rows(s, 2 * side, Mem(tables[slot // 4], slot % 4 * per_tile), state.tile_maps[i][side], cache.values[i][t],
                                slot, 0, tiles, n)
 
 
@@ -226,6 +232,7 @@ def _upper_bound(b: Build, top: Buffer, planes: Sequence[int]) -> Buffer:
     for (start, count), plane in zip(_halves(n), planes, strict=False):
         log = _log2_bits(Mat(plane, F16, second, start), 1.0 / SECOND, -15.0)
         s.vop([(imm("ADDI", f32("ADD", log, Mem(estimate, start)), -15.0), [Dst(bound, start)])], count)
+    b.memory.release(first, second, estimate)
     return bound
 
 
@@ -240,6 +247,7 @@ def _weighted_values(b: Build, cache: Cache, scores: list[Buffer], top: Buffer) 
         for t in range(tiles):
             value = imm("MINI", f32("SUB", Mem(scores[t], start), Mem(bound, start)), TOP)
             s.vop([(cvt("f16", "f32", f32("EXP2", value)), [Dst(weights[t], start)])], count)
+    b.memory.release(bound, top, *scores[1:])
     inverse, sums = b.scratch(4, n, 0), b.scratch(4, n, 1)
     for (start, count), plane in zip(_halves(n), planes, strict=False):
         for t in range(tiles):
@@ -254,6 +262,7 @@ def _weighted_values(b: Build, cache: Cache, scores: list[Buffer], top: Buffer) 
                 s.vop([(f32("MUL", root, root), [Dst(inverse, start)])], count)
     out = b.scratch(4, len(b.layout.out) * batch, 0)
     _products(b, cache, weights, inverse, out)
+    b.memory.release(inverse, sums, *weights)
     return out
 
 
@@ -294,6 +303,7 @@ def _products(b: Build, cache: Cache, weights: list[Buffer], inverse: Buffer, ou
             for o in members:
                 leaf = Mem(parts[o])
                 s.vop([(imm("ADDI", leaf, 0.0), [Dst(out, o * batch + i)])], parts[o].n, fold="ADD")
+                b.memory.release(parts[o], factors[o])
 
 
 def _key(masks: np.ndarray) -> str:

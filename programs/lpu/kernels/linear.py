@@ -16,7 +16,7 @@ Final = Callable[[int, Op | Mat, int, int], Sequence[tuple[Op, Sequence[Dst]]]]
 
 
 class Partials:
-    """Scratch for partial sums of each unit: two sets in the group that rests, used in turn."""
+    """Scratch for partial sums of each unit: four sets in the group that rests, used in turn."""
 
     def __init__(self, b: Build) -> None:
         self.b = b
@@ -59,9 +59,12 @@ def linear(b: Build, placed: PlacedLinear, acts: Sequence[Buffer], partials: Par
                 node = add("ADD", node, Mem(old))
             left[n] -= 1
             if left[n]:
-                new = _partial(b, partials, t, hemisphere, u, n in shared)
+                stay = old is not None and batch == 1 and old.slices[0] in b.memory.group(hemisphere, t.rest)
+                new = old if stay else _partial(b, partials, t, hemisphere, u, n in shared)
                 open_sums[u, n] = new
                 s.vop([(node if isinstance(node, Op) else copy(node), [Dst(new)])], batch)
+                if n in shared and old is not None and new is not old:
+                    b.memory.release(old)
                 continue
             for other in [key for key in open_sums if key[1] == n]:
                 node = add("ADD", node, Mem(open_sums.pop(other)))
@@ -80,8 +83,10 @@ def _shared(placed: PlacedLinear) -> set[int]:
 def _partial(b: Build, partials: Partials, t: PlacedTile, hemisphere: int, unit: int, shared: bool) -> Buffer:
     """A partial-sum buffer; one of its own for a row tile that another unit finishes."""
     if shared:
-        return b.place.scratch(4, b.batch, hemisphere, group=t.rest)
-    return partials.get(hemisphere, t.rest, unit, t.tile.n % 2)
+        buffer = b.memory.later(4, b.batch, hemisphere)
+        b.memory.settle(buffer, set(), (t.rest,))
+        return buffer
+    return partials.get(hemisphere, t.rest, unit, t.tile.n % 2 if b.batch == 1 else (t.tile.n * 2 + t.tile.k % 2) % 4)
 
 
 __all__ = ["Final", "Partials", "linear"]

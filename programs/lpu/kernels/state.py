@@ -66,6 +66,7 @@ def byte_maps(b: Build, a: Buffer, targets: list[Buffer]) -> None:
     high, low = quotient(b, a, 256)
     outs = [(cvt("u8", "s32", s32("SELECT", Mem(lane, 0, 0), Mem(low), Mem(high))), [Dst(t)]) for t in targets]
     b.s.vop(outs, a.n)
+    b.memory.release(high, low)
 
 
 def slot_maps(b: Build, word: Buffer, slot: Buffer, dummy: int, sequence: int) -> list[Buffer]:
@@ -79,6 +80,7 @@ def slot_maps(b: Build, word: Buffer, slot: Buffer, dummy: int, sequence: int) -
     b.s.vop([(value, [Dst(chosen)])], BLOCK)
     targets = b.both(1, BLOCK)
     byte_maps(b, chosen, targets)
+    b.memory.release(chosen)
     return targets
 
 
