@@ -168,7 +168,7 @@ def weights_in_use_feed() -> tuple[Pad, str]:
     p.at(12, "MXM2.LW", "LW", F16, E, 1, 0)
     p.at(12, "MXM2.ABC", "ABC", F16, E)
     p.at(13, "MXM2.LW", "IW", F16)
-    return p, r"IW f16 disturbs weights that are in use: an f16 ABC still feeds the plane pair \[weights_in_use; cycle 13"
+    return p, r"IW f16 disturbs weights that are in use: an f16 ABC still feeds the plane pair \[weights_in_use"
 
 
 def weights_in_use_type() -> tuple[Pad, str]:
