@@ -93,6 +93,10 @@ class DramConfig:
         """Bytes a DRAM cycle when every pseudo-channel's data bus is always busy."""
         return self.total_pseudo_channels * BURST_BYTES / self.burst
 
+    def first_refresh(self, pc: int) -> int:
+        """Cycle of a pseudo-channel's first refresh: they are spread evenly over the interval."""
+        return self.refi + pc * self.refi // self.total_pseudo_channels
+
     def locate(self, line: int) -> tuple[int, int, int, int]:
         """(pseudo-channel of all, bank, row, line within the row) of a 128-byte line."""
         chunk_lines = self.chunk_bytes // LINE_BYTES

@@ -105,8 +105,7 @@ def build(state: np.ndarray, offset: int, config: DramConfig, entries: int, sink
             s[q + SINK] = sinks[s[q + PC_ID]]
             s[q + COL_T] = s[q + ROW_T] = INF
             s[q + LISTS : q + PC_HEAD] = -1
-            # The pseudo-channels of a channel take turns within the interval.
-            s[q + REF_T] = config.refi + p * config.refi // config.pseudo_channels if config.refi else INF
+            s[q + REF_T] = config.first_refresh(int(s[q + PC_ID])) if config.refi else INF
             s[q + EVT_T] = s[q + REF_T]
             for b in range(config.banks):
                 bank = q + s[d + BANK_OFF] + b * BANK_WORDS

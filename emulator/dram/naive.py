@@ -91,7 +91,7 @@ class NaiveChannel:
         self.pcs = [
             PseudoChannel(number * n + p, [Bank(b % config.groups) for b in range(config.banks)],
                           [Group() for _ in range(config.groups)],
-                          config.refi + p * config.refi // n if config.refi else 2**62)
+                          config.first_refresh(number * n + p) if config.refi else 2**62)
             for p in range(n)]
         self.cycle = 0  # the next one
         self.last_column = self.last_row = n - 1

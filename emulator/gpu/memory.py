@@ -56,9 +56,9 @@ def read_numbers(chip: Chip) -> tuple[DramConfig, dict[str, int]]:
     config = DramConfig.from_chip(chip)
     n = {key.split(".")[1]: int(chip[key]) for key in chip.numbers if key.startswith(("noc.", "l2."))}
     n["sms"] = int(chip["core.sms"])
+    if min(int(chip["dram.clock_hz"]), chip.clock_hz) < 1:
+        raise ChipError(f"{chip.name}: core.clock_hz and dram.clock_hz must be at least 1 Hz")
     common = gcd(int(chip["dram.clock_hz"]), chip.clock_hz)
-    if common == 0:
-        raise ChipError(f"{chip.name}: clocks must be at least 1 Hz")
     n["ratio_dram"], n["ratio_sm"] = int(chip["dram.clock_hz"]) // common, chip.clock_hz // common
     n["least_dram"] = min(config.cl, config.cwl) + config.burst  # DRAM cycles from a command to its data's end
     n["requests"] = n["sms"] * int(chip["sm.outstanding_sectors"] + chip["sm.outstanding_stores"])

@@ -90,6 +90,7 @@ class NaiveMemory:
         self.to_sms: dict[int, list[tuple[int, Request]]] = {}  # by cycle of arrival: slice, request
         self.from_dram: dict[int, list[Entry]] = {}  # by cycle of arrival at the slice
         self.due: dict[int, list[int]] = {}  # by cycle: tags
+        self.next_cycle = 0
         self.live = 0
         self.counts = dict.fromkeys(
             ("l2_requests", "l2_read_sectors", "l2_write_sectors", "l2_hit_sectors", "l2_merged_sectors",
@@ -105,7 +106,13 @@ class NaiveMemory:
         self.live += 1
 
     def tick(self, now: int) -> None:
-        """Cycle `now`; every cycle once, in order."""
+        """Run the cycles through `now` that have not been run yet."""
+        while self.next_cycle <= now:
+            self.cycle(self.next_cycle)
+            self.next_cycle += 1
+
+    def cycle(self, now: int) -> None:
+        """One cycle."""
         arrived = sorted(self.to_slices.pop(now, []), key=lambda request: request.sm)
         for request in arrived:
             self.slices[self.home(request.line)].queue.append(request)
