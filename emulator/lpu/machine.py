@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from emulator.accounting import LPU_REASONS, check_accounting
@@ -12,7 +14,7 @@ from emulator.lpu.sram import Sram
 from emulator.result import Accounting, StepResult
 from isa import formats
 from isa.opcodes import OPS, code
-from isa.program import LpuText, Program, Tensor
+from isa.program import LpuImage, LpuText, Program, Tensor
 
 SRAM_READERS, SRAM_WRITERS = ("READ", "GATHER"), ("WRITE", "SCATTER")
 UNIT_OPS = tuple(op.name for op in OPS if op.lpu is not None and op.unit != "icu")
@@ -20,6 +22,25 @@ UNIT_OPS = tuple(op.name for op in OPS if op.lpu is not None and op.unit != "icu
 
 class PoisonError(ValueError):
     """A tensor was read whose values were never computed (timing only)."""
+
+
+class Engine(Protocol):
+    """Runs a text on an SRAM; all other state starts empty each time. Raises ScheduleError."""
+
+    def run(self) -> Outcome: ...
+
+
+def make_engine(name: str, g: Geometry, text: LpuText, sram: Sram) -> Engine:
+    """The engine called "fast" or "naive". Raises TextError for a text that cannot run on this chip."""
+    if name == "naive":
+        from emulator.lpu.naive import NaiveEngine
+        from emulator.lpu.text import Decoded
+
+        Decoded(g, text)  # the same checks at load
+        return NaiveEngine(g, text, sram)
+    from emulator.lpu.engine import FastEngine  # imports Numba
+
+    return FastEngine(g, text, sram)
 
 
 class LpuMachine:
@@ -34,19 +55,10 @@ class LpuMachine:
         self.geometry: Geometry = geometry(chip)
         text_number, image_number, _ = program.chips[0]
         text, image = program.texts[text_number], program.images[image_number]
-        assert isinstance(text, LpuText)
+        assert isinstance(text, LpuText) and isinstance(image, LpuImage)
         self.sram = Sram(self.geometry)
         self.sram.load(image)
-        if engine == "naive":
-            from emulator.lpu.naive import NaiveEngine
-            from emulator.lpu.text import Decoded
-
-            Decoded(self.geometry, text)  # the same checks at load
-            self.engine = NaiveEngine(self.geometry, text, self.sram)
-        else:
-            from emulator.lpu.engine import FastEngine
-
-            self.engine = FastEngine(self.geometry, text, self.sram)
+        self.engine = make_engine(engine, self.geometry, text, self.sram)
 
     # -- the host's view ---------------------------------------------------------------------------
     def write(self, name: str, array: np.ndarray) -> int:
