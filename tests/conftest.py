@@ -17,17 +17,25 @@ settings.register_profile("decodelab", derandomize=True, deadline=None, database
 settings.load_profile("decodelab")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--random-programs", type=int, default=None, metavar="N",
+        help="random programs for each comparison of an engine with its twin (default 200)",
+    )  # fmt: skip
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """With several workers, compile the engines once before they start, side by side.
 
     Otherwise each worker would compile both.
     """
+    if config.option.random_programs is not None:
+        os.environ["DECODELAB_RANDOM_PROGRAMS"] = str(config.option.random_programs)
     starts_workers = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
     if not starts_workers or getattr(config.option, "collectonly", False):
         return
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    running = [
-        subprocess.Popen([sys.executable, "-m", "tools.warm", kind], cwd=ROOT, env=environment) for kind in ("lpu", "gpu")
-    ]
+    command = [sys.executable, "-m", "tools.warm"]
+    running = [subprocess.Popen([*command, kind], cwd=ROOT, env=environment) for kind in ("lpu", "gpu")]
     for process in running:
         process.wait()

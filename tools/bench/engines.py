@@ -1,0 +1,109 @@
+"""How fast the engines are on this computer: instructions and requests emulated a second, on one core."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One measured rate; aim: what this project set out for, on one core; None where it set none."""
+
+    what: str
+    per_second: float
+    unit: str
+    aim: float | None = None
+
+
+def clock(work: Callable[[], int], seconds: float = 2.0) -> float:
+    """Units a second of processor time: `work` does something and says how many units that was; best of a few repeats."""
+    work()  # compiles, and brings everything into memory
+    best, started = 0.0, time.process_time()
+    while time.process_time() - started < seconds or not best:
+        before = time.process_time()
+        units = work()
+        best = max(best, units / (time.process_time() - before))
+    return best
+
+
+def machine_for(chip_name: str, timing_only: bool, **options: Any) -> Any:
+    """The bundled model, or one layer of llama-3.1-8b for timing, on a chip."""
+    from emulator.chip import load_chip
+    from emulator.run import load
+    from programs.compile import compile_decode
+    from programs.models.checkpoint import load_model
+
+    chip = load_chip(chip_name)
+    if timing_only:
+        program = compile_decode(
+            load_model("llama-3.1-8b"), chip, context=1024, layers=(0, 1), timing_only=True, **options
+        )
+    else:
+        program = compile_decode(load_model("tiny_kjv"), chip, context=128, **options)
+    return load(program, chip)
+
+
+def counted(machine: Any, counter: str, values: bool) -> Callable[[], int]:
+    """A step of a machine that gives one of its counters."""
+    import numpy as np
+
+    start = np.zeros((1, 1), dtype=np.int32)
+
+    def work() -> int:
+        machine.write("position", start if values else start + 1023)
+        return int(machine.step(token=1 if values else None).counters[counter])
+
+    return work
+
+
+def lpu() -> list[Rate]:
+    """LPU vector instructions (one 320-lane operation of one unit in one cycle) and int8 multiply-adds."""
+    timing = machine_for("groq_tsp_v1", True, arithmetic="int8")
+    values = machine_for("groq_tsp_v1", False)
+    narrow = machine_for("groq_tsp_v1", False, arithmetic="int8")
+    unit = "vector instructions/s"
+    return [
+        Rate("LPU, timing (llama-3.1-8b layer)", clock(counted(timing, "vector_instructions", False)), unit, 10e6),
+        Rate("LPU, values (tiny_kjv fp16)", clock(counted(values, "vector_instructions", True)), unit, 2e6),
+        Rate("LPU, values (tiny_kjv int8)", clock(counted(narrow, "vector_instructions", True)), unit, 2e6),
+        Rate("LPU, values (tiny_kjv int8)", clock(counted(narrow, "macs", True)), "int8 MAC/s"),
+    ]
+
+
+def gpu() -> list[Rate]:
+    """GPU warp instructions, with the memory system below them."""
+    timing = machine_for("h100_sxm", True, weights="int8")
+    values = machine_for("h100_sxm", False)
+    unit = "warp instructions/s"
+    return [
+        Rate("GPU, timing (llama-3.1-8b layer)", clock(counted(timing, "warp_instructions", False)), unit, 2e6),
+        Rate("GPU, values (tiny_kjv fp16)", clock(counted(values, "warp_instructions", True)), unit, 2e6),
+    ]
+
+
+def dram() -> list[Rate]:
+    """DRAM requests of 32 bytes: a stream, and random addresses."""
+    import numpy as np
+
+    from emulator.chip import load_chip
+    from emulator.dram.alone import simulate
+    from emulator.dram.config import DramConfig
+
+    config = DramConfig.from_chip(load_chip("h100_sxm"))
+    count = 1 << 18  # lines of 128 bytes = 4 requests of 32 bytes
+    stream = np.arange(count, dtype=np.int64) * 128
+    random = np.random.default_rng(1).integers(0, 1 << 25, count) * 128
+
+    def run(addresses: Any) -> Callable[[], int]:
+        return lambda: simulate(config, addresses).bytes // 32
+
+    return [
+        Rate("DRAM, stream of 128-byte lines", clock(run(stream)), "requests of 32 B/s", 3e6),
+        Rate("DRAM, random 128-byte lines", clock(run(random)), "requests of 32 B/s", 3e6),
+    ]
+
+
+BENCHES = {"lpu": lpu, "gpu": gpu, "dram": dram}
