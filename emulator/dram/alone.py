@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emulator.dram import controller as fast
+from emulator.dram import layout
 from emulator.dram.address import scramble
 from emulator.dram.config import BURST_BYTES, BURSTS, LINE_BYTES, DramConfig
+from emulator.dram.controller import push, run_channel
 from emulator.dram.naive import Entry, NaiveChannel
 from isa.jit import njit
 
-_NAMES = {fast.C_ACT: "ACT", fast.C_PRE: "PRE", fast.C_RD: "RD", fast.C_WR: "WR", fast.C_REF: "REF"}
+_NAMES = {layout.C_ACT: "ACT", layout.C_PRE: "PRE", layout.C_RD: "RD", layout.C_WR: "WR", layout.C_REF: "REF"}
 Command = tuple[int, int, str, int, int]
 
 
@@ -71,42 +72,42 @@ def _fast(config, line, mask, write, arrival, log) -> DramResult:
     n = len(line)
     # Each burst needs one RD or WR; an ACT, PRE or REF can come on top of each, so 64 a request is ample.
     log_room = n * BURSTS * 16 + 100_000 if log else 0
-    sinks = fast.SINK_WORDS * np.arange(config.total_pseudo_channels)
-    offset = int(fast.SINK_WORDS * config.total_pseudo_channels)
-    state = np.zeros(offset + fast.words(config, n, log_room), dtype=np.int64)
-    fast.build(state, offset, config, n, sinks, log_room)
-    state[offset + fast.STOP_WHEN_EMPTY] = 1
+    sinks = layout.SINK_WORDS * np.arange(config.total_pseudo_channels)
+    offset = int(layout.SINK_WORDS * config.total_pseudo_channels)
+    state = np.zeros(offset + layout.words(config, n, log_room), dtype=np.int64)
+    layout.build(state, offset, config, n, sinks, log_room)
+    state[offset + layout.STOP_WHEN_EMPTY] = 1
     done = np.zeros(n, dtype=np.int64)
     cycles = _run_trace(state, offset, line, mask, write, arrival, done)
-    counters = {name: int(state[offset + slot]) for name, slot in fast.COUNTERS.items()}
-    logged = int(state[offset + fast.LOG_N])
+    counters = {name: int(state[offset + slot]) for name, slot in layout.COUNTERS.items()}
+    logged = int(state[offset + layout.LOG_N])
     if log and logged > log_room:
         raise ValueError(f"{logged} commands do not fit the log of {log_room}")
-    at = int(state[offset + fast.LOG])
-    rows = state[at : at + logged * fast.LOG_WORDS].reshape(-1, fast.LOG_WORDS).tolist() if log else []
+    at = int(state[offset + layout.LOG])
+    rows = state[at : at + logged * layout.LOG_WORDS].reshape(-1, layout.LOG_WORDS).tolist() if log else []
     commands = [(d, pc, _NAMES[c], bank, what) for d, pc, c, bank, what in rows]
     return DramResult(int(cycles), done, counters, commands, config.peak_bytes_per_cycle)
 
 
 @njit
 def _run_trace(S, D, line, mask, write, arrival, done):
-    total = S[D + fast.TOTAL_PC]
+    total = S[D + layout.TOTAL_PC]
     for i in range(len(line)):
-        within = line[i] % S[D + fast.CHUNK_LINES]
-        chunk = scramble(line[i] // S[D + fast.CHUNK_LINES], S[D + fast.SCRAMBLE_BITS])
-        block = chunk // total // S[D + fast.ROW_CHUNKS]
-        banks = S[D + fast.BANKS]
-        fast.push(S, D, chunk % total, block % banks, block // banks, mask[i], write[i], arrival[i], i, within)
+        within = line[i] % S[D + layout.CHUNK_LINES]
+        chunk = scramble(line[i] // S[D + layout.CHUNK_LINES], S[D + layout.SCRAMBLE_BITS])
+        block = chunk // total // S[D + layout.ROW_CHUNKS]
+        banks = S[D + layout.BANKS]
+        push(S, D, chunk % total, block % banks, block // banks, mask[i], write[i], arrival[i], i, within)
     cycles = 0
-    for channel in range(S[D + fast.CHANNELS]):
-        fast.run_channel(S, D, channel, fast.INF)
+    for channel in range(S[D + layout.CHANNELS]):
+        run_channel(S, D, channel, layout.INF)
     for pc in range(total):
         for side in range(2):
-            e = S[pc * fast.SINK_WORDS + 2 * side]
+            e = S[pc * layout.SINK_WORDS + 2 * side]
             while e >= 0:
-                done[S[e + fast.E_TAG]] = S[e + fast.E_TIME]
-                cycles = max(cycles, S[e + fast.E_TIME])
-                e = S[e + fast.E_NEXT]
+                done[S[e + layout.E_TAG]] = S[e + layout.E_TIME]
+                cycles = max(cycles, S[e + layout.E_TIME])
+                e = S[e + layout.E_NEXT]
     return cycles
 
 
@@ -117,7 +118,7 @@ def _naive(config, line, mask, write, arrival, log) -> DramResult:
         channel, local = divmod(pc, config.pseudo_channels)
         channels[channel].push(local, Entry(bank, row, int(mask[i]), bool(write[i]), int(arrival[i]), tag=i))
     done = np.zeros(len(line), dtype=np.int64)
-    counters: dict[str, int] = dict.fromkeys(fast.COUNTERS, 0)
+    counters: dict[str, int] = dict.fromkeys(layout.COUNTERS, 0)
     commands: list[Command] = []
     for channel in channels:
         while channel.pending:

@@ -70,8 +70,8 @@ class DramConfig:
         need(self.row_bytes % self.chunk_bytes == 0 and self.row_bytes > 0,
              f"row_bytes must be a multiple of map.chunk_bytes, not {self.row_bytes}")
         need(0 <= self.scramble_bits <= 30, f"map.scramble_bits must be 0 to 30, not {self.scramble_bits}")
-        need(0 <= self.drain_low < self.drain_high <= self.write_queue,
-             f"needs drain_low < drain_high <= write_queue, not {self.drain_low}, {self.drain_high}, {self.write_queue}")
+        marks = (self.drain_low, self.drain_high, self.write_queue)
+        need(0 <= marks[0] < marks[1] <= marks[2], f"needs drain_low < drain_high <= write_queue, not {marks}")
         need(self.refi == 0 or self.refi * self.banks > self.rfc, "a bank would always be in refresh (rfc, refi)")
 
     @property

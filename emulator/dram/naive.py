@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from emulator.dram.config import DramConfig
 
@@ -35,7 +36,7 @@ class Entry:
     mask: int
     write: bool
     arrival: int  # cycle in which it may enter the queue
-    tag: object = None
+    tag: Any = None  # the owner's
     entered: int = 0
     done: int = 0  # cycle in which the last burst's data has passed the bus
 
@@ -62,6 +63,8 @@ class Group:
 
 @dataclass
 class PseudoChannel:
+    """Its banks, its waiting entries, and the earliest cycles of its commands."""
+
     number: int
     banks: list[Bank]
     groups: list[Group]

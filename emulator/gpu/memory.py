@@ -4,114 +4,97 @@ emulator/gpu/naive_memory.py defines the machine one cycle at a time; this does 
 cycles. Nothing that an SM does at cycle t can come back to it before t + 3 + both crossbar latencies.
 So the system is run in windows of that length, one channel with its slices after the other: every
 response that is due within the window is known before it begins (`advance`), whoever calls when.
-
-The array M has a header (numbers, counters), the DRAM block (emulator/dram/controller.py), the SM
-ports, the slices with their tags, two rings of time buckets, and a pool of requests. A tag word is
-    line << 24 | MSHR << 12 | valid sectors << 8 | dirty sectors << 4 | sectors on their way,
-and the words of a set stand in order of last use.
+emulator/gpu/memory_layout.py names the words of the array M.
 """
 
 from __future__ import annotations
 
-from math import gcd
-
 import numpy as np
 
-from emulator.chip import Chip, ChipError
-from emulator.dram import controller as dram
+from emulator.dram import layout as dram
 from emulator.dram.address import scramble
-from emulator.dram.config import DramConfig
-from emulator.dram.controller import E_AUX, E_NEXT, E_TAG, E_TIME, INF, push, run_channel
+from emulator.dram.controller import push, run_channel
+from emulator.dram.layout import E_AUX, E_NEXT, E_TAG, E_TIME, INF
+from emulator.gpu.memory_layout import (
+    ARRIVE_N,
+    ARRIVE_RING,
+    ARRIVE_T,
+    DIRTY,
+    DONE,
+    DUE_N,
+    DUE_RING,
+    DUE_T,
+    FREE_NODE,
+    FROM_DRAM,
+    HEADER_BYTES,
+    IN_BYTES,
+    IN_PORT,
+    KNOWN,
+    LEAST_DRAM,
+    LINE_AT,
+    LIVE,
+    MSHR_AT,
+    MSHRS,
+    N_L2_EVICT,
+    N_L2_FILL,
+    N_L2_HIT,
+    N_L2_MERGED,
+    N_L2_READ,
+    N_L2_WRITE,
+    N_L2_WRITEBACK,
+    N_REQUESTS,
+    NEXT_DUE,
+    NODES_LOST,
+    NOTHING,
+    ONE,
+    OUT_BYTES,
+    OUT_PORT,
+    PCS_PER_SLICE,
+    R_FLAGS,
+    R_LINE,
+    R_LOCAL,
+    R_NEXT,
+    R_PC,
+    R_PREVIOUS,
+    R_SLICE,
+    R_TAG,
+    R_TIME,
+    RATIO_DRAM,
+    RATIO_SM,
+    READY,
+    RING,
+    S_BUFFERS,
+    S_FILL_T,
+    S_FREE_AT,
+    S_FREE_T,
+    S_HEAD,
+    S_MSHR,
+    S_OUT,
+    S_SINK,
+    S_STALLED,
+    S_TAIL,
+    S_WORDS,
+    SECTOR_BYTES,
+    SETS,
+    SETTLE,
+    SLICE_BASE,
+    SLICE_BYTES,
+    SLICE_WORDS,
+    SLICES,
+    SLICES_PER_CHANNEL,
+    SYNC,
+    TO_DRAM,
+    TO_SLICE,
+    TO_SM,
+    VALID,
+    WAYS,
+    D,
+    build,
+    counters,
+)
 from isa.jit import njit
 
-SECTOR_BYTES = 32
-NOTHING, ONE = np.int64(0), np.int64(1)  # typed: Numba compiles anew for each literal argument
-RING = 8192  # time buckets; a later entry waits in its bucket for its turn
-
-(SMS, HEADER_BYTES, OUT_BYTES, IN_BYTES, TO_SLICE, TO_SM, SLICES, SETS, WAYS, SLICE_BYTES, MSHRS, WRITE_BUFFERS,
- TO_DRAM, FROM_DRAM, RATIO_DRAM, RATIO_SM, LEAST_DRAM, PCS_PER_SLICE, SLICES_PER_CHANNEL,
- OUT_PORT, IN_PORT, SLICE_BASE, SLICE_WORDS, DONE, ARRIVE_RING, DUE_RING, FREE_NODE,
- ARRIVE_T, ARRIVE_N, DUE_T, DUE_N, KNOWN, NEXT_DUE, READY, READY_LAST, LIVE, SYNC, SETTLE, NODES_LOST,
- N_L2_READ, N_L2_WRITE, N_L2_HIT, N_L2_MERGED, N_L2_FILL, N_L2_WRITEBACK, N_L2_EVICT, N_REQUESTS) = range(47)
-D = 64  # where the DRAM block begins
-
-# A slice's words, then two words an MSHR (waiting requests; the first links free ones), then the tags.
-(S_HEAD, S_TAIL, S_FREE_AT, S_STALLED, S_OUT, S_FILL_T, S_FREE_T, S_MSHR, S_BUFFERS, S_SINK) = range(10)
-S_WORDS = S_SINK + dram.SINK_WORDS
-# A request's words. R_SLICE is the link to the one before while the request waits for its slice.
-R_NEXT, R_SLICE, R_TIME, R_PC, R_LINE, R_FLAGS, R_TAG, R_LOCAL, R_WORDS = range(9)
-R_PREVIOUS = R_SLICE
-VALID, DIRTY, MSHR_AT, LINE_AT = 8, 4, 12, 24  # shifts within a tag word; sectors on their way are at 0
-
-# Name -> slot of every counter, in units of sectors (32 bytes) or as the name says.
-COUNTERS = {
-    "l2_requests": N_REQUESTS, "l2_read_sectors": N_L2_READ, "l2_write_sectors": N_L2_WRITE,
-    "l2_hit_sectors": N_L2_HIT, "l2_merged_sectors": N_L2_MERGED, "l2_fill_sectors": N_L2_FILL,
-    "l2_writeback_sectors": N_L2_WRITEBACK, "l2_evicted_lines": N_L2_EVICT,
-} | {name: D + slot for name, slot in dram.COUNTERS.items()}
-
-
-def read_numbers(chip: Chip) -> tuple[DramConfig, dict[str, int]]:
-    """The DRAM and the numbers of [noc] and [l2], checked. Raises ChipError."""
-    config = DramConfig.from_chip(chip)
-    n = {key.split(".")[1]: int(chip[key]) for key in chip.numbers if key.startswith(("noc.", "l2."))}
-    n["sms"] = int(chip["core.sms"])
-    if min(int(chip["dram.clock_hz"]), chip.clock_hz) < 1:
-        raise ChipError(f"{chip.name}: core.clock_hz and dram.clock_hz must be at least 1 Hz")
-    common = gcd(int(chip["dram.clock_hz"]), chip.clock_hz)
-    n["ratio_dram"], n["ratio_sm"] = int(chip["dram.clock_hz"]) // common, chip.clock_hz // common
-    n["least_dram"] = min(config.cl, config.cwl) + config.burst  # DRAM cycles from a command to its data's end
-    n["requests"] = n["sms"] * int(chip["sm.outstanding_sectors"] + chip["sm.outstanding_stores"])
-    if n["least_dram"] * n["ratio_sm"] < n["ratio_dram"]:
-        raise ChipError(f"{chip.name}: dram.timing cl and cwl are too short for a DRAM clock this fast")
-    if n["slices"] % config.channels or config.total_pseudo_channels % max(1, n["slices"]):
-        raise ChipError(f"{chip.name}: l2.slices must be a multiple of dram.channels and divide the "
-                        f"{config.total_pseudo_channels} pseudo-channels, not {n['slices']}")
-    for name, low, high in (("mshrs", 1, 4095), ("write_buffers", 1, 4095), ("ways", 1, 64), ("sets", 1, 2**20)):
-        if not low <= n[name] <= high:
-            raise ChipError(f"{chip.name}: l2.{name} must be {low} to {high}, not {n[name]}")
-    return config, n
-
-
-def build(chip: Chip) -> np.ndarray:
-    """An idle memory system with empty caches: the int64 array M. Raises ChipError."""
-    config, n = read_numbers(chip)
-    slice_words = S_WORDS + 2 * n["mshrs"] + n["sets"] * n["ways"]
-    # A pending line asks DRAM at most once for each of its sectors.
-    entries = n["slices"] * (4 * n["mshrs"] + n["write_buffers"])
-    out_port = D + dram.words(config, entries)
-    in_port = out_port + n["sms"]
-    slice_base = in_port + n["sms"]
-    arrive = slice_base + n["slices"] * slice_words
-    due = arrive + 2 * RING
-    nodes = due + 2 * RING
-    m = np.zeros(nodes + n["requests"] * R_WORDS, dtype=np.int64)
-    numbers = {
-        SMS: n["sms"], HEADER_BYTES: n["header_bytes"], OUT_BYTES: n["sm_out_bytes"], IN_BYTES: n["sm_in_bytes"],
-        TO_SLICE: n["request_latency"], TO_SM: n["response_latency"], SLICES: n["slices"], SETS: n["sets"],
-        WAYS: n["ways"], SLICE_BYTES: n["slice_bytes"], MSHRS: n["mshrs"], WRITE_BUFFERS: n["write_buffers"],
-        TO_DRAM: n["to_dram_latency"], FROM_DRAM: n["from_dram_latency"], RATIO_DRAM: n["ratio_dram"],
-        RATIO_SM: n["ratio_sm"], LEAST_DRAM: n["least_dram"],
-        PCS_PER_SLICE: config.total_pseudo_channels // n["slices"], SLICES_PER_CHANNEL: n["slices"] // config.channels,
-        OUT_PORT: out_port, IN_PORT: in_port, SLICE_BASE: slice_base, SLICE_WORDS: slice_words, DONE: -1,
-        ARRIVE_RING: arrive, DUE_RING: due, FREE_NODE: nodes if n["requests"] else -1, NEXT_DUE: INF, READY: -1,
-        READY_LAST: -1,
-    }
-    for slot, value in numbers.items():
-        m[slot] = value
-    slices = m[slice_base:arrive].reshape(n["slices"], slice_words)
-    slices[:, [S_HEAD, S_TAIL]] = -1
-    slices[:, [S_FILL_T, S_FREE_T]] = INF
-    slices[:, S_BUFFERS] = n["write_buffers"]
-    slices[:, S_WORDS : S_WORDS + 2 * n["mshrs"] : 2] = np.arange(1, n["mshrs"] + 1)  # the free list
-    slices[:, S_WORDS + 2 * (n["mshrs"] - 1)] = -1
-    m[arrive:nodes] = -1
-    pool = m[nodes:].reshape(n["requests"], R_WORDS)
-    pool[:, R_NEXT] = nodes + R_WORDS * np.arange(1, n["requests"] + 1)
-    pool[-1:, R_NEXT] = -1
-    owner = np.arange(config.total_pseudo_channels) // m[PCS_PER_SLICE]
-    dram.build(m, D, config, entries, slice_base + owner * slice_words + S_SINK)
-    return m
+__all__ = ["LIVE", "advance", "build", "counters", "next_event", "pop_response", "request", "settle"]
 
 
 @njit
@@ -546,8 +529,3 @@ def settle(state: np.ndarray, now: int) -> None:
     state[SETTLE] = 1
     advance(state, now)
     state[SETTLE] = 0
-
-
-def counters(state: np.ndarray) -> dict[str, int]:
-    """Every counter by name (COUNTERS), since `build`."""
-    return {name: int(state[slot]) for name, slot in COUNTERS.items()}

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from emulator.chip import Chip
 from emulator.dram.naive import Entry, NaiveChannel
-from emulator.gpu.memory import SECTOR_BYTES, read_numbers
+from emulator.gpu.memory_layout import SECTOR_BYTES, read_numbers
 
 
 @dataclass
@@ -118,10 +118,11 @@ class NaiveMemory:
             self.slices[self.home(request.line)].queue.append(request)
         back = self.from_dram.pop(now, [])
         for number, s in enumerate(self.slices):
-            for entry in back:
-                if entry.tag[0] == number and not entry.write:
+            mine = [entry for entry in back if entry.tag[0] == number]
+            for entry in mine:
+                if not entry.write:
                     self.fill(number, s, entry, now)
-            s.buffers += sum(entry.tag[0] == number and entry.write for entry in back)
+            s.buffers += sum(entry.write for entry in mine)
             if s.queue and s.free_at <= now and self.look_up(number, s, s.queue[0], now):
                 request = s.queue.popleft()
                 rate = self.n["slice_bytes"]

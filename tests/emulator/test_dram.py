@@ -231,7 +231,8 @@ def test_the_scrambled_map_costs_a_stream_about_five_percent():
 
 def test_counters_are_the_commands():
     rng = np.random.default_rng(3)
-    result = simulate(H100.but(channels=2), rng.integers(0, 2**16, 3000) * 32, rng.random(3000) < 0.3, size=32, log=True)
+    addresses = rng.integers(0, 2**16, 3000) * 32
+    result = simulate(H100.but(channels=2), addresses, rng.random(3000) < 0.3, size=32, log=True)
     names = [command[2] for command in result.commands]
     expected = {"dram_reads": "RD", "dram_writes": "WR", "dram_activates": "ACT", "dram_precharges": "PRE",
                 "dram_refreshes": "REF"}

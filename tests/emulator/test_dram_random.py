@@ -23,9 +23,11 @@ def configs(draw) -> DramConfig:
     small = st.integers(0, 12)
     changes = draw(st.fixed_dictionaries({}, optional={
         "pseudo_channels": st.integers(1, 3), "stack_ids": st.integers(1, 2), "read_queue": st.integers(1, 10),
-        "age_cap": st.integers(0, 100), "scramble_bits": st.sampled_from([0, 5, 12]), "refi": st.sampled_from([0, 31, 50]),
-        "rfc": st.integers(0, 60), "rcd_rd": small, "rcd_wr": small, "rp": small, "ras": st.integers(0, 30),
-        "rc": st.integers(0, 40), "ccd_s": st.integers(0, 4), "ccd_l": st.integers(0, 8), "rrd_s": small, "rrd_l": small,
+        "age_cap": st.integers(0, 100), "scramble_bits": st.sampled_from([0, 5, 12]),
+        "refi": st.sampled_from([0, 31, 50]), "rfc": st.integers(0, 60),
+        "rcd_rd": small, "rcd_wr": small, "rp": small, "ras": st.integers(0, 30),
+        "rc": st.integers(0, 40), "ccd_s": st.integers(0, 4), "ccd_l": st.integers(0, 8), "rrd_s": small,
+        "rrd_l": small,
         "faw": st.integers(0, 30), "wtr_s": small, "wtr_l": small, "rtw": small, "wr": small, "rtp": small,
         "act_bus_cycles": st.integers(0, 3), "pre_bus_cycles": st.integers(0, 2)}))
     queue = draw(st.integers(2, 8))

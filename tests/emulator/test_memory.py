@@ -70,7 +70,7 @@ class Naive(NaiveMemory):
         return now + 1 if self.live else 2**62
 
 
-def play(system, requests: list[Request], start: int = 0, every_cycle: bool = False) -> tuple[list[tuple[int, int]], int]:
+def play(system, requests: list[Request], start: int = 0, every_cycle: bool = False):
     """(due cycle, index of the request) of every response in order, and the cycle after the last one."""
     answers, now, i = [], start, 0
     while i < len(requests) or system.live:
@@ -245,7 +245,7 @@ def test_unlimited_ports_and_no_latency_are_neutral():
 
 def test_asking_every_cycle_changes_nothing():
     rng = np.random.default_rng(11)
-    requests = [(int(t), int(rng.integers(2)), int(rng.integers(4000)), int(rng.integers(1, 16)), bool(rng.random() < 0.3))
+    requests = [(int(t), int(rng.integers(2)), int(rng.integers(4000)), int(rng.integers(1, 16)), rng.random() < 0.3)
                 for t in np.sort(rng.integers(0, 600, 150))]
     assert play(Fast(TOY), requests) == play(Fast(TOY), requests, every_cycle=True)
 
@@ -272,7 +272,8 @@ def chips(draw) -> Chip:
     changes = draw(st.fixed_dictionaries({}, optional={
         "noc__header_bytes": st.sampled_from([0, 8, 32]), "noc__sm_out_bytes": st.sampled_from([0, 8, 64]),
         "noc__sm_in_bytes": st.sampled_from([0, 1, 8, 64]), "noc__request_latency": some, "noc__response_latency": some,
-        "l2__slices": st.sampled_from([2, 4]), "l2__sets": st.sampled_from([1, 2, 7, 128]), "l2__ways": st.integers(1, 3),
+        "l2__slices": st.sampled_from([2, 4]), "l2__sets": st.sampled_from([1, 2, 7, 128]),
+        "l2__ways": st.integers(1, 3),
         "l2__slice_bytes": st.sampled_from([0, 1, 16, 64]), "l2__mshrs": st.integers(1, 4),
         "l2__write_buffers": st.integers(1, 3), "l2__to_dram_latency": some, "l2__from_dram_latency": some,
         "dram__clock_hz": st.sampled_from([300_000_000, 999_999_999, 1_000_000_000, 1_700_000_000]),
