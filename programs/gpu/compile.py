@@ -15,7 +15,7 @@ import numpy as np
 
 from emulator.chip import Chip
 from isa.builder import Kernel
-from isa.program import GpuImage, GpuText, Launch, Program, Source, Tensor
+from isa.program import GpuText, Launch, Program, Source, Tensor
 from isa.program import Kernel as KernelRecord
 from programs.decode.stored import StoredModel
 from programs.gpu.kernels.attention import attention_kernel
@@ -324,17 +324,17 @@ class _Compiler:
                          partial=self.partial, ml=self.partial_ml, positions=self.positions, out=out)
 
     # -- the program -------------------------------------------------------------------------
-    def _check_capacity(self, image: GpuImage) -> None:
-        size, there = len(image.data) + image.phantom_bytes, int(self.chip["dram.capacity_bytes"])
+    def _check_capacity(self) -> None:
+        size, there = self.arena.bytes, int(self.chip["dram.capacity_bytes"])
         if size > there:
             chips = ceil_div(size, there)
             raise CapacityError(f"{self.stored.name} with batch {self.batch} and context {self.context} takes "
                                 f"{size:,} bytes; {self.chip.name} has {there:,} ({chips} chips would hold it)", chips)
 
     def program(self) -> Program:
+        self._check_capacity()
         self._record()
         image = self.arena.close()
-        self._check_capacity(image)
         words: list[np.ndarray] = []
         records: list[KernelRecord] = []
         lines: list[str] = []

@@ -14,53 +14,57 @@ from isa.program import GpuImage, Tensor
 from programs.gpu.plan import LinearPlan, round_up
 
 ALIGNMENT = 512  # bytes: whole lines, whole DRAM chunks
-PHANTOM_ALIGNMENT = 1 << 21
 
 
 class Arena:
-    """Allocations by name; `image()` is the initial memory, `tensors` the table of names."""
+    """Allocations by name; `close()` gives the initial memory, `tensors` is the table of names.
+
+    What is always real (step state, tables) comes first, then what is phantom in a timing-only
+    program: addresses are the same with and without values, and so are the cycles.
+    """
 
     def __init__(self, timing_only: bool) -> None:
         self.timing_only = timing_only
         self.tensors: dict[str, Tensor] = {}
-        self._real = ALIGNMENT  # address 0 stays empty: no tensor lies there
-        self._phantom = 0  # relative to the phantom base
-        self._contents: list[tuple[int, np.ndarray]] = []
+        self._sizes = {"always": ALIGNMENT, "values": 0}  # address 0 stays empty: no tensor lies there
+        self._values: list[Tensor] = []  # whose addresses are relative until `close`
+        self._contents: list[tuple[Tensor, np.ndarray]] = []
 
     def place(self, name: str, dtype: str, shape: tuple[int, int], role: str, *, pitch: int | None = None,
               data: np.ndarray | None = None, phantom: bool | None = None) -> Tensor:
         """Allocate rows of `dtype`. pitch: bytes from row to row (default: packed).
 
-        data: initial bytes (any dtype, C order, from the tensor's address on), zero otherwise.
-        phantom: default in a timing-only program, where data is not looked at.
-        Phantom addresses are relative until `close`.
+        data: initial bytes (any dtype, C order, from the tensor's address on), zero otherwise; not
+        looked at where the tensor is phantom. phantom=False: real in timing-only programs too.
         """
         pitch = pitch or shape[1] * TYPE_BYTES[TYPES.index(dtype)]
-        phantom = self.timing_only if phantom is None else phantom
-        size = round_up(max(shape[0] * pitch, 1), ALIGNMENT)
-        address = self._phantom if phantom else self._real
-        if phantom:
-            self._phantom += size
-        else:
-            self._real += size
-            if data is not None:
-                self._contents.append((address, data))
-        tensor = Tensor(name, dtype, shape, role, phantom=phantom, address=address, pitch=pitch)
+        section = "always" if phantom is False else "values"
+        tensor = Tensor(name, dtype, shape, role, phantom=self.timing_only and section == "values",
+                        address=self._sizes[section], pitch=pitch)
+        self._sizes[section] += round_up(max(shape[0] * pitch, 1), ALIGNMENT)
+        if section == "values":
+            self._values.append(tensor)
+        if data is not None and not tensor.phantom:
+            self._contents.append((tensor, data))
         self.tensors[name] = tensor
         return tensor
 
+    @property
+    def bytes(self) -> int:
+        """Memory taken so far."""
+        return sum(self._sizes.values())
+
     def close(self) -> GpuImage:
-        """Fix the phantom addresses (in place) and give the initial memory. Call once, before launches."""
-        data = np.zeros(self._real, dtype=np.uint8)
-        for address, content in self._contents:
+        """Fix the addresses (in place) and give the initial memory. Call once, before launches are made."""
+        base = self._sizes["always"]
+        for tensor in self._values:
+            tensor.address += base
+        data = np.zeros(base if self.timing_only else self.bytes, dtype=np.uint8)
+        for tensor, content in self._contents:
             raw = np.ascontiguousarray(content).reshape(-1).view(np.uint8)
-            data[address:address + len(raw)] = raw
+            data[tensor.address:tensor.address + len(raw)] = raw
         self._contents.clear()
-        base = round_up(self._real, PHANTOM_ALIGNMENT)
-        for tensor in self.tensors.values():
-            if tensor.phantom:
-                tensor.address += base
-        return GpuImage(data, base, self._phantom)
+        return GpuImage(data, base, self._sizes["values"] if self.timing_only else 0)
 
 
 def item_rows(plan: LinearPlan, rows_a: np.ndarray, rows_b: np.ndarray | None = None) -> np.ndarray:

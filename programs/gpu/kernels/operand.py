@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
 from programs.gpu.kernels.common import Thread, below, constant, sum_lanes, thread
-from programs.gpu.plan import COLUMNS, ceil_div
+from programs.gpu.plan import COLUMNS, VECTORS_MAX, ceil_div
 
 FACTOR = {"s8": 127.0 / 8.0, "e4m3": 16.0}  # 8-bit activations are x * FACTOR / rms(x)
 RMS_FLOOR = 1e-12  # added to the mean square where the rms is a scale, not a norm
@@ -81,6 +81,9 @@ def convert_row(k: Kernel, operand: Operand, t: Thread, warps: int, k_padded: in
         for j, value in enumerate(values):
             guard = last if j == tail else None
             if norm_weight is not None:
+                if j == tail:
+                    for i in range(4):
+                        k.MOV(weight[i], ZERO)
                 _load(k, weight, address, norm_weight, j, threads, guard)
             if operand.source in ("norm", "rms"):
                 for i in range(4):
@@ -164,10 +167,9 @@ def activation_kernel(name: str, operand: Operand, k_padded: int, blocks: int) -
     Parameters: x [norm_weight], out, scales. out: for every 64 bytes of k and every block of eight
     sequences 512 bytes in LDSM order: 16-byte piece of k, sequence, 16 bytes. scales: fp32 a sequence.
     """
-    warps = max(4, ceil_div(k_padded, 4 * 32 * 16))
+    warps = activation_warps(k_padded)
     if warps > 32:
-        raise ValueError(f"{name}: vectors of {k_padded} values are longer than {32 * 4 * 32 * 16}")
-    warps = 1 << (warps - 1).bit_length()
+        raise ValueError(f"{name}: vectors of {k_padded} values are longer than {32 * 128 * VECTORS_MAX}")
     k = Kernel(name, (*operand.parameters, "out", "scales"))
     t = thread(k)
     x = k.parameter("x")
@@ -217,8 +219,8 @@ def activation_kernel(name: str, operand: Operand, k_padded: int, blocks: int) -
 
 
 def activation_warps(k_padded: int) -> int:
-    """Warps of the activation kernel for vectors of this length."""
-    warps = max(4, ceil_div(k_padded, 4 * 32 * 16))
+    """Warps of the activation kernel: 4 values a thread up to 16 warps, then more values a thread."""
+    warps = max(min(16, ceil_div(k_padded, 128)), ceil_div(k_padded, 128 * VECTORS_MAX))
     return 1 << (warps - 1).bit_length()
 
 
