@@ -19,7 +19,7 @@ class Rate:
 
 
 def clock(work: Callable[[], int], seconds: float = 2.0) -> float:
-    """Units a second of processor time: `work` does something and says how many units that was; best of a few repeats."""
+    """Units a second of processor time, best of a few repeats: `work` does something and says how many units."""
     work()  # compiles, and brings everything into memory
     best, started = 0.0, time.process_time()
     while time.process_time() - started < seconds or not best:
