@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from emulator.chip import Chip
 from isa.program import Program
 from programs.decode.stored import BYTES
+from programs.errors import CapacityError
 
 if TYPE_CHECKING:
     from programs.decode.stored import Scheme, StoredModel
@@ -177,31 +178,32 @@ def compile_stored(
     return program
 
 
-def chips_needed(stored: StoredModel, chip: Chip, *, batch: int, context: int) -> int:
-    """Chips whose memory holds the whole model with its KV cache, at least: activations and code come on top.
-
-    On an LPU every row of a matrix begins a new vector of lanes, and K and V are held the same way.
-    """
+def gpu_bytes(stored: StoredModel, batch: int, context: int) -> int:
+    """Bytes of weights, norms, embedding table and KV cache of the whole model, without padding."""
     config, scheme = stored.config, stored.scheme
-    value, kv_value = BYTES[scheme.weights], BYTES[scheme.kv]
-    tables = (config.vocab, config.hidden, BYTES[scheme.embed])
+    linear = sum(one.bytes for one in stored.linears.values())
+    norms = 4 * config.hidden * (0 if scheme.fold_norms else 2 * config.layers + 1)
+    kv = 2 * batch * context * config.layers * config.kv_size * BYTES[scheme.kv]
+    return linear + norms + kv + config.vocab * config.hidden * BYTES[scheme.embed]
+
+
+def chips_needed(stored: StoredModel, chip: Chip, *, batch: int, context: int) -> int:
+    """Chips whose memory holds the whole model with its KV cache: 1, or what the compiler's refusal says."""
     if chip.kind == "gpu":
-        linear = sum(layer.bytes for layer in stored.linears.values())
-        norms = 4 * config.hidden * len(stored.norms)
-        kv = 2 * batch * context * config.layers * config.kv_size * kv_value
-        embedding = tables[0] * tables[1] * tables[2]
-        return -(-(linear + norms + kv + embedding) // int(chip["dram.capacity_bytes"]))
+        return -(-gpu_bytes(stored, batch, context) // int(chip["dram.capacity_bytes"]))
     from emulator.lpu.geometry import geometry
     from programs.lpu.compile import compile_lpu
-    from programs.lpu.memory import CapacityError
 
-    place = geometry(chip)
-    matrices = [(layer.out, layer.inputs, value) for layer in stored.linears.values()] + [tables]
-    keys = (context, config.kv_size, kv_value)
-    values = (config.kv_size, context, kv_value)  # V lies transposed: positions along the lanes
+    # Every row of a matrix begins a new vector of lanes, K and V are held the same way. Beyond one chip the
+    # compiler refuses at once, with its own count by whole layers.
+    place, config, scheme = geometry(chip), stored.config, stored.scheme
+    matrices = [(one.out, one.inputs, BYTES[scheme.weights]) for one in stored.linears.values()]
+    matrices.append((config.vocab, config.hidden, BYTES[scheme.embed]))
+    keys = (context, config.kv_size, BYTES[scheme.kv])
+    values = (config.kv_size, context, BYTES[scheme.kv])  # transposed: positions along the lanes
     matrices += [keys, values] * (batch * config.layers)
     words = sum(rows * -(-columns // place.lanes) * size for rows, columns, size in matrices)
-    if words > place.words:  # the compiler then refuses at once, with its own count by whole layers
+    if words > place.words:
         try:
             compile_lpu(stored, chip, batch=batch, context=context, timing_only=True)
         except CapacityError as error:

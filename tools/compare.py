@@ -50,9 +50,14 @@ class Outcome:
         return all(point.failed for point in self.points)
 
     def errors(self) -> list[str]:
-        """Why chips could not run, each reason once."""
-        found = [f"{e['chip']}: {e['error']}" for point in self.points for e in point.chips if "error" in e]
-        return list(dict.fromkeys(found))
+        """Why chips could not run, each reason once; one that all share is told without a chip."""
+        found = {(e["chip"], e["error"]) for point in self.points for e in point.chips if "error" in e}
+        reasons = list(dict.fromkeys(e["error"] for point in self.points for e in point.chips if "error" in e))
+        return [
+            reason if sum(r == reason for _, r in found) > 1 or reason.find(chip) >= 0 else f"{chip}: {reason}"
+            for reason in reasons
+            for chip in [next(c for c, r in sorted(found) if r == reason)]
+        ]
 
     def json(self) -> dict[str, Any]:
         """One point: its keys at the top. A sweep: `points`, a list of the same."""

@@ -44,9 +44,9 @@ def percentages(parts: dict[str, int], least: float = 0.0) -> dict[str, str]:
 
 
 def where_line(parts: dict[str, int]) -> str:
-    """"weight load 86.2  vector 6.1  ...  = 100.0 %", largest first."""
+    """"weight load 86.2  vector 6.1  ...  = 100.0 %", largest first; what is below 3 % is summed up."""
     ranked = dict(sorted(parts.items(), key=lambda item: (-item[1], item[0])))
-    return "  ".join(f"{name} {share}" for name, share in percentages(ranked, least=1.0).items()) + "  = 100.0 %"
+    return "  ".join(f"{name} {share}" for name, share in percentages(ranked, least=3.0).items()) + "  = 100.0 %"
 
 
 LEVELS = {  # traffic level -> its name in a table; levels not named here are in --json

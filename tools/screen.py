@@ -122,7 +122,7 @@ def real_size(model: str, entries: Sequence[dict[str, Any]]) -> str:
         ("chip-ms per token", chip_milliseconds),
     ]
     lines.append(columns(entries, rows))
-    lines += [f"    where it went, {e['chip']}: {where_line(e['cycles_by_cause'])}" for e in good]
+    lines.append(where_table(good))
     if len(good) == 2:
         slow, quick = sorted(good, key=lambda e: -e["seconds_per_token"])
         ratio = slow["seconds_per_token"] / quick["seconds_per_token"]
@@ -133,6 +133,11 @@ def real_size(model: str, entries: Sequence[dict[str, Any]]) -> str:
             "    chip-ms: layers x time of this layer x chips; embedding, head and links between chips are left out"
         )
     return "\n".join([line for line in lines if line] + same_arithmetic(entries) + failures(entries))
+
+
+def where_table(entries: Sequence[dict[str, Any]]) -> str:
+    """One line a chip: its causes in per cent of its cycles."""
+    return table([[f"where it went, {e['chip']}", where_line(e["cycles_by_cause"])] for e in entries], indent=4, gap=3)
 
 
 def real_size_head(model: str, good: Sequence[dict[str, Any]]) -> str:
@@ -194,7 +199,7 @@ def one_point(model: str, entries: Sequence[dict[str, Any]], job: Job) -> str:
         ]
         lines.append(columns(entries, [*measured_rows(entries), *extra]))
         lines += [f"    {e['chip']}: {bound_sentence(e)}" for e in good]
-        lines += [f"    where it went, {e['chip']}: {where_line(e['cycles_by_cause'])}" for e in good]
+        lines.append(where_table(good))
     return "\n".join([*lines, *same_arithmetic(entries), *failures(entries)])
 
 

@@ -48,9 +48,9 @@ def test_percentages_add_up_to_one_hundred(parts: dict[str, int]) -> None:
 
 
 def test_the_line_is_sorted_and_sums_up_what_is_small() -> None:
-    # 8620 + 610 + 768 + 2 = 10000; 0.02 % is below one per cent
-    line = where_line({"vector": 610, "ingest": 8620, "memory": 768, "idle": 2})
-    assert line == "ingest 86.2  memory 7.7  vector 6.1  = 100.0 %"
+    # 8600 + 610 + 500 + 290 = 10000; 2.9 % is below three per cent
+    line = where_line({"vector": 610, "ingest": 8600, "memory": 500, "idle": 290})
+    assert line == "ingest 86.0  vector 6.1  memory 5.0  other 2.9  = 100.0 %"
 
 
 def test_tables_align_numbers_to_the_right() -> None:
