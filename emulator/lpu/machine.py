@@ -112,10 +112,13 @@ class LpuMachine:
         host = 0
         if token is not None:
             host = self.write("token", np.atleast_1d(np.asarray(token, dtype=np.int64)))
+        fed = self._token_words()
         outcome = self.engine.run()
         accounting = self._accounting(outcome)
         check_accounting(accounting, self.units(), outcome.cycles)
         result = StepResult(outcome.cycles, self._traffic(outcome, host), accounting, self._counters(outcome))
+        if fed is not None and self.sram.state(fed[0]) == "poison":
+            self.sram.store(*fed)  # timing only: the argmax of unknown logits is discarded
         tensors, words = self.program.tensors, self._words
         if "logits" in tensors and self.sram.state(words(tensors["logits"])) == "real":
             result.logits = self.read("logits")
@@ -123,6 +126,13 @@ class LpuMachine:
             if self.sram.state(words(tensors["token"])) == "real":
                 result.tokens = self.read("token").reshape(tensors["token"].shape[0], -1)[:, 0].tolist()
         return result
+
+    def _token_words(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Timing only: words and contents of the token that this step reads."""
+        if not self.program.meta.get("timing_only") or "token" not in self.program.tensors:
+            return None
+        words = self._words(self.program.tensors["token"]).reshape(-1)
+        return words, self.sram.data[words].copy()
 
     def units(self) -> dict[str, int]:
         """Queues of each unit class of the accounting."""

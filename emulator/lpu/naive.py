@@ -63,6 +63,7 @@ class NaiveEngine(NaiveUnits):
             self.move()
             self.commit()
             self.sample(self.issue())
+            self.remember()
             self.t += 1
         parked = [q for q, queue in enumerate(self.queues) if queue.parked_since >= 0]
         if parked:

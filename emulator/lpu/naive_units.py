@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -20,7 +20,7 @@ from isa.opcodes import ALU_BASE, F16, NO_STREAM, TYPE_BYTES, WEST
 from isa.program import LpuText
 
 
-@dataclass
+@dataclass(eq=False)
 class Value:
     """What one stream register holds: a byte a lane. poison: bit k = superlane k has no value."""
 
@@ -31,7 +31,7 @@ class Value:
     consumed: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class Issue:
     """One instruction (or REPEAT iteration) of a queue in a cycle."""
 
@@ -77,8 +77,8 @@ class NaiveUnits:
         self.t = 0
         # streams[s][column + edge]; s as in a STREAM field: 0..31 east, 32..63 west
         self.streams: list[list[Value | None]] = [[None] * (2 * self.g.edge + 1) for _ in range(2 * WEST)]
-        # (stream, column) -> (cycle, row of the producer) of the last values that were there
-        self.passed: dict[tuple[int, int], deque] = defaultdict(lambda: deque(maxlen=PASS_WINDOW + 1))
+        # the streams as they were at the end of the last cycles, for messages only
+        self.past: deque[tuple[int, list[tuple[Value | None, ...]]]] = deque(maxlen=PASS_WINDOW)
         self.planes = [Plane() for _ in range(self.g.planes)]
         self.pending: dict[int, dict[int, tuple]] = {}  # cycle -> queue -> (issue, what appears)
         self.later: dict[int, list[Issue]] = {}  # cycle -> VXM operations that take chained operands then
@@ -96,15 +96,18 @@ class NaiveUnits:
     # -- streams ---------------------------------------------------------------------------------
     def move(self) -> None:
         for s, registers in enumerate(self.streams):
-            self.hops += sum(value is not None for value in registers)
+            held = len(registers) - registers.count(None)
+            if not held:
+                continue
+            self.hops += held
             leaving = registers.pop(0 if s >= WEST else -1)
             registers.insert(len(registers) if s >= WEST else 0, None)
             if leaving is not None:
                 self.hops -= 1  # it leaves the chip instead of reaching a register
                 self.unconsumed += not leaving.consumed
-            for at, value in enumerate(registers):
-                if value is not None:
-                    self.passed[s, at].append((self.t, value.row))
+
+    def remember(self) -> None:
+        self.past.append((self.t, [tuple(registers) for registers in self.streams]))
 
     def put(self, issue: Issue, s: int, column: int, data: np.ndarray, poison: int) -> None:
         """A producer drives stream s at a column; what was moving there is overwritten."""
@@ -114,8 +117,6 @@ class NaiveUnits:
             raise self.report.collision(self.t, issue.queue, issue.row, issue.iteration, s, column, old.row)
         if old is not None:
             self.unconsumed += not old.consumed
-        else:
-            self.passed[s, at].append((self.t, issue.row))
         self.streams[s][at] = Value(data, poison, issue.row, self.t)
         self.values += 1
 
@@ -130,13 +131,17 @@ class NaiveUnits:
 
     def nearest(self, s: int, column: int) -> tuple[int, int] | None:
         """(cycle, row of the producer) of the value that passed or will pass a column closest to now."""
-        found = [(self.t - cycle, 0, cycle, row) for cycle, row in self.passed[s, column + self.g.edge]]
+        found = []
+        for cycle, streams in self.past:
+            value = streams[s][column + self.g.edge]
+            if value is not None:
+                found.append((self.t - cycle, 0, cycle, value.row))
         for at, value in enumerate(self.streams[s]):
             upstream = at - self.g.edge - column if s >= WEST else column + self.g.edge - at
             if value is not None and upstream > 0:
                 found.append((upstream, 1, self.t + upstream, value.row))
-        found = [entry for entry in found if entry[0] <= PASS_WINDOW]
-        return min(found)[2:] if found else None
+        near = min(found, default=None)
+        return near[2:] if near is not None and near[0] <= PASS_WINDOW else None
 
     # -- results that appear ------------------------------------------------------------------------
     def pend(self, issue: Issue, when: int, what: tuple) -> None:

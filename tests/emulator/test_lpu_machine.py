@@ -123,6 +123,17 @@ def test_steps_share_the_memory_and_nothing_else(engine: str) -> None:
     assert second.accounting == first.accounting
 
 
+def test_timing_only_discards_the_token_it_cannot_know() -> None:
+    """The program overwrites its token with poison; the next step still has the id that was fed."""
+    token = tensor("token", "s32", 1, 16, [8, 9, 10, 11], 0, replicated=True)
+    weights = tensor("weights", "s32", 1, 16, [12, 13, 14, 15], 0, phantom=True)
+    code = [(0, f"MEM.E{4 + b}", "READ", 0, W + b) for b in range(4)]
+    code += [(1, f"MEM.E{b}", "WRITE", 0, W + b) for b in range(4)]
+    m = machine([token, weights], code, phantom=weights.words.reshape(-1), timing_only=True)
+    assert m.step(token=17).tokens is None
+    assert m.read("token").tolist() == [17]
+
+
 def test_logits_come_out_when_they_are_values() -> None:
     logits = tensor("logits", "f32", 2, 16, [0, 1, 2, 3], 0)
     m = machine([logits], [(0, "MEM.W4", "NOP", 1)])
