@@ -16,11 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from isa import lean
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("isa", "emulator", "programs", "tools")
 
 # No fastmath: results must not depend on the target's instruction set. nogil lets sweeps use threads.
-OPTIONS = {"cache": True, "nogil": True, "fastmath": False, "error_model": "numpy"}
+OPTIONS = {"cache": True, "nogil": True, "fastmath": False, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 def cache_root() -> Path:
@@ -98,6 +100,7 @@ def njit(function: Callable[..., Any]) -> Any:
     """
     import numba
 
+    lean.install()
     folder = _folder(function.__code__.co_filename)
     if folder is None:
         return numba.njit(**{**OPTIONS, "cache": False})(function)

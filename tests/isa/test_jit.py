@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from isa import jit
+from isa import jit, lean
 
 CALLEE = """
 from isa.jit import njit
@@ -40,7 +40,8 @@ def project(tmp_path: Path) -> Path:
     package = tmp_path / "isa"
     package.mkdir()
     (package / "__init__.py").touch()
-    shutil.copy(Path(jit.__file__), package / "jit.py")
+    for module in ("jit.py", "lean.py"):
+        shutil.copy(Path(jit.__file__).with_name(module), package / module)
     (package / "caller.py").write_text(CALLER)
     (package / "callee.py").write_text(CALLEE.format(factor=2))
     return tmp_path
@@ -90,3 +91,49 @@ def test_without_a_writable_cache_folder_everything_still_works(project: Path) -
     (project / "cache").write_text("a file where the folder should be")
     assert total(project) == 2 * 45
     assert not list(project.rglob("*.nbc"))
+
+
+ORDERS = """
+from isa.caller import total
+from isa.callee import weight
+from isa.jit import njit
+
+
+@njit
+def checked(x):
+    if x < 0:
+        raise ValueError("negative")
+    return weight(x)
+
+
+@njit
+def both(x):
+    return checked(x) + total(x)
+
+
+print(both(4), weight(5), total(3), checked(2), weight(0.5), both(4))
+try:
+    both(-1)
+except ValueError as error:
+    print(error)
+print(len(weight.overloads), weight.overloads and weight(7))
+"""
+
+
+def test_functions_compiled_inside_others_can_be_called_by_themselves(project: Path) -> None:
+    environment = dict(os.environ, DECODELAB_CACHE=str(project / "cache"))
+    (project / "isa" / "orders.py").write_text(ORDERS)
+    for _ in range(2):  # the second time from the cache
+        done = subprocess.run([sys.executable, "-m", "isa.orders"], cwd=project, env=environment,
+                              capture_output=True, text=True, check=True)
+        # both(4) = 2 * 4 + 2 * (0 + 1 + 2 + 3); total(3) = 2 * (0 + 1 + 2)
+        assert done.stdout.split("\n")[:2] == ["20 10 6 4 1.0 20", "negative"]
+
+
+def test_only_entry_points_are_assembled_and_cached(project: Path) -> None:
+    total(project)
+    assert [path.name.split(".")[1].split("-")[0] for path in (project / "cache").rglob("*.nbc")] == ["total"]
+
+
+def test_this_numba_is_built_as_expected() -> None:
+    assert lean.install()
