@@ -182,13 +182,14 @@ def _traffic(memory: dict[str, int], counters: dict[str, int]) -> dict[str, int]
 def _check_conservation(run: KernelRun) -> None:
     """What the SMs asked for is what the memory system served. Raises AssertionError."""
     c, m = run.counters, run.memory
+    sector = SECTOR_BYTES
     pairs = (
         ("L1 sectors read = hits + merged + misses", c["l1_read_sectors"],
          c["l1_hit_sectors"] + c["l1_merged_sectors"] + c["l1_miss_sectors"]),
-        ("L2 bytes read = (L1 misses + asynchronous copies) x 32", SECTOR_BYTES * m["l2_read_sectors"],
-         SECTOR_BYTES * (c["l1_miss_sectors"] + c["copy_sectors"])),
-        ("L2 bytes written = sectors stored x 32", SECTOR_BYTES * m["l2_write_sectors"], SECTOR_BYTES * c["store_sectors"]),
-        ("HBM bytes read = L2 sectors filled x 32", SECTOR_BYTES * m["dram_reads"], SECTOR_BYTES * m["l2_fill_sectors"]),
+        ("L2 bytes read = (L1 misses + asynchronous copies) x 32", sector * m["l2_read_sectors"],
+         sector * (c["l1_miss_sectors"] + c["copy_sectors"])),
+        ("L2 bytes written = sectors stored x 32", sector * m["l2_write_sectors"], sector * c["store_sectors"]),
+        ("HBM bytes read = L2 sectors filled x 32", sector * m["dram_reads"], sector * m["l2_fill_sectors"]),
     )
     for what, left, right in pairs:
         if left != right:

@@ -1,0 +1,261 @@
+"""Random GPU programs for tests: bounded loops, every instruction, addresses kept inside the memory.
+
+A program's memory is [tables 1 KB][output][input]; the input can be real or phantom. Both engines run
+one cycle in the same order, so even a program that races with itself must give the same values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import strategies as st
+
+from emulator.chip import Chip
+from gpu_program import make_program
+from isa import builder
+from isa.builder import UZERO, ZERO
+from isa.program import Launch, Program
+
+TABLE, SLOT = 1024, 16
+THREADS = 4 * 128
+OUTPUT = THREADS * SLOT * 4
+INPUT = 4096
+INPUT_AT = TABLE + OUTPUT
+
+_BINARY = ("ADD", "SUB", "MUL", "MAX", "MIN", "AND", "OR", "XOR")
+_IMMEDIATE = ("ADDI", "MULI", "MAXI", "MINI", "ANDI")
+_UNARY = ("EXP2", "RSQRT", "TANH", "RCP")
+
+
+@dataclass
+class Case:
+    """A program twice: with its input real and with its input phantom (None if values steer it)."""
+
+    real: Program = field(repr=False)
+    phantom: Program = field(repr=False)
+    listing: str
+
+
+class _Writer:
+    """Writes one random kernel."""
+
+    def __init__(self, draw: st.DrawFn, name: str, shared: int, data_addresses: bool, errors: bool) -> None:
+        self.draw, self.shared, self.data_addresses, self.errors = draw, shared, data_addresses, errors
+        self.k = builder.Kernel(name, parameters=("input", "output", "table"))
+        k = self.k
+        self.input, self.output, self.table = (k.parameter(p) for p in k.parameters)
+        self.data = [k.reg(f"d{i}", 4) for i in range(4)]
+        self.tid, self.own, self.address = k.reg("tid"), k.reg("own"), k.reg("address")
+        self.preds = [k.pred("p"), k.pred("q")]
+        self.number, self.counter = k.ureg("number"), k.ureg("counter")
+        self.labels = 0
+        self.stores = 0
+
+    def pick(self, options):
+        return self.draw(st.sampled_from(options))
+
+    def number_in(self, low: int, high: int) -> int:
+        return self.draw(st.integers(low, high))
+
+    def reg(self) -> builder.Reg:
+        return self.pick(self.data)[self.number_in(0, 3)]
+
+    def source(self):
+        return self.pick([self.reg(), self.reg(), self.reg(), ZERO, self.number])
+
+    def guard(self):
+        chosen = self.number_in(0, 5)
+        if chosen > 1:
+            return None
+        return self.preds[chosen] if self.number_in(0, 1) else ~self.preds[chosen]
+
+    def prologue(self) -> None:
+        k = self.k
+        k.S2R(self.tid, "CTAID")
+        k.S2R(self.own, "NWARPS")
+        k.MUL("s32", self.tid, self.tid, self.own)
+        k.S2R(self.own, "WARPID")
+        k.ADD("s32", self.tid, self.tid, self.own)
+        k.SHL(self.own, self.own, 5)
+        k.S2R(self.address, "LANEID")
+        k.ADD("s32", self.own, self.own, self.address)
+        k.SHL(self.tid, self.tid, 5)
+        k.ADD("s32", self.tid, self.tid, self.address)
+        k.S2UR(self.number, self.pick(["WARPID", "CTAID", "NCTAID"]))
+        for r in self.data:
+            for i in range(4):
+                chosen = self.number_in(0, 3)
+                if chosen == 0:
+                    k.MOV(r[i], self.tid)
+                elif chosen == 1:
+                    k.MOVI("f32", r[i], self.pick([0.0, 1.0, -2.5, 1e-3, 3e4, float("inf")]))
+                elif chosen == 2:
+                    k.MOVI("s32", r[i], self.number_in(-1000, 1000))
+                else:
+                    k.CVT("f32", "s32", r[i], self.tid)
+        for p in self.preds:
+            k.SETP(self.pick(["LT", "GE", "NE"]), "s32", p, self.tid, self.number)
+
+    def offset(self, limit: int, width: int) -> builder.Reg:
+        """An offset register below limit, aligned to the width, in one of several patterns."""
+        k, a = self.k, self.address
+        step = self.pick([0, width, width, width, 2 * width, 4 * width, 36 * 4, 128])
+        if self.data_addresses and self.number_in(0, 4) == 0:
+            k.MOV(a, self.reg())
+        else:
+            k.MULI("s32", a, self.pick([self.tid, self.own]), step)
+        k.ANDI("s32", a, a, (limit - 1) & ~(width - 1))
+        return a
+
+    def body(self, count: int, depth: int = 0) -> None:
+        for _ in range(count):
+            self.instruction(depth)
+
+    def instruction(self, depth: int) -> None:
+        k, g = self.k, self.guard()
+        kind = self.number_in(0, 21)
+        if kind <= 3:
+            typ = self.pick(["f32", "s32"])
+            chosen = self.number_in(0, 4)
+            if chosen <= 1:
+                getattr(k, self.pick(_BINARY))(typ, self.reg(), self.reg(), self.source(), guard=g)
+            elif chosen == 2:
+                value = self.pick([1, 3, -7]) if typ == "s32" else self.pick([0.5, -1.0, 100.0])
+                getattr(k, self.pick(_IMMEDIATE))(typ, self.reg(), self.reg(), value, guard=g)
+            elif chosen == 3:
+                k.FMA(typ, self.reg(), self.reg(), self.source(), self.reg(), guard=g)
+            else:
+                k.SELECT(typ, self.reg(), self.reg(), self.source(), self.reg(), guard=g)
+        elif kind == 4:
+            getattr(k, self.pick(_UNARY))("f32", self.reg(), self.reg(), guard=g)
+        elif kind == 5:
+            chosen = self.number_in(0, 4)
+            if chosen == 0:
+                k.CVT(self.pick(["f32", "f16", "s8", "e4m3"]), self.pick(["s32", "f32", "bf16", "u8"]),
+                      self.reg(), self.reg(), guard=g)
+            elif chosen == 1:
+                k.PACK(self.pick(["f16", "bf16"]), self.reg(), self.reg(), self.reg(), guard=g)
+            elif chosen == 2:
+                k.UNPACK(self.pick(["f16", "bf16"]), self.reg(), self.reg(), self.number_in(0, 1), guard=g)
+            elif chosen == 3:
+                k.NEG(self.pick(["f32", "s32"]), self.reg(), self.reg(), guard=g)
+            else:
+                getattr(k, self.pick(["SHL", "SHR"]))(self.reg(), self.reg(), self.number_in(0, 31), guard=g)
+        elif kind == 6:
+            p = self.preds[0 if depth else self.number_in(0, 1)]
+            k.SETP(self.pick(["LT", "LE", "GT", "GE", "EQ", "NE"]), "s32", p,
+                   self.tid if not self.data_addresses else self.reg(), self.number, guard=g)
+        elif kind == 7:
+            k.MMA(self.pick(["f16", "bf16", "s8", "e4m3"]), self.pick(self.data), self.pick(self.data),
+                  self.pick(self.data).part(0, 2), self.pick([*self.data, ZERO]))
+        elif kind == 8:
+            getattr(k, self.pick(["SHFL", "BCAST"]))(self.reg(), self.reg(), self.number_in(0, 31), guard=g)
+        elif kind == 9:
+            self.uniform(g)
+        elif kind <= 12:
+            width = self.pick([8, 16, 32, 64, 128])
+            a = self.offset(INPUT // 2, max(4, width // 8))
+            shift = self.pick([0, 128, INPUT // 2 - 16])
+            if self.errors and self.number_in(0, 30) == 0:
+                shift = self.pick([2, INPUT, -32768])
+            k.LDG(width, self.pick(self.data), a, self.input, shift, guard=g)
+        elif kind <= 14:
+            width = self.pick([8, 16, 32, 64, 128])
+            self.k.SHL(self.address, self.tid, 4)
+            k.LDG(32, self.reg(), self.address, self.output, 0, guard=None)
+            k.STG(width, self.address, self.output, OUTPUT // 4 * self.number_in(0, 3), self.pick(self.data), guard=g)
+        elif kind <= 16 and self.shared >= 512:
+            width = self.pick([8, 16, 32, 64, 128])
+            a = self.offset(self.shared, max(4, width // 8))
+            getattr(self, self.pick(["load_shared", "store_shared"]))(width, a, g)
+        elif kind == 17 and self.shared >= 512:
+            a = self.offset(self.shared, 16)
+            k.LDSM(self.pick([1, 2, 4]), self.number_in(0, 1), self.pick(self.data), a, 0)
+        elif kind == 18 and self.shared >= 512:
+            k.SHL(self.reg(), self.own, 4)
+            target = self.reg()
+            k.ANDI("s32", target, self.own, (self.shared - 1) // 16)
+            k.SHL(target, target, 4)
+            a = self.offset(INPUT, 16)
+            k.LDGSTS(target, 0, a, self.input, 0, guard=g)
+            if self.number_in(0, 1):
+                k.CPCOMMIT()
+            if self.number_in(0, 1):
+                k.CPWAIT(self.number_in(0, 2))
+        elif kind == 19 and depth == 0:
+            k.BAR()
+        elif kind == 20 and depth == 0:
+            label = k.fresh("loop")
+            k.UMOVI(self.counter, self.number_in(1, 3))
+            k.label(label)
+            self.body(self.number_in(1, 4), 1)
+            k.UADDI(self.counter, self.counter, -1)
+            k.UBR("GT", self.counter, UZERO, label)
+        elif kind == 21:
+            label = k.fresh("skip")
+            k.UBR(self.pick(["EQ", "GT", "LE"]), self.number, UZERO, label)
+            self.body(self.number_in(1, 3), 2)
+            k.label(label)
+
+    def load_shared(self, width, a, g) -> None:
+        self.k.LDS(width, self.pick(self.data), a, 0, guard=g)
+
+    def store_shared(self, width, a, g) -> None:
+        self.k.STS(width, a, 0, self.pick(self.data), guard=g)
+
+    def uniform(self, g) -> None:
+        k, n = self.k, self.number
+        chosen = self.number_in(0, 8)
+        if chosen == 0:
+            k.ULDG(self.pick([32, 64]), n, self.table, 8 * self.number_in(0, 127))
+        elif chosen == 1:
+            k.R2UR(n, self.tid)
+        elif chosen == 2:
+            k.S2UR(n, self.pick(["WARPID", "CTAID", "NWARPS"]))
+        elif chosen == 3:
+            getattr(k, self.pick(["UADD", "USUB", "UMUL", "UMIN", "UMAX"]))(
+                n, n, self.pick([n, self.counter, UZERO]))
+        elif chosen == 4:
+            getattr(k, self.pick(["USHL", "USHR"]))(n, n, self.number_in(0, 63))
+        elif chosen == 5:
+            k.UMOVI(n, self.number_in(-(2**31), 2**31 - 1))
+        else:
+            getattr(k, self.pick(["UADDI", "UMULI", "UANDI"]))(n, n, self.number_in(-100, 100))
+
+    def finish(self) -> builder.Kernel:
+        k = self.k
+        k.SHL(self.address, self.tid, 4)
+        k.STG(128, self.address, self.output, 0, self.data[0])
+        k.STG(64, self.address, self.output, OUTPUT // 4, self.data[1])
+        k.EXIT()
+        return k
+
+
+@st.composite
+def programs(draw: st.DrawFn, chip: Chip, data_addresses: bool = True, errors: bool = True) -> Case:
+    """One or two kernels with a launch each. data_addresses: loaded values may become addresses or
+    predicates (a timing-only run of such a program may fail). errors: now and then a wrong address."""
+    shared = draw(st.sampled_from([0, 512, 1024]))
+    kernels = []
+    for number in range(draw(st.integers(1, 2))):
+        writer = _Writer(draw, f"k{number}", shared, data_addresses, errors)
+        writer.prologue()
+        writer.k.UMOVI(writer.counter, 1)
+        writer.body(draw(st.integers(1, 14)))
+        kernels.append(writer.finish())
+    launches = []
+    for number in range(len(kernels)):
+        block = 32 * draw(st.integers(1, 4))
+        launches.append(Launch(number, draw(st.integers(1, 4)), block, shared, (INPUT_AT, TABLE, 0),
+                               (number - 1,) if number else ()))
+    generator = np.random.default_rng(draw(st.integers(0, 2**31)))
+    data = np.zeros(INPUT_AT + INPUT, dtype=np.uint8)
+    data[:TABLE] = generator.integers(0, 256, TABLE)
+    data[INPUT_AT:] = generator.integers(0, 256, INPUT)
+    real = make_program(chip, kernels, launches, data)
+    phantom = make_program(chip, kernels, launches, data[:INPUT_AT], (INPUT_AT, INPUT))
+    shapes = [f"grid {one.grid} block {one.block} shared {one.shared_bytes}" for one in launches]
+    listing = "\n".join(f"{shape}\n" + "\n".join(k.listing()[0])
+                        for shape, k in zip(shapes, kernels, strict=True))
+    return Case(real, phantom, listing)

@@ -1,0 +1,75 @@
+"""The fast GPU engine against its twin, and values mode against timing mode, on random programs.
+
+DECODELAB_RANDOM_PROGRAMS sets the number of programs (default 200).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+
+from emulator.chip import load_chip
+from emulator.gpu.errors import MachineError
+from emulator.gpu.machine import GpuMachine
+
+sys.path.insert(0, str(Path(__file__).parent))
+from gpu_random import Case, programs  # noqa: E402
+
+PROGRAMS = int(os.environ.get("DECODELAB_RANDOM_PROGRAMS", "200"))
+CHIP = load_chip("toy_gpu")
+COMMON = dict(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+finished = {"yes": 0, "no": 0}
+
+
+def outcome(program, engine, launch="graph"):
+    """Everything a run shows: results of two steps and the memory, or the first error."""
+    machine = GpuMachine(program, CHIP, engine=engine, launch=launch)
+    steps = []
+    try:
+        for _ in range(2):
+            step = machine.step()
+            steps.append((step.cycles, step.traffic, step.counters, step.accounting, step.kernels))
+    except MachineError as error:
+        return (error.kind, error.cycle, error.kernel, error.index, error.cta, error.warp, error.value), None
+    return steps, machine.read("memory")
+
+
+def check_same(program):
+    fast, fast_memory = outcome(program, "fast")
+    naive, naive_memory = outcome(program, "naive")
+    assert fast == naive
+    if fast_memory is not None:
+        np.testing.assert_array_equal(fast_memory, naive_memory)
+    return fast_memory is not None
+
+
+@settings(max_examples=PROGRAMS, **COMMON)
+@given(case=programs(CHIP))
+def test_fast_engine_and_twin_agree_on_cycles_values_counters_and_accounting(case: Case):
+    finished["yes" if check_same(case.real) else "no"] += 1
+
+
+@settings(max_examples=max(1, PROGRAMS // 4), **COMMON)
+@given(case=programs(CHIP, data_addresses=False))
+def test_engines_agree_on_phantom_input(case: Case):
+    check_same(case.phantom)
+
+
+def test_at_least_half_of_the_random_programs_run_to_their_end():
+    assert finished["yes"] >= finished["no"]
+
+
+@settings(max_examples=PROGRAMS, **COMMON)
+@given(case=programs(CHIP, data_addresses=False, errors=False))
+def test_values_mode_and_timing_mode_take_the_same_cycles_and_traffic(case: Case):
+    real, _ = outcome(case.real, "fast")
+    phantom, _ = outcome(case.phantom, "fast")
+    assert len(real) == len(phantom) == 2
+    for one, other in zip(real, phantom, strict=True):
+        one[2].pop("poisoned_stores")
+        other[2].pop("poisoned_stores")
+        assert one == other
