@@ -2,8 +2,8 @@
 
 A resource's mask is one Python integer; bit t + BIAS is set when the resource is taken in cycle t.
 Streams are taken by invariant (see emulator.lpu.geometry), so that a value in flight is one bit, and
-by segment of the chip, so that the two hemispheres and the columns near the VXM do not disturb each
-other.
+by segment of the chip (a column of slices), so that a value only takes the way from its producer to
+its last reader.
 
 A use is (resource, offset, span, mode): the resource is needed in cycles t + offset .. + span - 1 of
 something placed at t. Mode CHECK only looks, MARK only reserves, BOTH does both.
@@ -20,17 +20,7 @@ BIAS = 512  # room for invariants and operands before cycle 0
 BOTH, CHECK, MARK = 0, 1, 2
 Use = tuple[int, int, int, int]
 EAST, WEST = 0, 1  # directions
-NEAR, MIDDLE = 2, 3  # |columns| 1..NEAR, then up to MIDDLE, then the rest, are separate segments
-SEGMENTS = 6
-
-
-def segment(direction: int, column: int) -> int:
-    """Segment of a column; column 0 belongs to the side that a value comes from."""
-    if column == 0:
-        column = -1 if direction == EAST else 1
-    far = abs(column)
-    ring = 0 if far <= NEAR else 1 if far <= MIDDLE else 2
-    return 3 + ring if column > 0 else 2 - ring
+FAR = 1 << 17  # cycles that a search goes forward before it gives up
 
 
 class Resources:
@@ -38,7 +28,9 @@ class Resources:
 
     def __init__(self, g: Geometry) -> None:
         self.g = g
-        self.slice0 = 2 * g.streams * SEGMENTS
+        self.outer = max(abs(c) for c in g.column[: g.slices]) + 1  # columns beyond the slices are one segment
+        self.segments = 2 * self.outer
+        self.slice0 = 2 * g.streams * self.segments
         self.queue0 = self.slice0 + 6 * g.slices
         self.alu0 = self.queue0 + g.queues
         self.count = self.alu0 + 16
@@ -49,11 +41,18 @@ class Resources:
             return "stream"
         return "port" if resource < self.queue0 else "unit"
 
+    def segment(self, direction: int, column: int) -> int:
+        """Segment of a column, from west to east; column 0 belongs to the side that a value comes from."""
+        if column == 0:
+            column = -1 if direction == EAST else 1
+        far = min(abs(column), self.outer)
+        return self.outer + far - 1 if column > 0 else self.outer - far
+
     def flow(self, direction: int, stream: int, start: int, end: int, offset: int, span: int) -> list[Use]:
         """A value on `stream` at column start at `offset`, alive up to column end."""
-        low, high = sorted((segment(direction, start), segment(direction, end)))
+        low, high = sorted((self.segment(direction, start), self.segment(direction, end)))
         invariant = offset - start if direction == EAST else offset + start
-        base = (direction * self.g.streams + stream) * SEGMENTS
+        base = (direction * self.g.streams + stream) * self.segments
         return [(base + s, invariant, span, BOTH) for s in range(low, high + 1)]
 
     def read(self, slice_number: int, bank: int, offset: int, span: int, whole: bool = False) -> list[Use]:
@@ -147,17 +146,19 @@ class Board:
                 masks[resource] |= ((1 << span) - 1) << (time + offset + BIAS)
 
     def find(self, fixed: list[Use], choices: list[list[Alternative]], start: int, *, limit: int | None = None,
-             agree: Callable[[list[int]], bool] | None = None) -> Placement | None:
+             agree: Callable[[list[int]], bool] | None = None, checked: bool = False) -> Placement | None:
         """First time >= start at which `fixed` and one alternative of every choice are free.
 
         Alternatives of different choices must not disturb each other; `agree` may refuse a partial
-        list of chosen indices. None when nothing is found up to `limit`. Marks nothing.
+        list of chosen indices. None when nothing is found up to `limit`. Marks nothing. checked: the
+        caller knows that `fixed` does not clash with itself.
         """
         begin, width = start, 64
-        twice = self.clash(fixed)
+        limit = start + FAR if limit is None else limit
+        twice = None if checked else self.clash(fixed)
         if twice is not None:
             raise AssertionError(f"a pattern needs resource {twice} twice in one cycle")
-        while limit is None or start <= limit:
+        while start <= limit:
             blocked = self.conflicts(fixed, start, width)
             table: list[list[int]] = []
             full = (1 << width) - 1
@@ -174,7 +175,7 @@ class Board:
             while free:
                 bit = (free & -free).bit_length() - 1
                 free &= free - 1
-                if limit is not None and start + bit > limit:
+                if start + bit > limit:
                     return None
                 chosen = _combine(choices, table, bit, agree) if choices else []
                 if chosen is not None:

@@ -47,6 +47,16 @@ class Build:
         """The same vectors in both hemispheres."""
         return [self.scratch(size, n, h) for h in (0, 1)]
 
+    def activations(self, n: int, name: str) -> list[Buffer]:
+        """Inputs of the linear layer `name` for each plane. int8 planes work side by side: each has its own
+        copy, in slices that the other one does not stream from."""
+        if self.act_bytes == 1:
+            groups = [()] * 2 if self.place.roomy else self.place.unit_groups("s8", name)
+            return [self.memory.later(1, n, int(plane >= self.g.planes // 2), tuple(groups[plane % 2]))
+                    for plane in range(self.g.planes)]
+        west, east = self.both(2, n)
+        return [west, west, east, east]
+
     def constant(self, name: str, values: np.ndarray, hemisphere: int = 0) -> Buffer:
         """A named constant array [n, lanes]; made once."""
         key = f"{name}/{hemisphere}"

@@ -180,7 +180,7 @@ class Compiler:
     def _layer(self, state: StepState) -> None:
         b, s, c = self.b, self.b.s, self.stored.config
         batch, layout = b.batch, b.layout
-        acts = b.both(b.act_bytes, self.tiles * batch)
+        acts = b.activations(self.tiles * batch, "qkv")
         s.at("layer.attn_norm")
         rms_norm(b, self.x, self.tiles, self._norm_weight("attn_norm"), acts)
         s.at("layer.qkv")
@@ -191,7 +191,7 @@ class Compiler:
         middle = b.scratch(4, self.tiles * batch, 1)
         self._residual("o", out, len(layout.out), c.q_size, self.x, middle)
         s.at("layer.mlp_norm")
-        acts = b.both(b.act_bytes, self.tiles * batch)
+        acts = b.activations(self.tiles * batch, "gate_up")
         rms_norm(b, middle, self.tiles, self._norm_weight("mlp_norm"), acts)
         s.at("layer.gate_up")
         hidden = self._gated(acts)
@@ -211,7 +211,7 @@ class Compiler:
     def _residual(self, short: str, x: Buffer, vectors: int, size: int, old: Buffer, new: Buffer) -> None:
         """new = old + W x, for o and down."""
         b, s, batch = self.b, self.b.s, self.b.batch
-        acts = b.both(b.act_bytes, vectors * batch)
+        acts = b.activations(vectors * batch, short)
         rms = None
         if b.act_bytes == 1:
             rms = quantise(b, x, vectors, size, acts, squares(b, x, vectors, 1))
@@ -253,7 +253,7 @@ class Compiler:
     def _head(self) -> None:
         b, s, batch = self.b, self.b.s, self.b.batch
         s.at("final_norm")
-        acts = b.both(b.act_bytes, self.tiles * batch)
+        acts = b.activations(self.tiles * batch, "lm_head")
         rms_norm(b, self.x, self.tiles, self._norm_weight("final_norm"), acts)
         s.at("lm_head")
         self.logits: list[Buffer] = [None] * len(self.plans["lm_head"].rows)  # type: ignore[list-item]

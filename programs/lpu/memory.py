@@ -7,14 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from emulator.lpu.geometry import Geometry
-
-
-class CapacityError(ValueError):
-    """What does not fit on one chip, in numbers. chips_needed: None when more chips would not help."""
-
-    def __init__(self, message: str, chips_needed: int | None = None) -> None:
-        super().__init__(message)
-        self.chips_needed = chips_needed
+from programs.errors import CapacityError
 
 
 @dataclass
@@ -36,6 +29,7 @@ class Buffer:
     size: int = 0  # bytes of a vector
     side: int = 0  # hemisphere
     settled: bool = True  # whether slices and addresses are known
+    groups: tuple[int, ...] = ()  # slice groups it wants, while it is not settled
 
     def __post_init__(self) -> None:
         self.size = self.size or len(self.slices)
@@ -110,9 +104,9 @@ class Memory:
         slices = sorted(self.group(hemisphere, number), key=lambda s: (-self.free(s), s))[:size]
         return self.buffer(tuple(sorted(slices)), n, layered)
 
-    def later(self, size: int, n: int, side: int) -> Buffer:
+    def later(self, size: int, n: int, side: int, groups: tuple[int, ...] = ()) -> Buffer:
         """A scratch buffer that gets its place from `settle`, when it is known what it must not disturb."""
-        made = Buffer((), (), n, size=size, side=side, settled=False)
+        made = Buffer((), (), n, size=size, side=side, settled=False, groups=groups)
         self.buffers.append(made)
         return made
 

@@ -18,8 +18,10 @@ from programs.decode.stored import StoredLinear
 from programs.lpu.memory import Buffer, Memory
 from programs.lpu.partition import BLOCK, LinearPlan, Tile, split_tiles
 
-CHUNK = 8  # tile positions that share one choice of slice groups
-TIGHT_CHUNK = 2  # the same where the chip is nearly full: finer, so that slices fill evenly
+# Tile positions that share one choice of slice groups where the chip is nearly full; the layers placed
+# last change more often, so that slices fill evenly.
+CHUNKS = {"qkv": 8, "o": 4}
+LATENCY_TILES = 6  # tiles that are loaded before a tile's sums are through
 ROOMY = 0.66  # below this share of the chip, weights keep off the groups near the VXM
 NEAR_GROUPS = (0, 1, 2)
 
@@ -62,22 +64,33 @@ class Placer:
         self.roomy = share < ROOMY
         self.fills: list[Fill] = []
 
-    def streaming_groups(self, hemisphere: int, count: int) -> list[int]:
-        """`count` slice groups with the most room; far ones where there is room to choose."""
-        columns = self.memory.columns
-        far = columns - 8
-        order = sorted(range(columns), key=lambda k: (self.roomy and k < far, -self.memory.group_free(hemisphere, k),
-                                                      -k))
+    def streaming_groups(self, hemisphere: int, count: int, among: list[int] | None = None) -> list[int]:
+        """`count` slice groups with the most room, of all or of some."""
+        groups = self.weight_groups if among is None else among
+        order = sorted(groups, key=lambda k: (-self.memory.group_free(hemisphere, k), -k))
         return sorted(order[:count])
 
-    def resting(self, hemisphere: int, busy: list[int]) -> int:
-        """The resting group nearest to the VXM."""
-        return next((k for k in range(self.memory.columns) if k not in busy), 0)
+    @property
+    def weight_groups(self) -> list[int]:
+        """Groups for weights and the cache: the eight far ones while there is room to choose."""
+        columns = self.memory.columns
+        return list(range(columns - 8 if self.roomy else 0, columns))
+
+    def unit_groups(self, format: str, name: str) -> list[list[int]]:
+        """Groups that each unit of a hemisphere may stream from. Planes that work side by side share none,
+        so that one may run ahead; an odd group out changes sides from layer to layer."""
+        groups = self.weight_groups
+        if format != "s8":
+            return [groups]
+        even = len(groups) // 2 * 2
+        sets = [groups[0:even:2], groups[1:even:2]]
+        sets[int(name not in ("gate_up", "lm_head"))] += groups[even:]
+        return sets
 
     def scratch(self, size: int, n: int, hemisphere: int, layered: bool = False, group: int | None = None) -> Buffer:
         """n vectors of `size` bytes: in the given group, else near the VXM while there is room."""
         memory = self.memory
-        if group is None:
+        if group is None or memory.group_free(hemisphere, group) < n + 2:
             groups = tuple(k for k in NEAR_GROUPS if memory.group_free(hemisphere, k) >= n)
             groups = groups or tuple(range(memory.columns))
         else:
@@ -101,30 +114,40 @@ class Placer:
         units = list(range(g.planes)) if format == "s8" else list(range(0, g.planes, 2))
         parts = split_tiles(plan, len(units))
         placed: list[list[PlacedTile]] = [[] for _ in units]
-        longest = max(len(p) for p in parts)
-        chunk_tiles = CHUNK if self.roomy else TIGHT_CHUNK
-        for first in range(0, longest, chunk_tiles):
-            for hemisphere in (0, 1):
-                mine = [u for u, plane in enumerate(units) if (plane >= g.planes // 2) == (hemisphere == 1)]
-                chunks = [parts[u][first : first + chunk_tiles] for u in mine]
-                if not any(chunks):
+        per_unit = {"s8": 4, "f16": 8, "cast8": 1}[format]
+        length = 1 if format == "cast8" else 8 if self.roomy else CHUNKS.get(plan.name, 16)
+        for hemisphere in (0, 1):
+            mine = [u for u, plane in enumerate(units) if (plane >= g.planes // 2) == (hemisphere == 1)]
+            sets = self.unit_groups(format, plan.name)
+            picks: dict[int, list[list[int]]] = {u: [] for u in mine}
+            bounds = sorted((max(0, at - i * length // 2), i, u) for i, u in enumerate(mine)
+                            for at in range(0, len(parts[u]) + length, length))
+            for first, i, u in bounds:  # neighbours change their groups at different times
+                following = min((f for f, j, _ in bounds if j == i and f > first), default=len(parts[u]))
+                chunk = parts[u][first:following]
+                if not chunk:
                     continue
-                if format == "cast8":
-                    for tile in chunks[0]:
-                        group = self.streaming_groups(hemisphere, 1)
-                        self._tiles(placed[mine[0]], [tile], self.memory.group(hemisphere, group[0]),
-                                    4, plan, layered, source, self.resting(hemisphere, group))
-                    continue
-                groups = self.streaming_groups(hemisphere, 8)
-                rest = self.resting(hemisphere, groups)
-                for i, (u, chunk) in enumerate(zip(mine, chunks, strict=True)):
-                    own = groups if format == "f16" else groups[i::2]
-                    slices = tuple(s for k in own for s in self.memory.group(hemisphere, k))
-                    self._tiles(placed[u], chunk, slices, 1, plan, layered, source, rest)
+                groups = self.streaming_groups(hemisphere, per_unit, sets[i])
+                slices = tuple(s for k in groups for s in self.memory.group(hemisphere, k))
+                picks[u] += [groups] * len(chunk)
+                self._tiles(placed[u], chunk, slices, 4 if format == "cast8" else 1, plan, layered, source)
+            self._rests(placed, picks)
         return PlacedLinear(plan, format, units, placed)
 
+    def _rests(self, placed: list[list[PlacedTile]], picks: dict[int, list[list[int]]]) -> None:
+        """Choose each tile's resting group: one that nobody streams from until its sums are through."""
+        for i, u in enumerate(picks):
+            last = -1
+            for at, tile in enumerate(placed[u]):
+                busy = {k for v in picks for groups in picks[v][max(0, at - 1) : at + LATENCY_TILES] for k in groups}
+                free = [k for k in range(self.memory.columns) if k not in busy]
+                free = free or [k for k in range(self.memory.columns) if k not in picks[u][at]]
+                if last not in free:
+                    last = free[i % len(free)]
+                tile.rest = last
+
     def _tiles(self, placed: list[PlacedTile], chunk: list[Tile], slices: tuple[int, ...], per_block: int,
-               plan: LinearPlan, layered: bool, source: Callable[[int], StoredLinear], rest: int) -> None:
+               plan: LinearPlan, layered: bool, source: Callable[[int], StoredLinear]) -> None:
         """Consecutive tiles of one unit in one buffer."""
         if not chunk:
             return
@@ -132,7 +155,7 @@ class Placer:
         buffer = self.memory.buffer(slices, sum(counts), layered)
         start = 0
         for tile, count in zip(chunk, counts, strict=True):
-            placed.append(PlacedTile(tile, buffer, start, count, rest))
+            placed.append(PlacedTile(tile, buffer, start, count, 0))
             start += count
 
         def make(layer: int) -> np.ndarray:

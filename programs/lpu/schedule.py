@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from emulator.accounting import LPU_REASONS, reason_index
-from emulator.lpu.geometry import Geometry
+from emulator.lpu.geometry import MXM_ABC, Geometry
 from isa.encoding import encode
 from isa.opcodes import ALU_BASE, BY_NAME, F16, NO_STREAM, S8
 from isa.opcodes import WEST as WEST_FLAG
@@ -24,6 +24,7 @@ from programs.lpu.chain import Leaf, Op
 from programs.lpu.memory import Buffer, Memory
 from programs.lpu.place import Placer
 
+ALL_QUADS = frozenset(range(8))
 TRIES = 6  # ALU assignments looked at before the best is taken
 REASON = {reason.name: reason_index(LPU_REASONS, reason.name) for reason in LPU_REASONS}
 EVENT_COLUMNS = ("queue", "cycle", "n", "d", "stride", "node", "reason", "layered")
@@ -105,6 +106,9 @@ class Scheduler:
         self.nodes = nodes
         self.node = -1
         self.hint = 0
+        self.half = -1  # half of the streams that the activations of the pattern being placed keep to
+        self.quads = ALL_QUADS  # streams that its results may use
+        self.memo: dict[Any, Any] = {}  # uses of patterns that were built before
         self.temporaries: list[Buffer] = []  # copies of operands for the pattern being placed
         self.start_block()
 
@@ -243,12 +247,15 @@ class Scheduler:
 
     # -- VXM --------------------------------------------------------------------------------
     def vop(self, outs: Sequence[tuple[Op, Sequence[Dst]]], n: int = 1, d: int = 1, after: int = 0,
-            fold: str = "") -> int:
+            fold: str = "", period: int = 0, own_half: int = -1, quads: frozenset[int] = ALL_QUADS) -> int:
         """Compute expressions for n vectors, d cycles apart, and store the results. Gives the start cycle.
 
         outs: (operation, where its result goes). Leaves are Mem and Mat; a pattern has one Mat at most
         a plane. `after`: not before this cycle. fold: the n values of the one operation are combined
-        by this instruction (ADD, MAX, MIN, ...), and only the result is stored, in one hemisphere.
+        by this instruction (ADD, MAX, MIN, ...), and only the result is stored, in one hemisphere. period:
+        cycles from one tile to the next, where tiles follow each other: results then travel in the
+        gaps between the tiles' weights. own_half: activations keep to the lower (0) or upper (1) half
+        of the streams, with whose plane they are in step; -1: any stream. quads: those for the results.
         """
         if fold and n == 1:
             fold = ""
@@ -263,8 +270,7 @@ class Scheduler:
                 if mine:
                     split.append((op, mine, direction))
         span = (n - 1) * d + 1
-        later = self._legalise(split, n, d, fold)
-        chain = vxm.arrange(self.g, [s[0] for s in split], [s[2] for s in split], self._leaf_direction)
+        chain, later = self._legalise(split, n, d, fold)
         out_n, out_delay = n, 0
         if fold:
             vxm.add_fold(self.g, chain, fold)
@@ -299,17 +305,23 @@ class Scheduler:
         ways = vxm.assignments(self.g, chain.signature)
         if not ways:
             raise ValueError(f"no ALUs for {[s.op.name for s in chain.steps]}")
-        slacks = self._slacks(chain, n, d)
-        for attempt in range(min(TRIES, len(ways))):
+        slacks = self._slacks(chain, n, d, period)
+        self.half, self.quads = own_half, quads
+        tries = 0
+        for attempt in range(len(ways)):
+            if tries == TRIES:
+                break
             alus = ways[(attempt + self.hint) % len(ways)]
             found = self._try(chain, alus, split, out_offsets, fixed, leaf_offsets, bound, span, n, d, slacks,
                               None if best is None else best[0].time - 1)
+            tries += found is not None or best is not None
             if found is not None:
                 best = found
                 if found[0].time <= bound:
                     break
         if best is None:
             raise ValueError("no place found for a vector operation")
+        self.half, self.quads = -1, ALL_QUADS
         self._commit(chain, split, out_offsets, fixed, leaf_offsets, n, d, best)
         self.hint += 1
         for source, dst in later:
@@ -321,9 +333,9 @@ class Scheduler:
 
     def settle(self, buffer: Buffer, avoid: Iterable[int] = ()) -> None:
         if not buffer.settled:
-            self.memory.settle(buffer, set(avoid), self.placer.scratch_groups)
+            self.memory.settle(buffer, set(avoid), buffer.groups or self.placer.scratch_groups)
 
-    def _legalise(self, split: list[tuple[Op, list[Dst], int]], n: int, d: int, fold: str) -> list[tuple[Mem, Dst]]:
+    def _legalise(self, split: list[tuple[Op, list[Dst], int]], n: int, d: int, fold: str) -> tuple[vxm.Chain, list[tuple[Mem, Dst]]]:
         """Give every operand and result slices of its own where accesses would meet.
 
         Results without a place get one; operands that meet are copied elsewhere first; a result that
@@ -372,7 +384,7 @@ class Scheduler:
                     taken |= set(temporary.slices)
                     later.append((Mem(temporary), dst))
                     dsts[k] = Dst(temporary)
-        return later
+        return chain, later
 
     def _leaf_direction(self, leaf: Leaf) -> int:
         if isinstance(leaf, Mem):
@@ -380,15 +392,69 @@ class Scheduler:
         assert isinstance(leaf, Mat)
         return EAST if leaf.plane < self.g.planes // 2 else WEST
 
-    def _slacks(self, chain: vxm.Chain, n: int, d: int) -> list[int]:
-        """Cycles a result may wait in the accumulator before its ACC."""
-        if not any(isinstance(leaf, Mat) for leaf, _ in chain.leaves):
+    def _slacks(self, chain: vxm.Chain, n: int, d: int, period: int) -> list[int]:
+        """Cycles a result may wait in the accumulator before its ACC, the best ones first.
+
+        Weights leave one cycle free a tile, in which the tile's activation arrives at the plane. What
+        the VXM sends out should be in such a gap too: its invariant differs by whole periods.
+        """
+        mats = [(leaf, at) for leaf, at in chain.leaves if isinstance(leaf, Mat)]
+        if not mats:
             return [0]
-        return list(range(8)) if n == 1 else list(range(min(d, 8)))
+        if n > 1:
+            return list(range(min(d, 8)))
+        slacks = list(range(8))
+        if period:
+            leaf, sampled = mats[0]
+            mxm = abs(self.g.column[self.g.mxm_queue(leaf.plane, MXM_ABC)])
+            fed = sampled - mxm - self.g.abc_delay(2 if leaf.type == F16 else 1)
+            appears = next(s.result for s in chain.steps if s.out == 0)
+            best = (fed - mxm - (appears - self.g.result_column)) % period
+            if best < period - 1:
+                slacks = [best, *(x for x in slacks if x != best)]
+        return slacks
 
     def _try(self, chain: vxm.Chain, alus: tuple[int, ...], split: list[Any], out_offsets: list[Any],
              fixed: list[Use], leaf_offsets: list[Any], bound: int, span: int, n: int, d: int, slacks: list[int],
              limit: int | None) -> Any:
+        key = (self.quads, chain.signature, tuple((p.issue, p.result) for p in chain.steps), alus, span, d, chain.fold,
+               tuple((leaf.buffer.slices, self._banks(leaf, n), at) if isinstance(leaf, Mem) else (leaf.plane, at)
+                     for leaf, at in chain.leaves),
+               tuple((x[2], x[0].result_bytes, *((y.buffer.slices, self._banks(y, n)) for y in x[1])) for x in split))
+        built = self.memo.get(key)
+        if built is None:
+            built = self.memo[key] = self._build(chain, alus, split, fixed, leaf_offsets, span)
+        own, choices, info = built
+        if not all(choices):
+            return None
+
+        def agree(chosen: list[int]) -> bool:
+            k = len(chosen) - 1
+            users, direction = info[k]
+            quad = choices[k][chosen[k]].tag[0]
+            return not any(users & info[j][0] and info[j][1] != direction and choices[j][chosen[j]].tag[0] == quad
+                           for j in range(k))
+
+        best = None
+        for slack in slacks:
+            feeds, low, extra = self._feeds(chain, slack, n, d, span)
+            found = self.board.find(own + extra, choices + feeds, max(bound, low), limit=limit, agree=(
+                lambda c: True if len(c) > len(info) else agree(c)), checked=True)
+            if found is not None:
+                best = (found, alus, choices + feeds, own + extra, slack)
+                limit = found.time - 1
+                if found.time <= max(bound, low):
+                    break
+        return best
+
+    def _banks(self, place: Mem | Dst, n: int) -> tuple[int, ...]:
+        last = place.start + place.step * (n - 1)
+        return tuple(self.bank(place.buffer, byte, place.start, last) for byte in range(len(place.buffer.slices)))
+
+    def _build(self, chain: vxm.Chain, alus: tuple[int, ...], split: list[Any], fixed: list[Use],
+               leaf_offsets: list[Any], span: int) -> tuple[list[Use], list[list[Alternative]], list[Any]]:
+        """Uses of a pattern on given ALUs: fixed ones, stream choices of operands and results, and for each
+        choice the steps that use its quad, with its direction."""
         g, r = self.g, self.resources
         own = list(fixed)
         for step, alu in zip(chain.steps, alus, strict=True):
@@ -409,7 +475,7 @@ class Scheduler:
                         alternatives.append(Alternative(
                             self._flows(leaf.buffer, direction, streams, 0, leaf_offsets[number], span), (q, base)))
                 else:
-                    start = g.column[g.mxm_queue(leaf.plane, 4)]
+                    start = g.column[g.mxm_queue(leaf.plane, MXM_ABC)]
                     uses: list[Use] = []
                     for s in range(4 * q, 4 * q + 4):
                         uses += r.flow(direction, s, start, 0, sampled - abs(start), span)
@@ -426,6 +492,8 @@ class Scheduler:
             alternatives = []
             size = op.result_bytes
             for q in g.reach(alus[k]):
+                if q not in self.quads:
+                    continue
                 for base in range(4 * q, 4 * q + 4, size if size < 4 else 4):
                     uses = []
                     for s in range(base, base + size):
@@ -433,25 +501,9 @@ class Scheduler:
                     alternatives.append(Alternative(uses, (q, base)))
             choices.append(alternatives)
             info.append((frozenset(), direction))
-
-        def agree(chosen: list[int]) -> bool:
-            k = len(chosen) - 1
-            users, direction = info[k]
-            quad = choices[k][chosen[k]].tag[0]
-            return not any(users & info[j][0] and info[j][1] != direction and choices[j][chosen[j]].tag[0] == quad
-                           for j in range(k))
-
-        best = None
-        for slack in slacks:
-            feeds, low, extra = self._feeds(chain, slack, n, d, span)
-            found = self.board.find(own + extra, choices + feeds, max(bound, low), limit=limit, agree=(
-                lambda c: True if len(c) > len(info) else agree(c)))
-            if found is not None:
-                best = (found, alus, choices + feeds, own + extra, slack)
-                limit = found.time - 1
-                if found.time <= max(bound, low):
-                    break
-        return best
+        if self.board.clash(own) is not None:
+            raise AssertionError("a vector operation clashes with itself")
+        return own, choices, info
 
     def _feeds(self, chain: vxm.Chain, slack: int, n: int, d: int, span: int) -> tuple[list[Any], int, list[Use]]:
         """(stream choices, earliest start, fixed uses) of the activations of a pattern's Mat leaves."""
@@ -469,16 +521,23 @@ class Scheduler:
             cycles = g.f16_feed if leaf.type == F16 else 1
             plane = self.planes[leaf.plane]
             low = max(low, plane.installed - abc, plane.fed + 1 - abc, plane.accumulated + 1 - (abc + land))
-            extra.append((self.resources.queue0 + abc_queue, abc, span + cycles - 1, BOTH))
-            extra.append(self.resources.queue(acc_queue, accumulate, span))
             offsets = self._read_offsets(leaf.act, mxm, abc)
-            last = leaf.start + leaf.step * (n - 1)
-            extra += self._read_uses(leaf.act, leaf.start, last, offsets, span)
             low = max(low, self._ready_bound(leaf.act, leaf.start, leaf.step, n, d, offsets))
-            size = len(leaf.act.slices)
-            direction = EAST if mxm > 0 else WEST
-            feeds.append([Alternative(self._flows(leaf.act, direction, list(range(b, b + size)), mxm, offsets, span),
-                                      (-1, b)) for b in self.groups(size)])
+            key = ("feed", self.half, leaf.plane, abc, accumulate, span, cycles, leaf.act.slices, self._banks(
+                Mem(leaf.act, leaf.start, leaf.step), n))
+            made = self.memo.get(key)
+            if made is None:
+                last = leaf.start + leaf.step * (n - 1)
+                uses = [(self.resources.queue0 + abc_queue, abc, span + cycles - 1, BOTH),
+                        self.resources.queue(acc_queue, accumulate, span),
+                        *self._read_uses(leaf.act, leaf.start, last, offsets, span)]
+                size = len(leaf.act.slices)
+                direction = EAST if mxm > 0 else WEST
+                streams = [Alternative(self._flows(leaf.act, direction, range(b, b + size), mxm, offsets, span), (-1, b))
+                           for b in self.groups(size) if self.half < 0 or 2 * b // self.g.streams == self.half]
+                made = self.memo[key] = (uses, streams)
+            extra += made[0]
+            feeds.append(made[1])
         return feeds, low, extra
 
     def _commit(self, chain: vxm.Chain, split: list[Any], out_offsets: list[Any], fixed: list[Use],

@@ -8,9 +8,10 @@ from isa.opcodes import F16, S8
 from programs.lpu.build import Build
 from programs.lpu.chain import Op, copy, cvt, f32, s32
 from programs.lpu.memory import Buffer
-from programs.lpu.patterns import Load, install
-from programs.lpu.place import PlacedLinear, PlacedTile
-from programs.lpu.schedule import Dst, Mat, Mem
+from programs.lpu.board import EAST, WEST
+from programs.lpu.patterns import CAST_QUADS, Load, install
+from programs.lpu.place import LATENCY_TILES, PlacedLinear, PlacedTile
+from programs.lpu.schedule import ALL_QUADS, Dst, Mat, Mem
 
 Final = Callable[[int, Op | Mat, int, int], Sequence[tuple[Op, Sequence[Dst]]]]
 
@@ -30,7 +31,7 @@ class Partials:
 
 
 def linear(b: Build, placed: PlacedLinear, acts: Sequence[Buffer], partials: Partials, final: Final) -> None:
-    """y = W x for all sequences. acts[h]: input vectors in hemisphere h, vector k * batch + sequence.
+    """y = W x for all sequences. acts[plane]: input vectors, vector k * batch + sequence.
 
     final(n, sum, rest, hemisphere) gives what to do with row tile n's sums (f32, or s32 for int8),
     one vector a sequence; it may use constants of the resting group `rest` of that hemisphere.
@@ -53,7 +54,10 @@ def linear(b: Build, placed: PlacedLinear, acts: Sequence[Buffer], partials: Par
             n, k = t.tile.n, t.tile.k
             hemisphere = int(plane >= b.g.planes // 2)
             install(s, plane, kind, [Load(t.buffer, t.start, t.count, 0, placed.format == "cast8")])
-            node: Op | Mat = Mat(plane, kind, acts[hemisphere], k * batch)
+            half = plane % 2 if kind == S8 else -1  # planes side by side have half of the streams each
+            quads = _quads(b, placed, u, i)
+            period = t.count + 1  # cycles of a tile at batch 1
+            node: Op | Mat = Mat(plane, kind, acts[plane], k * batch)
             old = open_sums.pop((u, n), None)
             if old is not None:
                 node = add("ADD", node, Mem(old))
@@ -62,13 +66,31 @@ def linear(b: Build, placed: PlacedLinear, acts: Sequence[Buffer], partials: Par
                 stay = old is not None and batch == 1 and old.slices[0] in b.memory.group(hemisphere, t.rest)
                 new = old if stay else _partial(b, partials, t, hemisphere, u, n in shared)
                 open_sums[u, n] = new
-                s.vop([(node if isinstance(node, Op) else copy(node), [Dst(new)])], batch)
+                s.vop([(node if isinstance(node, Op) else copy(node), [Dst(new)])], batch, period=period,
+                      own_half=half, quads=quads)
                 if n in shared and old is not None and new is not old:
                     b.memory.release(old)
                 continue
             for other in [key for key in open_sums if key[1] == n]:
                 node = add("ADD", node, Mem(open_sums.pop(other)))
-            s.vop(final(n, cvt("f32", "s32", node) if kind == S8 else node, t.rest, hemisphere), batch)
+            s.vop(final(n, cvt("f32", "s32", node) if kind == S8 else node, t.rest, hemisphere), batch,
+                  period=period, own_half=half, quads=quads)
+
+
+def _quads(b: Build, placed: PlacedLinear, unit: int, at: int) -> frozenset[int]:
+    """Stream quads for the sums of tile `at`: weights that come from beyond the sums' slices on the same
+    stream are not disturbed by them."""
+    plane, g, t = placed.units[unit], b.g, placed.tiles[unit][at]
+    if placed.format == "cast8":
+        target = CAST_QUADS[EAST if plane >= g.planes // 2 else WEST][1]
+        return ALL_QUADS - {target, target + 1}
+    first = 4 * (plane % 2) if placed.format == "s8" else 0
+    count = len(t.buffer.slices) // 4
+    near = range(at, min(at + LATENCY_TILES, len(placed.tiles[unit])))
+    column = abs(g.column[b.memory.group(0, t.rest)[0]])
+    good = {first + q for q in range(count)
+            if all(abs(g.column[placed.tiles[unit][j].buffer.slices[4 * q]]) > column for j in near)}
+    return frozenset(good or range(first, first + count))
 
 
 def _shared(placed: PlacedLinear) -> set[int]:

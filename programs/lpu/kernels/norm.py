@@ -82,7 +82,7 @@ def lane_sum(b: Build, values: Buffer, plane: int, scale: float, offset: float, 
 
 
 def rms_norm(b: Build, x: Buffer, tiles: int, weight: Buffer | None, acts: Sequence[Buffer]) -> None:
-    """acts[h] (vector t * batch + sequence) = x / rms(x) * weight, in the linear layers' input format.
+    """acts[plane] (vector t * batch + sequence) = x / rms(x) * weight, in the linear layers' input format.
 
     With 8-bit activations the weight is folded into the matrix, and 1 stands for 127 / 8.
     """
@@ -96,7 +96,7 @@ def rms_norm(b: Build, x: Buffer, tiles: int, weight: Buffer | None, acts: Seque
 
 def scale_and_cast(b: Build, x: Buffer, tiles: int, root: Buffer | None, weight: Buffer | None,
                    acts: Sequence[Buffer], to: str) -> None:
-    """acts = cast(x * root * weight), into both hemispheres."""
+    """acts = cast(x * root * weight), for every plane."""
     for sequence in range(b.batch):
         value: Op | Mem = Mem(x, sequence, b.batch)
         if root is not None:
@@ -105,7 +105,10 @@ def scale_and_cast(b: Build, x: Buffer, tiles: int, root: Buffer | None, weight:
             value = f32("MUL", value, Mem(weight))
         if to == "s8":
             value = imm("MULI", value, ACTIVATION_FACTOR["s8"])
-        casts = [(cvt(to, "f32", value), [Dst(act, sequence, b.batch)]) for act in acts]
+        casts = []
+        for side in (0, 1):
+            own = {id(act): act for act in acts if act.side == side}
+            casts.append((cvt(to, "f32", value), [Dst(act, sequence, b.batch) for act in own.values()]))
         b.s.vop(casts, tiles)
 
 
