@@ -61,6 +61,8 @@ def counted(machine: Any, counter: str, values: bool) -> Callable[[], int]:
 
 def lpu() -> list[Rate]:
     """LPU vector instructions (one 320-lane operation of one unit in one cycle) and int8 multiply-adds."""
+    from tools.bench.bench_lpu import rates
+
     timing = machine_for("groq_tsp_v1", True, arithmetic="int8")
     values = machine_for("groq_tsp_v1", False)
     narrow = machine_for("groq_tsp_v1", False, arithmetic="int8")
@@ -70,6 +72,7 @@ def lpu() -> list[Rate]:
         Rate("LPU, values (tiny_kjv fp16)", clock(counted(values, "vector_instructions", True)), unit, 2e6),
         Rate("LPU, values (tiny_kjv int8)", clock(counted(narrow, "vector_instructions", True)), unit, 2e6),
         Rate("LPU, values (tiny_kjv int8)", clock(counted(narrow, "macs", True)), "int8 MAC/s"),
+        *rates(),
     ]
 
 
