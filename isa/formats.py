@@ -113,8 +113,8 @@ def _encode_e4m3(single: np.ndarray) -> np.ndarray:
     normal = (magnitude + np.uint32(0x7FFFF) + ((magnitude >> np.uint32(20)) & np.uint32(1))) >> np.uint32(20)
     normal = np.minimum(normal.astype(np.int64) - (120 << 3), 0x7E)
     # Below 2**-6 the step is 2**-9: 2**14 has that unit in the last place, so an addition rounds.
-    small = np.where(magnitude < 0x3F800000, absolute, np.float32(0)) + np.float32(16384)
-    small = small.astype(np.float32).view(np.uint32).astype(np.int64) - 0x46800000
+    moved = np.where(magnitude < 0x3F800000, absolute, np.float32(0)) + np.float32(16384)
+    small = moved.astype(np.float32).view(np.uint32).astype(np.int64) - 0x46800000
     code = np.where(magnitude >= 0x3C800000, normal, small)
     code = np.where(magnitude > 0x7F800000, NAN_BITS["e4m3"], code | ((bits >> np.uint32(24)) & np.uint32(0x80)))
     return code.astype(np.uint8)

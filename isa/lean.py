@@ -27,8 +27,9 @@ def install() -> bool:
     """Teach Numba, once; False (and nothing changed) when this version of it is built differently."""
     from numba.core import caching, codegen, dispatcher, sigutils
 
-    library, base = codegen.CPUCodeLibrary, dispatcher.Dispatcher
-    generator = codegen.JITCPUCodegen
+    library: Any = getattr(codegen, "CPUCodeLibrary", None)
+    generator: Any = getattr(codegen, "JITCPUCodegen", None)
+    base: Any = getattr(dispatcher, "Dispatcher", None)
     wanted = ((library, "_optimize_final_module"), (library, "_finalize_final_module"), (generator, "set_env"),
               (library, "_finalize_dynamic_globals"), (base, "compile"), (base, "add_overload"),
               (caching, "NullCache"))

@@ -135,6 +135,7 @@ def save_program(program: Program, path: str | Path) -> None:
         header["tensors"].append(row)
     if word_tables:
         arrays["tensor_words"] = np.concatenate(word_tables).astype(np.int32)
+    text: Any
     for i, text in enumerate(program.texts):
         arrays[f"text{i}.words"] = text.words
         for key in ("line", "node", "reason"):
@@ -146,6 +147,7 @@ def save_program(program: Program, path: str | Path) -> None:
             row["kernels"] = [asdict(kernel) for kernel in text.kernels]
             row["launches"] = [asdict(launch) for launch in text.launches]
         header["texts"].append(row)
+    image: Any
     for i, image in enumerate(program.images):
         if isinstance(image, LpuImage):
             for key in ("words", "data", "zero_words", "phantom_words"):
