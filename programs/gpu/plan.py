@@ -197,8 +197,9 @@ class LinearPlan:
         loop = self.warps * self.chunks * chunk + self.warps * segment * ceil_div(self.chunks, self.slots)
         stores = 2 * self.tiles * min(2 * self.blocks, self.batch)
         end = self.warps * (stores + 8) + ceil_div(self.items * self.batch, 32) * (3 * self.warps + 30)
-        x = self.batch * self.k_padded // 128 * 18 if self.fused else 0
-        return self.passes * (loop + end) + x
+        x = self.batch * (40 * self.warps + self.k_padded // 128 * 18) if self.fused else 0
+        start = self.warps * (80 + self.slots * (self.stage_bytes // TILE_BYTES + 2))
+        return self.passes * (loop + end) + x + start
 
     def cycles(self, limits: Limits) -> float:
         """Estimate: the longest CTA's stream or issue slots, then the last pass's end.
@@ -260,7 +261,7 @@ def _fits(plan: LinearPlan, limits: Limits) -> bool:
         and registers <= min(250, limits.registers // (32 * plan.warps))
         and plan.warps <= limits.warps_per_sm
         and plan.slots * plan.stage_bytes <= RING_BYTES_MAX
-        and (not plan.fused or (vectors <= VECTORS_MAX and plan.warps * 32 * (4 * vectors + 40) <= limits.registers))
+        and (not plan.fused or (vectors <= VECTORS_MAX and plan.warps * 32 * (8 * vectors + 70) <= limits.registers))
     )
 
 

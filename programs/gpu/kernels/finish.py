@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from isa.builder import Kernel, Pred, Reg, UReg
+from isa.builder import ZERO, Kernel, Pred, Reg, UReg
 from programs.gpu.kernels.common import LOG2_E, Thread, constant
 from programs.gpu.plan import LinearPlan
 
@@ -54,29 +54,34 @@ class Finish:
         """After the last pass."""
 
     def fetch(self, k: Kernel, plan: LinearPlan, item: Item) -> None:
-        item.number = k.reg("item")
+        """Item numbers, guards, and the loads that `store` needs. Called again for the next pass of the same item."""
+        item.number = self.keep(k, item, "item")
         k.MOV(item.number, self.u["first"])
         k.ADD("s32", item.number, item.number, item.row)
-        item.good = item.valid
-        if plan.outputs % plan.items or item.valid is not None:
+        if plan.outputs % plan.items or item.valid is not None or plan.passes > 1:
             if item.valid is not None:
                 k.MOVI("s32", item.number, FAR, guard=~item.valid)
-            item.good = k.pred("good")
+            item.good = item.good or k.pred("good")
             k.SETP("LT", "s32", item.good, item.number, self.u["outputs"])
         if self.scaled:
             self.load(k, item, "row_scales", 2 if plan.paired else 1)
+
+    def keep(self, k: Kernel, item: Item, name: str, count: int = 1) -> Reg:
+        """The item's register of this name; taken at the first call."""
+        if name not in item.loaded:
+            item.loaded[name] = k.reg(name, count)
+        return item.loaded[name]
 
     def load(self, k: Kernel, item: Item, name: str, count: int) -> None:
         """`count` words an item of the table `name`, into item.loaded."""
         at = k.reg("at")
         assert item.number is not None
         k.SHL(at, item.number, 1 + count.bit_length())
-        value = k.reg(name, count)
-        for i in range(count):
-            if item.good is not None:
-                k.MOVI("s32", value[i], 0)
+        value = self.keep(k, item, name, count)
+        if item.good is not None:
+            for i in range(count):
+                k.MOV(value[i], ZERO)
         k.LDG(32 * count, value, at, self.u[name], 0, guard=item.good)
-        item.loaded[name] = value
         k.free(at)
 
     def scale(self, k: Kernel, item: Item, sums: list[Reg]) -> None:
@@ -87,15 +92,14 @@ class Finish:
     def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
         raise NotImplementedError
 
-    def address(self, k: Kernel, item: Item, pitch: int) -> Reg:
-        """Byte offset of fp32 element [sequence, number] in rows of `pitch` bytes."""
-        at, row = k.reg("address"), k.reg("row_at")
+    def address(self, k: Kernel, item: Item, pitch: int, at: Reg) -> None:
+        """at = byte offset of fp32 element [sequence, number] in rows of `pitch` bytes."""
+        row = k.reg("row_at")
         assert item.number is not None
         k.SHL(at, item.number, 2)
         k.MULI("s32", row, item.sequence, pitch)
         k.ADD("s32", at, at, row)
         k.free(row)
-        return at
 
 
 class Residual(Finish):
@@ -109,9 +113,9 @@ class Residual(Finish):
 
     def fetch(self, k: Kernel, plan: LinearPlan, item: Item) -> None:
         super().fetch(k, plan, item)
-        item.loaded["at"] = self.address(k, item, self.pitch)
-        item.loaded["old"] = k.reg("old")
-        k.LDG(32, item.loaded["old"], item.loaded["at"], self.u["hidden"], 0, guard=item.good)
+        at = self.keep(k, item, "at")
+        self.address(k, item, self.pitch, at)
+        k.LDG(32, self.keep(k, item, "old"), at, self.u["hidden"], 0, guard=item.good)
 
     def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
         self.scale(k, item, sums)
@@ -130,9 +134,9 @@ class SiluGate(Finish):
 
     def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
         self.scale(k, item, sums)
-        at = self.address(k, item, self.pitch)
         gate, up = sums
-        sigmoid = k.reg("sigmoid")
+        at, sigmoid = k.reg("address"), k.reg("sigmoid")
+        self.address(k, item, self.pitch, at)
         k.MULI("f32", sigmoid, gate, -LOG2_E)
         k.EXP2("f32", sigmoid, sigmoid)
         k.ADDI("f32", sigmoid, sigmoid, 1.0)
@@ -170,12 +174,10 @@ class RopeAppend(Finish):
         k.LDG(32, position, at, self.u["positions"], 0, guard=item.valid)
         k.MULI("s32", at, position, self.rope_pitch)
         k.ADD("s32", at, at, pair[1])
-        rotation = k.reg("rotation", 2)
-        k.LDG(64, rotation, at, self.u["rope"], 0, guard=item.valid)
-        target = k.reg("target")
+        k.LDG(64, self.keep(k, item, "rotation", 2), at, self.u["rope"], 0, guard=item.valid)
+        target = self.keep(k, item, "target")
         k.FMA("s32", target, item.sequence, pair[2], pair[0])
         k.FMA("s32", target, position, pair[3], target)
-        item.loaded.update(rotation=rotation, target=target)
         k.free(at, position)
 
     def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
@@ -222,7 +224,8 @@ class Logits(Finish):
 
     def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
         self.scale(k, item, sums)
-        at = self.address(k, item, self.pitch)
+        at = k.reg("address")
+        self.address(k, item, self.pitch, at)
         k.STG(32, at, self.u["logits"], 0, sums[0], guard=item.good)
         value, number = self.best[item.round]
         lead = k.reg("lead")

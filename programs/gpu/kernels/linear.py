@@ -11,7 +11,7 @@ from __future__ import annotations
 from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
 from programs.gpu.kernels.common import WINDOW, below, constant, skip_idle_warps, thread
 from programs.gpu.kernels.finish import Finish, Item
-from programs.gpu.kernels.operand import Operand, fused_rows
+from programs.gpu.kernels.operand import FusedRows, Operand
 from programs.gpu.plan import COLUMNS, KSTEP_BYTES, TILE_BYTES, LinearPlan, ceil_div
 
 
@@ -26,15 +26,20 @@ class _Linear:
         x_parameters = operand.parameters if plan.fused else ("x", "x_scales")
         self.kernel = k = Kernel(name, ("weights", *x_parameters, *finish.parameters))
         self.t = thread(k)
+        rows = None
+        if plan.fused:
+            rows = FusedRows(k, operand, self.t, plan.warps, plan.batch, plan.k_padded)
         self._registers()
         self._fill()
-        if plan.fused:
+        finish.begin(k, self.t, plan)
+        self.early = ceil_div(plan.items * plan.batch, 32 * plan.warps) == 1  # the ends' loads run ahead
+        if self.early:
+            self._fetch_early()
+        if rows is not None:
             k.comment("x: normalise, convert, keep in shared memory")
-            fused_rows(k, operand, self.t, plan.warps, plan.batch, plan.k_padded, plan.x_pitch,
-                       plan.scratch_at, plan.scratch_at + 4 * plan.batch * plan.warps)
+            rows.finish(plan.x_pitch, plan.scratch_at, plan.scratch_at + 4 * plan.batch * plan.warps)
             k.BAR()
         self._late_registers()
-        finish.begin(k, self.t, plan)
         self._passes()
         finish.end(k, self.t, plan)
         k.EXIT()
@@ -207,7 +212,6 @@ class _Linear:
             self._sum()
             if plan.passes > 1:
                 k.UADDI(self.passes, self.passes, -1)
-                self.finish.next_pass(k, plan)
                 if copy + 1 < copies:
                     k.UBR("LE", self.passes, UZERO, done)
                 else:
@@ -285,32 +289,60 @@ class _Linear:
         k.comment("add them in warp order and finish")
         total, threads = plan.items * plan.batch, 32 * plan.warps
         after = k.fresh("after")
-        for j in range(ceil_div(total, threads)):
-            if (j + 1) * threads > total:  # warps that have nothing to add
-                skip_idle_warps(k, t, total - j * threads, after)
+        if self.early:
+            if total < threads:  # warps that have nothing to add
+                skip_idle_warps(k, t, total, after)
             with k.scratch():
-                self._finish(j, total)
+                self._finish(self.item)
+            if plan.passes > 1:
+                self.finish.next_pass(k, plan)
+                self.finish.fetch(k, plan, self.item)
+        else:
+            for j in range(ceil_div(total, threads)):
+                if (j + 1) * threads > total:
+                    skip_idle_warps(k, t, total - j * threads, after)
+                with k.scratch():
+                    item = self._item(j)
+                    self.finish.fetch(k, plan, item)
+                    self._finish(item)
         k.label(after)
+        if plan.passes > 1 and not self.early:
+            self.finish.next_pass(k, plan)
         if self.swap is not None:
             k.XOR("s32", self.partials, self.partials, self.swap)
 
-    def _finish(self, j: int, total: int) -> None:
-        """Results of thread tid + j * threads: sum over warps, hand to the finish."""
-        k, plan, t = self.kernel, self.plan, self.t
-        threads = 32 * plan.warps
+    def _item(self, j: int) -> Item:
+        """Registers of result tid + j * threads of a group."""
+        k, plan = self.kernel, self.plan
+        total, threads = plan.items * plan.batch, 32 * plan.warps
         number, sequence, row = k.reg("number"), k.reg("sequence"), k.reg("row")
-        k.ADDI("s32", number, t.tid, j * threads)
+        k.ADDI("s32", number, self.t.tid, j * threads)
         k.ANDI("s32", row, number, plan.items - 1)
         k.SHR(sequence, number, plan.items.bit_length() - 1)
         valid = None
         if total % 32 and (j + 1) * threads > total:
             valid = below(k, number, total)
-        item = Item(j, sequence, row, valid)
-        self.finish.fetch(k, plan, item)
-        at = k.reg("at")
-        k.MULI("s32", at, sequence, plan.column_pitch)
-        k.SHL(number, row, 2)
-        k.ADD("s32", at, at, number)
+        k.free(number)
+        return Item(j, sequence, row, valid)
+
+    def _fetch_early(self) -> None:
+        """What the end of the first pass needs: scales, positions, old values. Later passes' loads run ahead too."""
+        k, plan = self.kernel, self.plan
+        k.comment("loads for the end of the first group")
+        skip = k.fresh("fetched")
+        if plan.items * plan.batch < 32 * plan.warps:
+            skip_idle_warps(k, self.t, plan.items * plan.batch, skip)
+        self.item = self._item(0)
+        self.finish.fetch(k, plan, self.item)
+        k.label(skip)
+
+    def _finish(self, item: Item) -> None:
+        """Sum over warps, hand to the finish."""
+        k, plan = self.kernel, self.plan
+        at, row = k.reg("at"), k.reg("row_at")
+        k.MULI("s32", at, item.sequence, plan.column_pitch)
+        k.SHL(row, item.row, 2)
+        k.ADD("s32", at, at, row)
         k.ADD("s32", at, at, self.partials)
         sums = []
         typ = "s32" if plan.weights == "s8" else "f32"
@@ -318,7 +350,7 @@ class _Linear:
             values = [k.reg(f"v{w}") for w in range(plan.warps)]
             for w, value in enumerate(values):
                 offset = plan.partials_at + w * plan.partial_bytes + part * plan.items * 4
-                k.LDS(32, value, at, offset, guard=valid)
+                k.LDS(32, value, at, offset, guard=item.valid)
             for value in values[1:]:
                 k.ADD(typ, values[0], values[0], value)
             if typ == "s32":

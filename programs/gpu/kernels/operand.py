@@ -42,56 +42,73 @@ class Operand:
         return 0.0 if self.source == "rms" else 1.0 / FACTOR.get(self.format, 1.0)
 
 
-def convert_row(k: Kernel, operand: Operand, t: Thread, warps: int, k_padded: int, x: UReg, norm_weight: UReg | None,
+@dataclass
+class Row:
+    """A thread's share of one vector on its way: pieces of four values, and the norm's weights for them.
+
+    Piece j has values 4 v .. 4 v + 3 of v = tid + 32 * warps * j. `tail` says whether the last piece
+    exists in this thread (None: in all); where it does not, the registers hold zeros.
+    """
+
+    values: list[Reg]
+    weights: list[Reg]
+    tail: Pred | None
+
+    def guard(self, j: int) -> Pred | None:
+        return self.tail if j == len(self.values) - 1 else None
+
+
+def load_row(k: Kernel, t: Thread, warps: int, k_padded: int, x: UReg, norm_weight: UReg | None) -> Row:
+    """Start the loads of one vector. The registers stay taken."""
+    threads = 32 * warps
+    vectors = ceil_div(k_padded, 4 * threads)
+    rest = k_padded - (vectors - 1) * 4 * threads
+    row = Row([k.reg(f"x{j}", 4) for j in range(vectors)],
+              [k.reg(f"weight{j}", 4) for j in range(vectors)] if norm_weight is not None else [],
+              below(k, t.tid, rest // 4) if rest < 4 * threads else None)
+    address = k.reg("address")
+    k.comment("load x")
+    k.SHL(address, t.tid, 4)
+    for values, base in ((row.values, x), (row.weights, norm_weight)):
+        for j, value in enumerate(values):
+            assert base is not None
+            guard = row.guard(j)
+            if guard is not None:
+                for i in range(4):
+                    k.MOV(value[i], ZERO)
+            _load(k, value, address, base, j, threads, guard)
+    k.free(address)
+    return row
+
+
+def convert_row(k: Kernel, operand: Operand, t: Thread, warps: int, row: Row,
                 sums: Callable[[int], tuple[Reg, int]], scale: Callable[[Reg, Pred], None],
                 store: Callable[[int, Reg, int, Pred | None], None]) -> None:
-    """One vector, by all warps of the CTA.
+    """Normalise and convert one vector, by all warps of the CTA.
 
     sums(i): register and offset of the shared word i where warps leave their sums of squares.
     scale(register, first_thread): keep the factor that products of this vector need (source "rms").
-    store(j, words, count, guard): keep `count` 32-bit words, the converted values 4 v .. 4 v + 3 of
-    v = tid + 32 * warps * j.
+    store(j, words, count, guard): keep `count` 32-bit words, piece j converted.
     """
-    threads = 32 * warps
-    vectors = ceil_div(k_padded, 4 * threads)
-    tail = None if k_padded % (4 * threads) == 0 else vectors - 1
     with k.scratch():
-        address = k.reg("address")
-        k.SHL(address, t.tid, 4)
-        last: Pred | None = None
-        if tail is not None:
-            last = below(k, t.tid, (k_padded - tail * 4 * threads) // 4)
-        values = [k.reg(f"x{j}", 4) for j in range(vectors)]
-        k.comment("load x")
-        for j, value in enumerate(values):
-            if j == tail:
-                for i in range(4):
-                    k.MOV(value[i], ZERO)
-            _load(k, value, address, x, j, threads, last if j == tail else None)
         factor = k.reg("factor")
         if operand.source in ("norm", "rms"):
-            _factor(k, operand, t, warps, values, factor, sums, scale)
+            _factor(k, operand, t, warps, row.values, factor, sums, scale)
         if operand.source == "norm" and operand.format in FACTOR:
             k.MULI("f32", factor, factor, FACTOR[operand.format])
-        weight, words = k.reg("weight", 4), k.reg("words", 4)
+        words = k.reg("words", 4)
         bytes_up: tuple[UReg, ...] = ()
         if operand.format in FACTOR:
             bytes_up = (constant(k, "byte", 1 << 8), constant(k, "two_bytes", 1 << 16))
         k.comment("scale and convert")
-        for j, value in enumerate(values):
-            guard = last if j == tail else None
-            if norm_weight is not None:
-                if j == tail:
-                    for i in range(4):
-                        k.MOV(weight[i], ZERO)
-                _load(k, weight, address, norm_weight, j, threads, guard)
+        for j, value in enumerate(row.values):
             if operand.source in ("norm", "rms"):
                 for i in range(4):
                     k.MUL("f32", value[i], value[i], factor)
-            if norm_weight is not None:
+            if row.weights:
                 for i in range(4):
-                    k.MUL("f32", value[i], value[i], weight[i])
-            store(j, words, _convert(k, operand.format, words, value, bytes_up), guard)
+                    k.MUL("f32", value[i], value[i], row.weights[j][i])
+            store(j, words, _convert(k, operand.format, words, value, bytes_up), row.guard(j))
 
 
 def _load(k: Kernel, value: Reg, address: Reg, base: UReg, j: int, threads: int, guard: Pred | None) -> None:
@@ -213,7 +230,7 @@ def activation_kernel(name: str, operand: Operand, k_padded: int, blocks: int) -
 
     zero = k.reg("zero")
     k.MOV(zero, ZERO)
-    convert_row(k, operand, t, warps, k_padded, x, norm_weight, sums, scale, store)
+    convert_row(k, operand, t, warps, load_row(k, t, warps, k_padded, x, norm_weight), sums, scale, store)
     k.EXIT()
     return k
 
@@ -224,40 +241,56 @@ def activation_warps(k_padded: int) -> int:
     return 1 << (warps - 1).bit_length()
 
 
-def fused_rows(k: Kernel, operand: Operand, t: Thread, warps: int, batch: int, k_padded: int, smem_pitch: int,
-               sums_at: int, scales_at: int) -> None:
+class FusedRows:
     """All sequences' x into rows of shared memory from address 0 on, one after the other.
 
-    Ends without a barrier. Shared: rows of smem_pitch bytes; sums_at: a word a warp and sequence;
-    scales_at: a word a sequence.
+    `start` takes the parameters and, for a single sequence, starts its loads: call it before the
+    weights' copies, which would otherwise be in front of them. `finish` does the rest, without a last barrier.
+    Shared: rows of smem_pitch bytes; sums_at: a word a warp and sequence; scales_at: a word a sequence.
     """
-    x = k.parameter("x")
-    norm_weight = k.parameter("norm_weight") if operand.weighted else None
-    size = 1 if operand.format in FACTOR else 2
-    with k.scratch():
-        row, words_at = k.reg("row"), k.reg("words_at")
-        k.SHL(row, t.tid, 1 + size)
-        k.MOV(words_at, ZERO)
-        scale_at = k.reg("scale_at")
-        k.MOV(scale_at, ZERO)
-        if batch > 1:
-            left = constant(k, "left", batch)
-            loop = k.label(k.fresh("sequence"))
 
-        def store(j: int, words: Reg, count: int, guard: Pred | None) -> None:
-            k.STS(32 * count, row, j * 32 * warps * 4 * size, words.part(0, count), guard=guard)
+    def __init__(self, k: Kernel, operand: Operand, t: Thread, warps: int, batch: int, k_padded: int) -> None:
+        self.k, self.operand, self.t, self.warps = k, operand, t, warps
+        self.batch, self.k_padded = batch, k_padded
+        self.x = k.parameter("x")
+        self.norm_weight = k.parameter("norm_weight") if operand.weighted else None
+        self.row = self._load() if batch == 1 else None
 
-        def sums(w: int) -> tuple[Reg, int]:
-            return words_at, sums_at + 4 * w
+    def _load(self) -> Row:
+        return load_row(self.k, self.t, self.warps, self.k_padded, self.x, self.norm_weight)
 
-        def scale(value: Reg, first: Pred) -> None:
-            k.STS(32, scale_at, scales_at, value, guard=first)
+    def finish(self, smem_pitch: int, sums_at: int, scales_at: int) -> None:
+        """Normalise, convert and store; every register is free afterwards."""
+        k, t = self.k, self.t
+        size = 1 if self.operand.format in FACTOR else 2
+        with k.scratch():
+            row, words_at, scale_at = k.reg("row"), k.reg("words_at"), k.reg("scale_at")
+            k.SHL(row, t.tid, 1 + size)
+            k.MOV(words_at, ZERO)
+            k.MOV(scale_at, ZERO)
+            if self.batch > 1:
+                left = constant(k, "left", self.batch)
+                loop = k.label(k.fresh("sequence"))
 
-        convert_row(k, operand, t, warps, k_padded, x, norm_weight, sums, scale, store)
-        if batch > 1:
-            k.ADDI("s32", row, row, smem_pitch)
-            k.ADDI("s32", words_at, words_at, 4 * warps)
-            k.ADDI("s32", scale_at, scale_at, 4)
-            k.UADDI(x, x, operand.x_pitch)
-            k.UADDI(left, left, -1)
-            k.UBR("GT", left, UZERO, loop)
+            def store(j: int, words: Reg, count: int, guard: Pred | None) -> None:
+                k.STS(32 * count, row, j * 32 * self.warps * 4 * size, words.part(0, count), guard=guard)
+
+            def sums(w: int) -> tuple[Reg, int]:
+                return words_at, sums_at + 4 * w
+
+            def scale(value: Reg, first: Pred) -> None:
+                k.STS(32, scale_at, scales_at, value, guard=first)
+
+            convert_row(k, self.operand, t, self.warps, self.row or self._load(), sums, scale, store)
+            if self.batch > 1:
+                k.ADDI("s32", row, row, smem_pitch)
+                k.ADDI("s32", words_at, words_at, 4 * self.warps)
+                k.ADDI("s32", scale_at, scale_at, 4)
+                k.UADDI(self.x, self.x, self.operand.x_pitch)
+                k.UADDI(left, left, -1)
+                k.UBR("GT", left, UZERO, loop)
+        if self.row is not None:
+            k.free(*self.row.values, *self.row.weights)
+            if self.row.tail is not None:
+                k.free(self.row.tail)
+        k.free(self.x)
