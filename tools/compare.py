@@ -137,16 +137,14 @@ def sweep(options: dict[str, Any]) -> Outcome:
         for context in contexts
         for chip in chips
     ]
-    for job in jobs:
-        check(job)
+    jobs = [check(job).job for job in jobs]  # with defaults filled in
     announce_compilation(kinds_of(chips))
     entries = run_jobs(jobs, f"compare {jobs[0].model}")
     points = []
     for first in range(0, len(jobs), len(chips)):
         found = entries[first : first + len(chips)]
-        context = next((e["context"] for e in found if "context" in e), jobs[first].context)
         model = next((e["model"] for e in found if "model" in e), jobs[first].model)
-        points.append(Point(model, context, jobs[first].batch, found))
+        points.append(Point(model, jobs[first].context, jobs[first].batch, found))
     return Outcome(points, trust_of(chips), jobs[0])
 
 

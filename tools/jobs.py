@@ -32,14 +32,25 @@ def announce_compilation(kinds: set[str]) -> None:
         console.message(f"compiling the emulator, once, about {seconds} s")
 
 
+class JobFailed(Exception):
+    """A machine refused what our own compiler made: a fault of this project, told with its place."""
+
+
 def attempt(job: Job) -> dict[str, Any]:
-    """`measure`, with a chip that cannot run the (checked) job told as an entry instead of an exception."""
+    """`measure`, with a chip that cannot run the (checked) job told as an entry instead of an exception.
+
+    Machine errors become JobFailed, which can travel from one process to another.
+    """
+    from emulator.gpu.errors import MachineError
+    from emulator.lpu.errors import ScheduleError
     from tools.measure import measure
 
     try:
         return measure(job)
     except ValueError as error:
         return {"chip": job.chip, "error": str(error), "chips_needed": getattr(error, "chips_needed", None)}
+    except (MachineError, ScheduleError) as error:
+        raise JobFailed(f"{job.model} on {job.chip}: {error}") from None
 
 
 def run_jobs(jobs: Sequence[Job], title: str) -> list[dict[str, Any]]:
@@ -68,11 +79,11 @@ def _parallel(jobs: Sequence[Job], workers: int, progress: console.Progress) -> 
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()  # raises what the job raised
             progress.step(len(jobs) - len(pending), len(jobs))
-            if any(future.exception() is not None for future in done):
-                break
-        return [future.result() for future in futures if future.done() or not future.cancel()]
-    except BaseException:
+        return [future.result() for future in futures]
+    except BaseException:  # an interrupt too: what still runs is of no use
         for process in list((pool._processes or {}).values()):
             process.terminate()
         raise

@@ -45,8 +45,25 @@ def assemble_with(source: Path, settings: tuple[str, ...]) -> Program:
     return program
 
 
+def example_or_file(path: Path) -> Path:
+    """The file itself, or the bundled example of that name. Raises ValueError for a near name of an example."""
+    import difflib
+
+    folder = Path(__file__).resolve().parent.parent / "programs" / "examples"
+    if path.exists() or path.parent.parts not in ((), ("programs", "examples")):
+        return path
+    known = sorted(file.name for file in folder.glob("*.s"))
+    if path.name in known:
+        return folder / path.name
+    near = difflib.get_close_matches(path.name, known, n=1, cutoff=0.6)
+    if near:
+        raise ValueError(f"{path}: no such file; did you mean the example {near[0]}?")
+    return path
+
+
 def open_program(path: Path, settings: tuple[str, ...] = ()) -> Program:
-    """A program from an assembly file (.s) or a program file. Raises ValueError or OSError."""
+    """A program from a .s file, a program file, or by a bundled example's name. Raises ValueError or OSError."""
+    path = example_or_file(path)
     if path.suffix == ".s":
         return assemble_with(path, settings)
     from isa.programfile import load_program

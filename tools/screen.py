@@ -177,7 +177,7 @@ def trust(found: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]]) -> s
 
 def next_command(chips: Sequence[str]) -> str:
     return (
-        "Next: decodelab run programs/examples/gemv.lpu.s --grid 0:90  |  "
+        "Next: decodelab run gemv.lpu.s --grid 0:100  |  "
         f"decodelab chips {chips[0]}  |  decodelab compare --batch 1,8"
     )
 

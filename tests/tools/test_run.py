@@ -153,3 +153,11 @@ def test_launch_makes_no_sense_for_an_lpu(capsys, tmp_path: Path) -> None:
     source = tmp_path / "lpu.s"
     source.write_text(LPU)
     assert "launches no kernels" in refused(capsys, "run", str(source), "--launch", "graph")
+
+
+def test_examples_run_by_name_from_anywhere(capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, "run", "gemv.lpu.s", "--grid", "0:100")
+    assert code == 0
+    assert "expectations hold" in out
+    assert "did you mean the example gemv.lpu.s?" in refused(capsys, "run", "gemw.lpu.s")

@@ -61,6 +61,8 @@ def counted(machine: Any, counter: str, values: bool) -> Callable[[], int]:
 
 def lpu() -> list[Rate]:
     """LPU vector instructions (one 320-lane operation of one unit in one cycle) and int8 multiply-adds."""
+    from tools.bench import bench_lpu
+
     from tools.bench.bench_lpu import rates
 
     timing = machine_for("groq_tsp_v1", True, arithmetic="int8")
@@ -88,7 +90,7 @@ def gpu() -> list[Rate]:
 
 
 def dram() -> list[Rate]:
-    """DRAM requests of 32 bytes: a stream, and random addresses."""
+    """DRAM requests of 64 bytes: a stream, and random addresses. tools.bench.bench_dram has more patterns."""
     import numpy as np
 
     from emulator.chip import load_chip
@@ -96,16 +98,20 @@ def dram() -> list[Rate]:
     from emulator.dram.config import DramConfig
 
     config = DramConfig.from_chip(load_chip("h100_sxm"))
-    count = 1 << 18  # lines of 128 bytes = 4 requests of 32 bytes
-    stream = np.arange(count, dtype=np.int64) * 128
-    random = np.random.default_rng(1).integers(0, 1 << 25, count) * 128
+    count = 500_000
+    stream = np.arange(count, dtype=np.int64) * 64
+    random = np.random.default_rng(1).integers(0, 2**34 // 64, count) * 64
 
     def run(addresses: Any) -> Callable[[], int]:
-        return lambda: simulate(config, addresses).bytes // 32
+        def work() -> int:
+            simulate(config, addresses, size=64)
+            return count
+
+        return work
 
     return [
-        Rate("DRAM, stream of 128-byte lines", clock(run(stream)), "requests of 32 B/s", 3e6),
-        Rate("DRAM, random 128-byte lines", clock(run(random)), "requests of 32 B/s", 3e6),
+        Rate("DRAM, stream", clock(run(stream)), "requests of 64 B/s", 3e6),
+        Rate("DRAM, random addresses", clock(run(random)), "requests of 64 B/s", 3e6),
     ]
 
 
