@@ -61,8 +61,6 @@ def counted(machine: Any, counter: str, values: bool) -> Callable[[], int]:
 
 def lpu() -> list[Rate]:
     """LPU vector instructions (one 320-lane operation of one unit in one cycle) and int8 multiply-adds."""
-    from tools.bench import bench_lpu
-
     from tools.bench.bench_lpu import rates
 
     timing = machine_for("groq_tsp_v1", True, arithmetic="int8")
