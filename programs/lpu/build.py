@@ -43,6 +43,10 @@ class Build:
         """n vectors of `size` bytes; the scheduler finds a place when they are first written."""
         return self.memory.later(size, n, hemisphere)
 
+    def resting(self, n: int, hemisphere: int, rest: int) -> Buffer:
+        """n f32 vectors for a linear layer's results: where the chip is nearly full, in the resting group."""
+        return self.memory.later(4, n, hemisphere, () if self.place.roomy else (rest,))
+
     def both(self, size: int, n: int) -> list[Buffer]:
         """The same vectors in both hemispheres."""
         return [self.scratch(size, n, h) for h in (0, 1)]

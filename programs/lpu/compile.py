@@ -149,8 +149,8 @@ class Compiler:
 
     # -- kernels ----------------------------------------------------------------------------
     def _linear(self, short: str, acts: Sequence[Buffer], rms: Buffer | None,
-                store: Callable[[int, Op, int], Sequence[tuple[Op, Sequence[Dst]]]]) -> None:
-        """A linear layer with its scales and bias; store(n, value, hemisphere) says where row tile n goes."""
+                store: Callable[[int, int, int], Dst]) -> None:
+        """A linear layer with its scales and bias; row tile n's result goes to store(n, hemisphere, resting group)."""
         placed, plan, layered = self.placed[short], self.plans[short], short != "lm_head"
         source = self._source(short)
         first = source(self.layers[0])
@@ -173,9 +173,17 @@ class Compiler:
                     return bias
 
                 value = f32("ADD", value, Mem(self._row_constant(plan, n, biases, layered, side, rest), 0, 0))
-            return store(n, value if isinstance(value, Op) else copy(value), side)
+            return [(value if isinstance(value, Op) else copy(value), [store(n, side, rest)])]
 
         linear(self.b, placed, acts, self.partials, final)
+
+    def _keep(self, results: dict[int, Buffer]) -> Callable[[int, int, int], Dst]:
+        """Every row tile's result in a buffer of its own, collected in `results`."""
+        def store(n: int, side: int, rest: int) -> Dst:
+            results[n] = self.b.resting(self.b.batch, side, rest)
+            return Dst(results[n])
+
+        return store
 
     def _layer(self, state: StepState) -> None:
         b, s, c = self.b, self.b.s, self.stored.config
@@ -184,8 +192,7 @@ class Compiler:
         s.at("layer.attn_norm")
         rms_norm(b, self.x, self.tiles, self._norm_weight("attn_norm"), acts)
         s.at("layer.qkv")
-        p = projections(b)
-        self._linear("qkv", acts, None, lambda n, value, side: self._store_qkv(p, n, value))
+        p = self._projections(acts)
         out = attention(b, state, self.cache, p, "layer.")
         s.at("layer.o")
         middle = b.scratch(4, self.tiles * batch, 1)
@@ -198,15 +205,33 @@ class Compiler:
         s.at("layer.down")
         self._residual("down", hidden, len(self.plans["down"].columns), c.ffn, middle, self.x)
 
-    def _store_qkv(self, p: Projections, n: int, value: Op) -> Sequence[tuple[Op, Sequence[Dst]]]:
-        layout, batch = self.b.layout, self.b.batch
+    def _projections(self, acts: Sequence[Buffer]) -> Projections:
+        """q, k and v. q vectors of one K vector lie together; where the chip is nearly full they are brought
+        together afterwards, so that they do not cross the weights' way."""
+        b, layout, batch = self.b, self.b.layout, self.b.batch
+        p = projections(b)
         keys, values = len(layout.k), len(layout.v)
-        if n < keys:
-            return [(value, [Dst(p.k[n])])]
-        if n < keys + values:
-            return [(value, [Dst(p.v[n - keys])])]
-        v, j = divmod(n - keys - values, layout.group)
-        return [(value, [Dst(p.q[v], j * batch)])]
+        later: list[tuple[Buffer, Dst]] = []
+
+        def store(n: int, side: int, rest: int) -> Dst:
+            own = Dst(b.resting(batch, side, rest))
+            if n < keys:
+                p.k[n] = own.buffer
+            elif n < keys + values:
+                p.v[n - keys] = own.buffer
+            else:
+                v, j = divmod(n - keys - values, layout.group)
+                target = Dst(p.q[v], j * batch)
+                if b.place.roomy:
+                    return target
+                later.append((own.buffer, target))
+            return own
+
+        self._linear("qkv", acts, None, store)
+        for source, target in later:
+            b.s.move(Mem(source), [target], batch)
+            b.memory.release(source)
+        return p
 
     def _residual(self, short: str, x: Buffer, vectors: int, size: int, old: Buffer, new: Buffer) -> None:
         """new = old + W x, for o and down."""
@@ -217,16 +242,10 @@ class Compiler:
             rms = quantise(b, x, vectors, size, acts, squares(b, x, vectors, 1))
         else:
             scale_and_cast(b, x, vectors, None, None, acts, "f16")
-        results: list[tuple[int, Buffer]] = []
-
-        def store(n: int, value: Op, side: int) -> Sequence[tuple[Op, Sequence[Dst]]]:
-            result = b.scratch(4, batch, side)
-            results.append((n, result))
-            return [(value, [Dst(result)])]
-
-        self._linear(short, acts, rms, store)
+        results: dict[int, Buffer] = {}
+        self._linear(short, acts, rms, self._keep(results))
         s.at(f"layer.{'attn' if short == 'o' else 'mlp'}_add")
-        for n, result in results:
+        for n, result in results.items():
             s.vop([(f32("ADD", Mem(result), Mem(old, n * batch)), [Dst(new, n * batch)])], batch)
             b.memory.release(result)
 
@@ -236,12 +255,7 @@ class Compiler:
         count = len(self.plans["down"].columns)
         hidden = b.scratch(4, count * batch, 0)
         parts: dict[int, Buffer] = {}
-
-        def store(n: int, value: Op, side: int) -> Sequence[tuple[Op, Sequence[Dst]]]:
-            parts[n] = b.scratch(4, batch, side)
-            return [(value, [Dst(parts[n])])]
-
-        self._linear("gate_up", acts, None, store)
+        self._linear("gate_up", acts, None, self._keep(parts))
         s.at("layer.silu_mul")
         for k in range(count):
             gate, up = Mem(parts[2 * k]), Mem(parts[2 * k + 1])
@@ -256,19 +270,13 @@ class Compiler:
         acts = b.activations(self.tiles * batch, "lm_head")
         rms_norm(b, self.x, self.tiles, self._norm_weight("final_norm"), acts)
         s.at("lm_head")
-        self.logits: list[Buffer] = [None] * len(self.plans["lm_head"].rows)  # type: ignore[list-item]
-        made: list[tuple[int, Buffer, int]] = []
-
-        def store(n: int, value: Op, side: int) -> Sequence[tuple[Op, Sequence[Dst]]]:
-            self.logits[n] = b.scratch(4, batch, side)
-            made.append((n, self.logits[n], side))
-            return [(value, [Dst(self.logits[n])])]
-
-        self._linear("lm_head", acts, None, store)
+        made: dict[int, Buffer] = {}
+        self._linear("lm_head", acts, None, self._keep(made))
+        self.logits = [made[n] for n in sorted(made)]
         s.at("argmax")
         best = ArgMax(b)
-        for n, buffer, side in made:
-            best.add(n, buffer, side)
+        for n, buffer in made.items():
+            best.add(n, buffer, buffer.side)
         best.token(self.token)
 
     # -- the whole program ------------------------------------------------------------------

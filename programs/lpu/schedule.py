@@ -217,6 +217,8 @@ class Scheduler:
 
     def move(self, source: Mem, dsts: Sequence[Dst], n: int = 1, d: int = 1) -> None:
         """Copy vectors from slice to slice on streams; all targets are on one side of the source."""
+        for dst in dsts:
+            self.settle(dst.buffer, source.buffer.slices)
         size, span = source.bytes(), (n - 1) * d + 1
         columns = [self.g.column[x] for dst in dsts for x in dst.buffer.slices]
         sources = self._columns(source.buffer)
@@ -349,7 +351,7 @@ class Scheduler:
         for _, dsts, _ in split:
             for dst in dsts:
                 if not dst.buffer.settled:
-                    self.settle(dst.buffer, taken)
+                    self.settle(dst.buffer, () if n == 1 and dst.buffer.groups else taken)
                     taken |= set(dst.buffer.slices)
         chain = vxm.arrange(self.g, [s[0] for s in split], [s[2] for s in split], self._leaf_direction)
         reads: list[tuple[int, int, Mem]] = []

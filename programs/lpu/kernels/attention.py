@@ -86,8 +86,8 @@ def projections(b: Build) -> Projections:
     layout, batch = b.layout, b.batch
     return Projections(
         [b.scratch(4, layout.group * batch, v % 2) for v in range(layout.key_vectors)],
-        [b.scratch(4, batch, v % 2) for v in range(layout.key_vectors)],
-        [b.scratch(4, batch, (t + 1) % 2) for t in range(len(layout.v))],
+        [b.scratch(4, batch, 0)] * layout.key_vectors,  # set when they are computed
+        [b.scratch(4, batch, 0)] * len(layout.v),
     )
 
 
@@ -158,7 +158,6 @@ def _scores(b: Build, state: StepState, cache: Cache, queries: list[list[Buffer]
     s, layout, heads = b.s, b.layout, b.stored.config.heads
     tiles = position_tiles(b.context, b.g.lanes)
     scores = [b.scratch(4, b.batch * heads, t % 2) for t in range(tiles)]
-    tops = [scores[0], *(b.scratch(4, b.batch * heads, (t + 1) % 2) for t in range(1, tiles))]
     factor = LOG2E / math.sqrt(layout.head_dim)
     per_tile = b.g.lanes // BLOCK
     for t in range(tiles):
@@ -170,13 +169,30 @@ def _scores(b: Build, state: StepState, cache: Cache, queries: list[list[Buffer]
                 first = i * heads + v * layout.slots * layout.group
                 value = f32("ADD", imm("MULI", Mat(plane, F16, queries[i][v]), factor),
                             Mem(state.masks, t * b.batch + i, 0))
-                outs = [(value, [Dst(scores[t], first)])]
-                if t:
-                    outs.append((f32("MAX", value, Mem(tops[t - 1], first)), [Dst(tops[t], first)]))
-                s.vop(outs, layout.slots_of(v) * layout.group)
-        if t > 1:
-            b.memory.release(tops[t - 1])
-    return scores, tops[-1]
+                s.vop([(value, [Dst(scores[t], first)])], layout.slots_of(v) * layout.group)
+    if tiles == 1:
+        return scores, scores[0]
+    top = b.scratch(4, b.batch * heads, 0)
+    for first, count in _halves(top.n):
+        value = _combined(b, "MAX", scores, first, count)
+        s.vop([(value, [Dst(top, first)])], count)
+    return scores, top
+
+
+def _combined(b: Build, name: str, parts: Sequence[Buffer], first: int, count: int) -> Op | Mem:
+    """ADD or MAX of vectors first .. of several buffers, as an operation over at most four of them."""
+    while len(parts) > 4:
+        sums = []
+        for k in range(0, len(parts), 4):
+            value = _combined(b, name, parts[k : k + 4], first, count)
+            sums.append(b.scratch(4, parts[0].n, k // 4 % 2))
+            b.s.vop([(value if isinstance(value, Op) else imm("ADDI", value, 0), [Dst(sums[-1], first)])], count)
+        parts = sums
+    leaves: list[Op | Mem] = [Mem(part, first) for part in parts]
+    while len(leaves) > 1:
+        leaves = [f32(name, *pair) if len(pair) == 2 else pair[0]
+                  for pair in (leaves[k : k + 2] for k in range(0, len(leaves), 2))]
+    return leaves[0]
 
 
 def _transpose_values(b: Build, state: StepState, cache: Cache) -> None:
@@ -247,22 +263,19 @@ def _weighted_values(b: Build, cache: Cache, scores: list[Buffer], top: Buffer) 
         for t in range(tiles):
             value = imm("MINI", f32("SUB", Mem(scores[t], start), Mem(bound, start)), TOP)
             s.vop([(cvt("f16", "f32", f32("EXP2", value)), [Dst(weights[t], start)])], count)
-    b.memory.release(bound, top, *scores[1:])
-    inverse, sums = b.scratch(4, n, 0), b.scratch(4, n, 1)
+    b.memory.release(bound, *scores)
+    if tiles > 1:
+        b.memory.release(top)
+    inverse, sums = b.scratch(4, n, 0), [b.scratch(4, n, t % 2) for t in range(tiles)]
     for (start, count), plane in zip(_halves(n), planes, strict=False):
-        for t in range(tiles):
-            total: Op | Mat = Mat(plane, F16, weights[t], start)
-            if t:
-                total = f32("ADD", total, Mem(sums, start))
-            if t < tiles - 1:
-                total = total if isinstance(total, Op) else imm("ADDI", total, 0)
-                s.vop([(total, [Dst(sums, start)])], count)
-            else:
-                root = f32("RSQRT", total)
-                s.vop([(f32("MUL", root, root), [Dst(inverse, start)])], count)
+        for t in range(tiles if tiles > 1 else 0):
+            s.vop([(imm("ADDI", Mat(plane, F16, weights[t], start), 0), [Dst(sums[t], start)])], count)
+        total = _combined(b, "ADD", sums, start, count) if tiles > 1 else Mat(plane, F16, weights[0], start)
+        root = f32("RSQRT", total)
+        s.vop([(f32("MUL", root, root), [Dst(inverse, start)])], count)
     out = b.scratch(4, len(b.layout.out) * batch, 0)
     _products(b, cache, weights, inverse, out)
-    b.memory.release(inverse, sums, *weights)
+    b.memory.release(inverse, *sums, *weights)
     return out
 
 
@@ -281,7 +294,7 @@ def _products(b: Build, cache: Cache, weights: list[Buffer], inverse: Buffer, ou
                 vector = layout.out[o]
                 masks = b.constant(f"out_masks{_key(vector.masks)}", _wide(vector.masks, b.g.lanes), 1 - side)
                 factors[o] = b.scratch(4, masks.n, side)
-                parts[o] = b.scratch(4, masks.n, 1 - side)
+                parts[o] = b.scratch(4, tiles * masks.n, 1 - side)
                 at = 0
                 for piece in vector.pieces:
                     value = f32("MUL", Mem(masks, at), Mem(inverse, i * heads + piece.first, piece.step))
@@ -296,9 +309,7 @@ def _products(b: Build, cache: Cache, weights: list[Buffer], inverse: Buffer, ou
                     for piece in layout.out[o].pieces:
                         value = f32("MUL", Mat(plane, F16, weights[t], i * heads + piece.first, piece.step),
                                     Mem(factors[o], at))
-                        if t:
-                            value = f32("ADD", value, Mem(parts[o], at))
-                        s.vop([(value, [Dst(parts[o], at)])], piece.count)
+                        s.vop([(value, [Dst(parts[o], t * factors[o].n + at)])], piece.count)
                         at += piece.count
             for o in members:
                 leaf = Mem(parts[o])
