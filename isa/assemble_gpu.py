@@ -219,7 +219,11 @@ class GpuAssembler:
 
     def _reserve(self, line: Line) -> None:
         kernel = self._current(line, line.tokens[0])
-        kernel.registers = max(kernel.registers, line.integer(self.common.scope.constants))
+        token = line.peek()
+        count = line.integer(self.common.scope.constants)
+        if not 1 <= count <= RZ:
+            raise line.error(f"a kernel has 1 to {RZ} registers, not {count}", token)
+        kernel.registers = max(kernel.registers, count)
 
     def _emit(self, line: Line, op: Op, values: list[int], guard: int = ALWAYS) -> None:
         assert self.open is not None
@@ -295,7 +299,7 @@ class GpuAssembler:
             raise line.error(f"{grid} CTAs: a grid has at least one", size_token)
         if not 32 <= block <= 1024 or block % 32:
             raise line.error(f"{block} threads: a CTA has 32 to 1024, a multiple of 32", size_token)
-        if shared < 0:
+        if not 0 <= shared < 1 << 31:
             raise line.error(f"{shared} bytes of shared memory", size_token)
         opening = line.expect("(")
         arguments: list[tuple[str, int]] = []
@@ -320,11 +324,12 @@ class GpuAssembler:
             if symbol not in self.common.tensors:
                 raise line.unknown("data", token, [*self.common.tensors, *constants])
             line.next()
-            return symbol, line.offset(constants)
-        value = line.integer(constants)
-        if not -(1 << 63) <= value < 1 << 63:
+            name, value = symbol, line.offset(constants)
+        else:
+            name, value = "", line.integer(constants)
+        if not -(1 << 63) <= value < (1 << 62 if name else 1 << 63):
             raise line.error(f"{value} does not fit 64 bits", token)
-        return "", value
+        return name, value
 
     def _after(self, line: Line) -> tuple[int, ...]:
         own = self.launches[self.first_launch:]

@@ -18,6 +18,7 @@ from isa.timeline import QueueLate, Timeline
 
 _SLICE = re.compile(r"([EW])(\d+)")
 _TIMES = re.compile(r"x(\d+)")
+CYCLE_MAX = 1 << 32  # of an `at`: about five seconds, 65,538 NOPs
 _MAP_NONE = 65535  # a lane that takes zero
 
 
@@ -311,6 +312,8 @@ class LpuAssembler:
         cycle = self._issue(line, op, dict(zip((f.name for f in fields), values, strict=True)), when, slot.queue)
         if cycle < 0:
             raise line.error(f"this would have to be issued {-cycle} cycles before cycle 0", when.token)
+        if cycle > CYCLE_MAX:
+            raise line.error(f"cycle {cycle} is too far away; the last is {CYCLE_MAX}", when.token)
         self.timed.setdefault(slot.queue, line.number)
         try:
             encode("lpu", BY_NAME["REPEAT"], [when.count - 1, when.every, step])

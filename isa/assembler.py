@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from isa import expressions, literals
+from isa import expressions, literals, validate
 from isa.lexer import AssemblyError, Line
 from isa.operands import Scope
 from isa.program import ROLES, Expectation, Program, Tensor
@@ -159,10 +159,17 @@ def assemble(text: str, target_for: Callable[[str], Target], file: str = "<text>
         machine = LpuAssembler(common) if common.dialect == "lpu" else GpuAssembler(common)
     texts, images = machine.finish()
     _check_expectations(common)
-    return Program(
+    program = Program(
         dialect=common.dialect, chip=common.target.chip, chip_hash=common.chip_hash, texts=texts, images=images,
         chips=common.places or [(0, 0, ())], tensors=common.tensors, expectations=common.expectations,
         meta=common.meta)
+    geometry = common.target.geometry
+    try:
+        validate.check_program(program, len(geometry.queue_names) if geometry else None,
+                               geometry.lanes if geometry else None)
+    except validate.InvalidText as error:
+        raise AssemblyError(file, len(lines), 1, str(error)) from None
+    return program
 
 
 def _check_expectations(common: Common) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from isa import expressions, formats
 from isa.lexer import Line, Token
 
-ELEMENTS_MAX = 1 << 28
+ELEMENTS_MAX = 1 << 26
 FORMATS = tuple(formats.RAW)
 
 
@@ -110,14 +110,14 @@ def _random(line: Line, dtype: str, shape: tuple[int, int]) -> np.ndarray:
     line.next()
     seed_token = line.peek()
     seed = line.real()
-    if seed != int(seed) or not 0 <= seed < 2**53:
+    if not 0 <= seed < 2**53 or seed != int(seed):
         raise line.error("the seed is a whole number from 0 on", seed_token)
     whole = dtype in formats.INTEGERS
     low, high = (0.0 if dtype == "u8" else -8.0, 8.0) if whole else (-1.0, 1.0)
     if line.peek().kind == "number" or line.peek().text == "-":
         low_token = line.peek()
         low, high = line.real(), line.real()
-        if not low <= high:
+        if not -1e30 < low <= high < 1e30:
             raise line.error(f"the range {low:g} to {high:g} is empty", low_token)
     uniform = random_uniform(int(seed), shape[0] * shape[1]).reshape(shape)
     if whole:

@@ -15,6 +15,7 @@ from isa.opcodes import (
     NO_STREAM,
     RZ,
     SPECIALS,
+    TYPES,
     UNIFORM,
     URZ,
     WIDTHS,
@@ -22,7 +23,7 @@ from isa.opcodes import (
     Kind,
     Op,
 )
-from isa.program import GpuText, LpuText
+from isa.program import ROLES, GpuImage, GpuText, LpuImage, LpuText, Program, Tensor
 
 # What a field may hold beyond what its bits already limit: highest value of a kind ...
 _HIGHEST = {Kind.CMP: len(COMPARISONS) - 1, Kind.WIDTH: len(WIDTHS) - 1, Kind.SPECIAL: len(SPECIALS) - 1,
@@ -159,3 +160,58 @@ def check_gpu_text(text: GpuText) -> None:
         if any(not 0 <= before < i for before in launch.after):
             raise InvalidText(f"launch {i} waits for a launch that does not come before it")
 
+
+def check_image(image: LpuImage | GpuImage) -> None:
+    """Raise InvalidText unless the parts of an image fit together."""
+    if isinstance(image, GpuImage):
+        if image.data.dtype != np.uint8 or image.data.ndim != 1:
+            raise InvalidText("an image holds something that is not bytes")
+        if not (len(image.data) <= image.phantom_base < 1 << 48 and 0 <= image.phantom_bytes < 1 << 48):
+            raise InvalidText(f"phantom memory at {image.phantom_base} overlaps the real bytes, or is too large")
+        return
+    numbers = (image.words, image.zero_words, image.phantom_words)
+    if any(words.dtype != np.int32 or words.ndim != 1 for words in numbers) or image.data.dtype != np.uint8 \
+            or image.data.ndim != 2:
+        raise InvalidText("an image holds something that is not words and bytes")
+    if len(image.words) != len(image.data):
+        raise InvalidText(f"an image has {len(image.words)} words and {len(image.data)} rows of bytes")
+    if any(len(words) and words.min() < 0 for words in numbers):
+        raise InvalidText("an image holds a negative word number")
+
+
+def check_tensor(tensor: Tensor, lpu: bool, memory: int) -> None:
+    """Raise InvalidText unless a tensor is possible and lies in memory (GPU: of `memory` bytes)."""
+    name, shape = tensor.name, tensor.shape
+    known = tensor.dtype in TYPES and tensor.role in ROLES
+    if not known or len(shape) != 2 or not all(0 < n < 1 << 40 for n in shape):
+        raise InvalidText(
+            f"tensor {name}: format {tensor.dtype!r}, role {tensor.role!r} or shape {list(shape)} is not possible")
+    if lpu:
+        words = tensor.words
+        if words is None or words.dtype != np.int32 or words.ndim != 3 or words.shape[0] != shape[0] \
+                or words.shape[2] != tensor.itemsize or not words.shape[1]:
+            raise InvalidText(f"tensor {name}: its word table is damaged")
+        if words.min() < 0:
+            raise InvalidText(f"tensor {name} holds a negative word number")
+    elif not (0 <= tensor.address and 0 <= tensor.pitch
+              and tensor.address + (shape[0] - 1) * tensor.pitch + shape[1] * tensor.itemsize <= memory):
+        raise InvalidText(f"tensor {name} lies outside the memory image")
+
+
+def check_program(program: Program, queues: int | None = None, lanes: int | None = None) -> None:
+    """Raise InvalidText unless every part of a program holds together; queues and lanes of an LPU when known."""
+    for text in program.texts:
+        if isinstance(text, LpuText):
+            check_lpu_text(text, queues, lanes)
+        else:
+            check_gpu_text(text)
+    for image in program.images:
+        check_image(image)
+    for text_index, image_index, _ in program.chips:
+        if not (0 <= text_index < len(program.texts) and 0 <= image_index < len(program.images)):
+            raise InvalidText("the table of chips names a text or an image that is not there")
+    if not program.chips:
+        raise InvalidText("the table of chips is empty")
+    memory = max((i.phantom_base + i.phantom_bytes for i in program.images if isinstance(i, GpuImage)), default=0)
+    for tensor in program.tensors.values():
+        check_tensor(tensor, program.dialect == "lpu", memory)

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from isa import expressions, formats, operands
 from isa.assembler import AssemblyError, assemble, assemble_file
@@ -339,6 +340,10 @@ MISTAKES = [
     ("gpu", '.data y f32 [1,1] "abc', "2:19: this string does not end"),
     ("gpu", ".data y f32 [1,1] ?", "2:19: '\\?' has no meaning here"),
     ("gpu", ".chip toy_gpu", "2:7: a program has one .chip"),
+    ("gpu", ".data y f32 [1,1] random 1e400", "2:26: the seed is a whole number from 0 on"),
+    ("gpu", ".kernel k()\n.registers 256", "3:12: a kernel has 1 to 255 registers, not 256"),
+    ("gpu", ".kernel k(a)\n.data x f32 [1,1]\n.launch k 1 32 0 (x+9223372036854775807)", "4:19: 9.* does not fit 64"),
+    ("lpu", "VXM0: NOP 1 at 4294967297", "2:13: cycle 4294967297 is too far away; the last is 4294967296"),
     ("gpu", ".meta [1]", "2:7: .meta takes a JSON object"),
 ]
 
@@ -377,3 +382,58 @@ def test_disassembling_an_lpu_program_needs_its_queue_names():
 def test_formats_of_data():
     data = gpu(".data x bf16 [1,3] [1, 2.5, 1e60]").images[0].data[:6].view(np.uint16)
     assert data.tolist() == formats.encode(np.array([1, 2.5, np.inf]), "bf16").tolist()
+
+
+PIECES = ('0 1 - + * , : [ ] ( ) @ x y S0.E S31.W at arrive leave x20 every MXM2 VXM E0 R0 UR0 P0 99999999999 1e400 0x '
+          '.5 " "a" random READ LW.s8 LDG.32 replicated after none node . ; f32 \\ { é =').split(" ")
+TEXTS = ["""\
+.chip toy_lpu
+.const T = 3
+.data x f32 [2,16] random 1 @E0:E3
+.data y s8 [1,16] (c + 1) @W0+7
+.phantom p f16 [1,16] @W4:W5
+.map m (l + 1 - 2 * (l % 2))
+x: READ S0.E arrive T+20 MXM2 x2 every 4 step 1
+MXM2.LW: LW.s8 S0.E, 16, 0 at 12
+VXM0: ADDI.f32 S0.E, A1, 1.5 at 40
+.queue SXM.E.PERMUTE0
+PERMUTE 1, S0.E, S0.W, m at 60
+y: WRITE S0.W leave 72 MXM2
+.expect x [0.5] 1
+.expect y (x + 1) 1
+.expect cycles 3
+""", """\
+.dialect gpu
+.chip toy_gpu
+.data x f32 [2,16] [1, 2]
+.phantom w s8 [4,4]
+.kernel k(a, b)
+.reg v, t[4], s = 0.5
+.ureg i = 3
+.pred p
+loop: LDG.128 t, [a + v + 16]
+@!p ADD.f32 t[1], s, v
+SETP.LT.f32 p, v, s
+UBR.LT i, a, loop
+S2R v, LANEID
+.launch k 1 32 0 (x, x+4) after none node "q"
+.place 0 0 (1, 2)
+.meta {"a": 1}
+"""]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(TEXTS), st.data())
+def test_a_garbled_text_is_an_assembly_error_and_nothing_else(text, data):
+    lines = text.split("\n")
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(lines) - 1))
+        words = lines[at].split(" ")
+        word = data.draw(st.integers(0, len(words) - 1))
+        piece = data.draw(st.sampled_from(PIECES))
+        words[word:word + data.draw(st.integers(0, 1))] = [piece] if data.draw(st.booleans()) else []
+        lines[at] = " ".join(words)
+    try:
+        assemble("\n".join(lines), target)
+    except AssemblyError as error:
+        assert error.file == "<text>" and 1 <= error.line <= len(lines) and error.column >= 1
