@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from emulator.chip import Chip
-from gpu_program import make_program
+from tests.emulator.gpu_program import make_program
 from isa import builder
 from isa.builder import UZERO, ZERO
 from isa.program import Launch, Program

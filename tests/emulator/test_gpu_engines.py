@@ -6,8 +6,6 @@ DECODELAB_RANDOM_PROGRAMS sets the number of programs (default 200).
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -15,9 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from emulator.chip import load_chip
 from emulator.gpu.errors import MachineError
 from emulator.gpu.machine import GpuMachine
-
-sys.path.insert(0, str(Path(__file__).parent))
-from gpu_random import Case, programs  # noqa: E402
+from tests.emulator.gpu_random import Case, programs
 
 PROGRAMS = int(os.environ.get("DECODELAB_RANDOM_PROGRAMS", "200"))
 CHIP = load_chip("toy_gpu")
