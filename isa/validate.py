@@ -166,7 +166,8 @@ def check_image(image: LpuImage | GpuImage) -> None:
     if isinstance(image, GpuImage):
         if image.data.dtype != np.uint8 or image.data.ndim != 1:
             raise InvalidText("an image holds something that is not bytes")
-        if not (len(image.data) <= image.phantom_base < 1 << 48 and 0 <= image.phantom_bytes < 1 << 48):
+        apart = len(image.data) <= image.phantom_base or image.phantom_bytes == 0
+        if not (apart and 0 <= image.phantom_base < 1 << 48 and 0 <= image.phantom_bytes < 1 << 48):
             raise InvalidText(f"phantom memory at {image.phantom_base} overlaps the real bytes, or is too large")
         return
     numbers = (image.words, image.zero_words, image.phantom_words)
@@ -212,6 +213,7 @@ def check_program(program: Program, queues: int | None = None, lanes: int | None
             raise InvalidText("the table of chips names a text or an image that is not there")
     if not program.chips:
         raise InvalidText("the table of chips is empty")
-    memory = max((i.phantom_base + i.phantom_bytes for i in program.images if isinstance(i, GpuImage)), default=0)
+    memory = max((max(len(i.data), i.phantom_base + i.phantom_bytes) for i in program.images
+                  if isinstance(i, GpuImage)), default=0)
     for tensor in program.tensors.values():
         check_tensor(tensor, program.dialect == "lpu", memory)

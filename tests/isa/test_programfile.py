@@ -125,7 +125,7 @@ def test_odd_entry_names_are_refused(tmp_path):
     (lambda h, a: h["texts"][0]["launches"][0].update(after=[0]), "launch 0 waits for a launch that does not come"),
     (lambda h, a: h["texts"][0]["launches"][0].update(arguments=[]), "launch 0 has 0 arguments, its kernel takes 1"),
     (lambda h, a: h["texts"][0]["launches"][0].update(arguments=[1 << 63]), "arguments holds 9223372036854775808"),
-    (lambda h, a: h["images"][0].update(phantom_base=0), "phantom memory at 0 overlaps the real bytes"),
+    (lambda h, a: h["images"][0].update(phantom_base=0, phantom_bytes=9), "phantom memory at 0 overlaps the real"),
     (lambda h, a: h["tensors"][0].update(address=1 << 20), "tensor x lies outside the memory image"),
     (lambda h, a: h["tensors"][0].update(dtype="f64"), "tensor x: format 'f64'"),
     (lambda h, a: h["tensors"].append(h["tensors"][0]), "tensor x is there twice"),
