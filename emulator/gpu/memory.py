@@ -162,9 +162,7 @@ def request(M, now, sm, line, mask, write, tag):
 def _respond(M, s, number, e, t):
     """The slice answers request e at t: through its output and the crossbar, to the SM's port."""
     flags = M[e + R_FLAGS]
-    size = M[HEADER_BYTES]
-    if flags & 16 == 0:
-        size += SECTOR_BYTES * _sectors(flags & 15)
+    size = 0 if flags & 16 else SECTOR_BYTES * _sectors(flags & 15)
     t = _through_port(M, s + S_OUT, M[SLICE_BYTES], t, size) + M[TO_SM]
     M[e + R_TIME] = t
     M[e + R_SLICE] = number
@@ -338,6 +336,7 @@ def _next_finished(M, s, side, taken):
 def _run_slice(M, number, until):
     """Run one slice through cycle `until`: in each cycle fills, freed buffers, then one request."""
     s = M[SLICE_BASE] + number * M[SLICE_WORDS]
+    rate = M[SLICE_BYTES]
     for side in range(2):
         _next_finished(M, s, side, NOTHING)
     while True:
@@ -345,6 +344,8 @@ def _run_slice(M, number, until):
         look = INF
         if e >= 0 and M[s + S_STALLED] == 0:
             look = max(M[e + R_TIME], M[s + S_FREE_AT])
+            if rate:  # the output has to be free
+                look = max(look, (M[s + S_OUT] + rate - 1) // rate)
         t = min(look, M[s + S_FILL_T], M[s + S_FREE_T])
         if t > until:
             break
@@ -356,15 +357,16 @@ def _run_slice(M, number, until):
                     else:
                         M[s + S_BUFFERS] += 1
                     _next_finished(M, s, side, ONE)
-            if M[s + S_STALLED]:
+            if M[s + S_STALLED]:  # try again, now at the earliest
                 M[s + S_STALLED] = 0
-                look = t
+                M[s + S_FREE_AT] = t
+            continue
         if look == t:
             after = M[e + R_NEXT]  # the link is used again for whatever list comes next
             cycles = 1
-            if M[e + R_FLAGS] & 16 and M[SLICE_BYTES]:
+            if M[e + R_FLAGS] & 16 and rate:
                 size = SECTOR_BYTES * _sectors(M[e + R_FLAGS] & 15)
-                cycles = max(1, (size + M[SLICE_BYTES] - 1) // M[SLICE_BYTES])
+                cycles = max(1, (size + rate - 1) // rate)
             if _access(M, s, number, e, t):
                 M[s + S_FREE_AT] = t + cycles
                 M[s + S_HEAD] = after

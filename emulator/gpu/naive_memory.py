@@ -1,13 +1,13 @@
 """The GPU memory system below L1, defined one SM cycle at a time. The fast one is memory.py.
 
 The way of a request: the SM's output port (bytes a cycle) - crossbar - its L2 slice - on a miss a
-pseudo-channel of DRAM and back - the slice's output (bytes a cycle) - crossbar - the SM's input port
-(bytes a cycle). A port takes at least a cycle, and a packet is a header plus 32 bytes a sector.
+pseudo-channel of DRAM and back - the slice's output (bytes a cycle, data only) - crossbar - the SM's
+input port (bytes a cycle). Each takes at least a cycle; a packet is a header plus 32 bytes a sector.
 
 A slice owns the pseudo-channels whose numbers divide down to its own; the address map of DRAM hashes
 chunks of memory over them. In a cycle a slice first takes the sectors that come back from DRAM, then
-the write buffers that are free again, then it looks up one request (a write takes as many cycles as
-its bytes need):
+the write buffers that are free again, then, if its output is idle, it looks up one request (a write
+takes as many cycles as its bytes need):
   read   all sectors valid: answered. Otherwise the line gets an MSHR, unless it has one, the sectors
          that are neither valid nor on their way are fetched, and the request waits in the MSHR until
          none of its sectors is on its way.
@@ -123,7 +123,8 @@ class NaiveMemory:
                 if not entry.write:
                     self.fill(number, s, entry, now)
             s.buffers += sum(entry.write for entry in mine)
-            if s.queue and s.free_at <= now and self.look_up(number, s, s.queue[0], now):
+            ready = s.free_at <= now and s.output.busy_bytes <= now * s.output.rate
+            if s.queue and ready and self.look_up(number, s, s.queue[0], now):
                 request = s.queue.popleft()
                 rate = self.n["slice_bytes"]
                 size = SECTOR_BYTES * request.mask.bit_count() if request.write and rate else 0
@@ -217,8 +218,7 @@ class NaiveMemory:
             s.mshrs += 1
 
     def respond(self, number: int, s: Slice, request: Request, now: int) -> None:
-        size = request.back_bytes(self.n["header_bytes"])
-        arrival = s.output.send(now, size) + self.n["response_latency"]
+        arrival = s.output.send(now, request.back_bytes(0)) + self.n["response_latency"]
         self.to_sms.setdefault(arrival, []).append((number, request))
 
     def to_dram(self, number: int, line: int, mask: int, write: bool, now: int) -> None:
