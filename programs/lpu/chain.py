@@ -252,7 +252,8 @@ def assignments(g: Geometry, signature: tuple[Any, ...], avoid: int = 0) -> tupl
 
 
 @lru_cache(maxsize=65536)
-def vxm_word(name: str, type_: str, from_type: str | None, dst: int, operands: tuple[int, ...], imm_: int | None) -> int:
+def vxm_word(name: str, type_: str, from_type: str | None, dst: int, operands: tuple[int, ...],
+             imm_: int | None) -> int:
     """The encoded instruction; operands and dst are raw field values."""
     values = [TYPES.index(type_)]
     if name == "CVT":

@@ -11,6 +11,7 @@ from emulator.lpu.geometry import Geometry, geometry
 from isa.opcodes import TYPE_BYTES, TYPES
 from isa.program import Program, Tensor
 from programs.decode.stored import ACTIVATION_FACTOR, StoredLinear, StoredModel
+from programs.errors import CapacityError
 from programs.lpu.build import Build
 from programs.lpu.chain import Op, copy, f32, imm
 from programs.lpu.emit import Block, block_of, make_image, make_text, text_words
@@ -20,7 +21,7 @@ from programs.lpu.kernels.head import ArgMax
 from programs.lpu.kernels.linear import Partials, linear
 from programs.lpu.kernels.norm import quantise, rms_norm, scale_and_cast, squares
 from programs.lpu.kernels.state import StepState, capacity_blocks, position_tiles, step_state, value_blocks
-from programs.lpu.memory import Buffer, CapacityError, Memory
+from programs.lpu.memory import Buffer, Memory
 from programs.lpu.partition import BLOCK, LinearPlan, attention_layout, blocks, linear_plans, natural
 from programs.lpu.place import Fill, PlacedLinear, Placer, byte_planes, lane_vectors
 from programs.lpu.schedule import Dst, Mat, Mem, Scheduler
@@ -79,8 +80,9 @@ class Compiler:
         if need > g.words * (1 - HEADROOM):
             usable = int(g.words * (1 - HEADROOM))
             per_chip = usable // (layer + cache)
-            if per_chip:
-                chips = -(-count // per_chip) + -(-(head + embed) // usable)
+            if per_chip:  # whole layers a chip; embedding and head share the last one with the layers left over
+                left = count % per_chip * (layer + cache) + head + embed
+                chips = count // per_chip + -(-left // usable)
             else:
                 chips = -(-need // usable)
             unit = "layer" if count == 1 else "layers"
@@ -100,12 +102,13 @@ class Compiler:
     def _place(self) -> None:
         b, c = self.b, self.stored.config
         self.placed: dict[str, PlacedLinear] = {}
-        if self.whole:
-            self.tables = place_embedding(b)
-            self.placed["lm_head"] = b.place.linear(self.plans["lm_head"], self.format, False, self._source("lm_head"))
+        # what every layer has a copy of first: it comes in the largest steps, the rest evens them out
         for short in LAYER_LINEARS:
             self.placed[short] = b.place.linear(self.plans[short], self.format, True, self._source(short))
         self.cache: Cache = place_cache(b)
+        if self.whole:
+            self.placed["lm_head"] = b.place.linear(self.plans["lm_head"], self.format, False, self._source("lm_head"))
+            self.tables = place_embedding(b)
         self.tiles = len(natural(c.hidden, self.g.lanes))
         self.position = self._state(b.batch)
         self.token = self._state(b.batch)
@@ -306,8 +309,9 @@ class Compiler:
         b.memory.check(text_words(g, len(text.words)))
         image = make_image(g, b.memory, b.place.fills, self.layers, self.timing_only)
         meta = {
-            "model": self.stored.name, "batch": b.batch, "context": b.context, "layers": [self.layers[0],
-            self.layers[-1] + 1], "timing_only": self.timing_only, "predicted_cycles": cycles, "nodes": text.source.nodes,
+            "model": self.stored.name, "batch": b.batch, "context": b.context,
+            "layers": [self.layers[0], self.layers[-1] + 1], "timing_only": self.timing_only,
+            "predicted_cycles": cycles, "nodes": text.source.nodes,
             "sram_words": b.memory.used_words + text_words(g, len(text.words)), "sram_words_available": g.words,
         }
         return Program("lpu", chip.name, chip.hash, [text], [image], [(0, 0, (0,))], self._tensors(), [], meta)

@@ -14,11 +14,11 @@ import numpy as np
 from emulator.lpu.geometry import Geometry
 from isa.encoding import encode
 from isa.opcodes import BY_NAME
-from isa.program import LpuImage, LpuText, Source
+from isa.program import LpuImage, LpuText
 from isa.timeline import Timeline
+from programs.lpu.core import EVENT_COLUMNS, REASON
 from programs.lpu.memory import Memory
 from programs.lpu.place import Fill
-from programs.lpu.schedule import EVENT_COLUMNS, REASON
 
 ADDRESS_BIT = 8  # first bit of a memory instruction's address
 
@@ -113,4 +113,4 @@ def make_image(g: Geometry, memory: Memory, fills: list[Fill], layers: range, ti
     return LpuImage(flat(words), content, flat(zeros), flat(phantom))
 
 
-__all__ = ["Block", "Source", "block_of", "make_image", "make_text", "text_words"]
+__all__ = ["Block", "block_of", "make_image", "make_text", "text_words"]

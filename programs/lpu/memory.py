@@ -122,8 +122,10 @@ class Memory:
         if not able:
             raise CapacityError(f"no slice of the {'east' if buffer.side else 'west'} has {buffer.n:,} words left for "
                                 "scratch vectors; use a smaller context or batch", None)
+
         def emptiest(k: int) -> list[int]:
-            return sorted(slices_of(k), key=lambda s: (not self.pool.get((s, buffer.n)), -self.free(s), s))[: buffer.size]
+            order = sorted(slices_of(k), key=lambda s: (not self.pool.get((s, buffer.n)), -self.free(s), s))
+            return order[: buffer.size]
 
         if self.reuse:  # released words first, then where most is left
             number = min(able, key=lambda k: (sum(not self.pool.get((s, buffer.n)) for s in emptiest(k)),

@@ -93,17 +93,19 @@ def attention_layout(c: ModelConfig, lanes: int) -> AttentionLayout:
 
 def _out_vectors(c: ModelConfig, lanes: int) -> list[OutVector]:
     """Full V tiles serve one output vector a query head j; what is left is packed block by block."""
-    hd, r, channels = c.head_dim, c.group, c.kv_size
+    r, channels = c.group, c.kv_size
     full = channels // lanes
     found = []
     for tile in range(full):
         for j in range(r):
-            channel = lanes * tile + np.arange(lanes)
-            found.append(_out_vector(c, tile, ((0, lanes // BLOCK, 0),), channel, np.full(lanes, j)))
+            every = lanes * tile + np.arange(lanes)
+            found.append(_out_vector(c, tile, ((0, lanes // BLOCK, 0),), every, np.full(lanes, j)))
     rest = blocks(channels - full * lanes)
     per_vector = lanes // BLOCK
     for first in range(0, r * rest, per_vector):
-        loads, channel, which = [], [], []
+        loads: list[tuple[int, int, int]] = []
+        channel: list[np.ndarray] = []
+        which: list[np.ndarray] = []
         at = first
         while at < min(first + per_vector, r * rest):
             j, block = divmod(at, rest)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from emulator.lpu.geometry import PERMUTE
 from isa.opcodes import F16, S8
 from programs.lpu import chain as vxm
-from programs.lpu.board import BOTH, EAST, WEST, Alternative, Use
+from programs.lpu.board import EAST, WEST, Alternative, Use
 from programs.lpu.memory import Buffer
 from programs.lpu.schedule import Dst, Mem, Scheduler, memory_word, stream_field, word
 
@@ -55,19 +55,19 @@ def _load(s: Scheduler, plane: int, kind: int, load: Load, start: int) -> int:
     mxm = g.column[queue]
     direction = EAST if mxm > 0 else WEST
     first = 16 * (plane % 2) if kind == S8 else 0
-    offsets = s._read_offsets(buffer, mxm, 0)
+    offsets = s.read_offsets(buffer, mxm, 0)
     uses: list[Use] = [r.queue(queue, 0, load.count)]
     last = load.start + load.step * (load.count - 1)
-    uses += s._read_uses(buffer, load.start, last, offsets, load.count)
+    uses += s.read_uses(buffer, load.start, last, offsets, load.count)
     streams = range(first, first + len(buffer.slices))
-    uses += s._flows(buffer, direction, streams, mxm, offsets, load.count)
-    start = max(start, s._ready_bound(buffer, load.start, load.step, load.count, 1, offsets))
+    uses += s.flows(buffer, direction, streams, mxm, offsets, load.count)
+    start = max(start, s.ready_bound(buffer, load.start, load.step, load.count, 1, offsets))
     found = s.board.find(uses, [], start)
     assert found is not None
     t, reason = found.time, found.reason
     s.board.mark(uses, t)
-    s._emit_reads(buffer, load.start, load.step, load.count, 1, offsets, t, direction, streams, reason)
-    s._note_read(buffer, load.start, load.step, load.count, 1, t + max(offsets))
+    s.emit_reads(buffer, load.start, load.step, load.count, 1, offsets, t, direction, streams, reason)
+    s.note_read(buffer, load.start, load.step, load.count, 1, t + max(offsets))
     rows = 16
     s.emit(queue, t, word("LW", kind, stream_field(direction, first), rows, load.row), 1, load.count, 1, rows, reason)
     return t + load.count
@@ -89,22 +89,22 @@ def _cast_load(s: Scheduler, plane: int, load: Load, start: int) -> int:
     delay = g.entry + g.op
     n = load.count
     cast = -delay - (abs(mxm) - g.result_column)  # issue of the casts, before the LW
-    offsets = s._read_offsets(buffer, 0, cast)
+    offsets = s.read_offsets(buffer, 0, cast)
     uses: list[Use] = [r.queue(queue, 0, n)]
-    uses += s._read_uses(buffer, load.start, load.start + n - 1, offsets, n)
-    uses += s._flows(buffer, source_direction, range(4 * quad, 4 * quad + 4), 0, offsets, n)
+    uses += s.read_uses(buffer, load.start, load.start + n - 1, offsets, n)
+    uses += s.flows(buffer, source_direction, range(4 * quad, 4 * quad + 4), 0, offsets, n)
     sign = 1 if direction == EAST else -1
     for alu in CAST_ALUS[direction]:
         uses += r.alu(alu, cast, cast + g.entry, n)
     for stream in range(4 * target, 4 * target + 8):
         uses += r.flow(direction, stream, sign * g.result_column, mxm, cast + delay, n)
-    start = max(start, s._ready_bound(buffer, load.start, 1, n, 1, offsets))
+    start = max(start, s.ready_bound(buffer, load.start, 1, n, 1, offsets))
     found = s.board.find(uses, [], start)
     assert found is not None
     t, reason = found.time, found.reason
     s.board.mark(uses, t)
-    s._emit_reads(buffer, load.start, 1, n, 1, offsets, t, source_direction, range(4 * quad, 4 * quad + 4), reason)
-    s._note_read(buffer, load.start, 1, n, 1, t + max(offsets))
+    s.emit_reads(buffer, load.start, 1, n, 1, offsets, t, source_direction, range(4 * quad, 4 * quad + 4), reason)
+    s.note_read(buffer, load.start, 1, n, 1, t + max(offsets))
     for i, alu in enumerate(CAST_ALUS[direction]):
         code = vxm.vxm_word("CVT", "f16", "s8", stream_field(direction, 4 * target + 2 * i),
                             (stream_field(source_direction, 4 * quad + i),), None)
@@ -131,13 +131,13 @@ def switch(s: Scheduler, op: str, argument: int, source: Mem, dst: Dst, side: in
     out = EAST if column > 0 else WEST
     back = WEST if out == EAST else EAST
     delay = g.sxm_delay(op, argument if op == "SHIFT" else 0)
-    read = s._read_offsets(source.buffer, column, 0)
+    read = s.read_offsets(source.buffer, column, 0)
     write = [delay + abs(column - g.column[x]) for x in dst.buffer.slices]
-    fixed = s._read_uses(source.buffer, source.start, source.start + source.step * (n - 1), read, n)
-    fixed += s._write_uses(dst.buffer, dst.start, dst.start + dst.step * (n - 1), write, n)
-    bound = max(s._ready_bound(source.buffer, source.start, source.step, n, 1, read),
-                s._write_bound(dst.buffer, dst.start, dst.step, n, 1, write))
-    there = [Alternative(s._flows(source.buffer, out, range(b, b + size), column, read, n), (b,))
+    fixed = s.read_uses(source.buffer, source.start, source.start + source.step * (n - 1), read, n)
+    fixed += s.write_uses(dst.buffer, dst.start, dst.start + dst.step * (n - 1), write, n)
+    bound = max(s.ready_bound(source.buffer, source.start, source.step, n, 1, read),
+                s.write_bound(dst.buffer, dst.start, dst.step, n, 1, write))
+    there = [Alternative(s.flows(source.buffer, out, range(b, b + size), column, read, n), (b,))
              for b in s.groups(size)]
     far = g.column[dst.buffer.slices[0]]
     here = []
@@ -155,13 +155,13 @@ def switch(s: Scheduler, op: str, argument: int, source: Mem, dst: Dst, side: in
     picked = [choice[i] for choice, i in zip(choices, found.chosen, strict=True)]
     for a in picked:
         s.board.mark(a.uses, t)
-    a, b, q = (p.tag[0] for p in picked)
-    s._emit_reads(source.buffer, source.start, source.step, n, 1, read, t, out, range(a, a + size), found.reason)
-    s._note_read(source.buffer, source.start, source.step, n, 1, t + max(read))
-    s.emit(q, t, word(op, size, stream_field(out, a), stream_field(back, b), argument), delay, n, 1,
+    first, second, q = (p.tag[0] for p in picked)
+    s.emit_reads(source.buffer, source.start, source.step, n, 1, read, t, out, range(first, first + size), found.reason)
+    s.note_read(source.buffer, source.start, source.step, n, 1, t + max(read))
+    s.emit(q, t, word(op, size, stream_field(out, first), stream_field(back, second), argument), delay, n, 1,
            reason=found.reason)
-    s._emit_writes(dst.buffer, dst.start, dst.step, n, 1, write, t, back, range(b, b + size), found.reason)
-    s._note_write(dst.buffer, dst.start, dst.step, n, 1, t + max(write))
+    s.emit_writes(dst.buffer, dst.start, dst.step, n, 1, write, t, back, range(second, second + size), found.reason)
+    s.note_write(dst.buffer, dst.start, dst.step, n, 1, t + max(write))
 
 
 def gather(s: Scheduler, table: Buffer, base: int, index: Mem, dst: Dst) -> None:
@@ -177,13 +177,13 @@ def gather(s: Scheduler, table: Buffer, base: int, index: Mem, dst: Dst) -> None
     issue = [abs(c - source) for c in columns]
     assert len(set(columns)) == 1  # the byte planes of a table lie on one column
     write = [issue[0] + g.gather + abs(x - columns[0]) for x in targets]
-    fixed: list[Use] = s._read_uses(index.buffer, index.start, index.start, [0], 1)
+    fixed: list[Use] = s.read_uses(index.buffer, index.start, index.start, [0], 1)
     for byte, x in enumerate(table.slices):
         fixed += r.read(x, -1, issue[byte], 1, whole=True)
-    fixed += s._write_uses(dst.buffer, dst.start, dst.start, write, 1)
-    bound = max(s._ready_bound(index.buffer, index.start, 1, 1, 1, [0]),
-                s._write_bound(dst.buffer, dst.start, 1, 1, 1, write))
-    maps = [Alternative(s._flows(index.buffer, direction, [b], columns[0], [0], 1), (b,)) for b in s.groups(1)]
+    fixed += s.write_uses(dst.buffer, dst.start, dst.start, write, 1)
+    bound = max(s.ready_bound(index.buffer, index.start, 1, 1, 1, [0]),
+                s.write_bound(dst.buffer, dst.start, 1, 1, 1, write))
+    maps = [Alternative(s.flows(index.buffer, direction, [b], columns[0], [0], 1), (b,)) for b in s.groups(1)]
     words = []
     for b in s.groups(size):
         uses: list[Use] = []
@@ -195,14 +195,14 @@ def gather(s: Scheduler, table: Buffer, base: int, index: Mem, dst: Dst) -> None
     t = found.time
     m, w = maps[found.chosen[0]], words[found.chosen[1]]
     s.board.mark([*fixed, *m.uses, *w.uses], t)
-    s._emit_reads(index.buffer, index.start, 1, 1, 1, [0], t, direction, [m.tag[0]], found.reason)
-    s._note_read(index.buffer, index.start, 1, 1, 1, t)
+    s.emit_reads(index.buffer, index.start, 1, 1, 1, [0], t, direction, [m.tag[0]], found.reason)
+    s.note_read(index.buffer, index.start, 1, 1, 1, t)
     for byte, x in enumerate(table.slices):
         code = memory_word("GATHER", table.address(byte, base), stream_field(back, w.tag[0] + byte),
                            stream_field(direction, m.tag[0]))
         s.emit(x, t + issue[byte], code, 1, reason=found.reason, layered=table.layered)
-    s._emit_writes(dst.buffer, dst.start, 1, 1, 1, write, t, back, range(w.tag[0], w.tag[0] + size), found.reason)
-    s._note_write(dst.buffer, dst.start, 1, 1, 1, t + max(write))
+    s.emit_writes(dst.buffer, dst.start, 1, 1, 1, write, t, back, range(w.tag[0], w.tag[0] + size), found.reason)
+    s.note_write(dst.buffer, dst.start, 1, 1, 1, t + max(write))
 
 
 def scatter_rows(s: Scheduler, source: Mem, maps: Buffer, region: Buffer, base: int = 0) -> None:
@@ -222,30 +222,30 @@ def scatter_rows(s: Scheduler, source: Mem, maps: Buffer, region: Buffer, base: 
     shift = max(0, -min(map_read))
     read = [x + shift for x in read]
     map_read = [map_read[0] + shift]
-    fixed = s._read_uses(source.buffer, source.start, source.start, read, n)
-    fixed += s._read_uses(maps, 0, n - 1, map_read, n)
+    fixed = s.read_uses(source.buffer, source.start, source.start, read, n)
+    fixed += s.read_uses(maps, 0, n - 1, map_read, n)
     issue = []
     for slot in range(n):
         for b in range(size):
             at = shift + abs(columns[size * slot + b] - front) + slot
             issue.append(at)
             fixed += r.write(region.slices[size * slot + b], -1, at, 1, whole=True)
-    bound = max(s._ready_bound(source.buffer, source.start, 0, n, 1, read), s._ready_bound(maps, 0, 1, n, 1, map_read),
+    bound = max(s.ready_bound(source.buffer, source.start, 0, n, 1, read), s.ready_bound(maps, 0, 1, n, 1, map_read),
                 max(region.used) + 1 - min(issue), max(region.ready) - min(issue))
     end = max(columns) if direction == EAST else min(columns)
-    values = [Alternative(s._flows(source.buffer, direction, range(b, b + size), end, read, n), (b,))
+    values = [Alternative(s.flows(source.buffer, direction, range(b, b + size), end, read, n), (b,))
               for b in s.groups(size)]
-    indices = [Alternative(s._flows(maps, direction, [b], end, map_read, n), (b,)) for b in s.groups(1)]
+    indices = [Alternative(s.flows(maps, direction, [b], end, map_read, n), (b,)) for b in s.groups(1)]
     found = s.board.find(fixed, [values, indices], bound)
     assert found is not None
     t = found.time
     v, m = values[found.chosen[0]], indices[found.chosen[1]]
     s.board.mark([*fixed, *v.uses, *m.uses], t)
-    s._emit_reads(source.buffer, source.start, 0, n, 1, read, t, direction, range(v.tag[0], v.tag[0] + size),
+    s.emit_reads(source.buffer, source.start, 0, n, 1, read, t, direction, range(v.tag[0], v.tag[0] + size),
                   found.reason)
-    s._note_read(source.buffer, source.start, 0, n, 1, t + max(read))
-    s._emit_reads(maps, 0, 1, n, 1, map_read, t, direction, [m.tag[0]], found.reason)
-    s._note_read(maps, 0, 1, n, 1, t + map_read[0])
+    s.note_read(source.buffer, source.start, 0, n, 1, t + max(read))
+    s.emit_reads(maps, 0, 1, n, 1, map_read, t, direction, [m.tag[0]], found.reason)
+    s.note_read(maps, 0, 1, n, 1, t + map_read[0])
     for slot in range(n):
         for b in range(size):
             k = size * slot + b
@@ -268,12 +268,12 @@ def transpose_rows(s: Scheduler, plane: int, one_hot: Mem, index: Buffer, target
     mxm = g.column[r.matrix_queues(plane)[1]]
     out, back = (EAST, WEST) if mxm > 0 else (WEST, EAST)
     land = g.abc_delay(1)
-    read = s._read_offsets(one_hot.buffer, mxm, 0)
-    fixed = s._read_uses(one_hot.buffer, one_hot.start, one_hot.start + n - 1, read, n)
-    low = s._ready_bound(one_hot.buffer, one_hot.start, 1, n, 1, read)
+    read = s.read_offsets(one_hot.buffer, mxm, 0)
+    fixed = s.read_uses(one_hot.buffer, one_hot.start, one_hot.start + n - 1, read, n)
+    low = s.ready_bound(one_hot.buffer, one_hot.start, 1, n, 1, read)
     front = land + abs(mxm)  # cycle in which the first result is at column 0
     map_read = [front - abs(g.column[index.slices[0]])]
-    fixed += s._read_uses(index, 0, 0, map_read, n)
+    fixed += s.read_uses(index, 0, 0, map_read, n)
     low = max(low, index.ready[0] - map_read[0])
     issue = []
     for byte in (0, 1):
@@ -289,7 +289,7 @@ def transpose_rows(s: Scheduler, plane: int, one_hot: Mem, index: Buffer, target
     far = g.column[target.slices[2 * slot + 1]]
     feeds = [Alternative(r.flow(out, b, g.column[one_hot.buffer.slices[0]], mxm, read[0], n), (b,))
              for b in s.groups(1)]
-    indices = [Alternative(s._flows(index, back, [b], far, map_read, n), (b,)) for b in s.groups(1)]
+    indices = [Alternative(s.flows(index, back, [b], far, map_read, n), (b,)) for b in s.groups(1)]
     quads = []
     for b in s.groups(4):
         uses = r.flow(back, b, mxm, far, land, n)
@@ -305,10 +305,10 @@ def transpose_rows(s: Scheduler, plane: int, one_hot: Mem, index: Buffer, target
     for a in picked:
         s.board.mark(a.uses, t)
     feed, *results, m = (a.tag[0] for a in picked)
-    s._emit_reads(one_hot.buffer, one_hot.start, 1, n, 1, read, t, out, [feed], reason)
-    s._note_read(one_hot.buffer, one_hot.start, 1, n, 1, t + read[0])
-    s._emit_reads(index, 0, 0, n, 1, map_read, t, back, [m], reason)
-    s._note_read(index, 0, 0, n, 1, t + map_read[0])
+    s.emit_reads(one_hot.buffer, one_hot.start, 1, n, 1, read, t, out, [feed], reason)
+    s.note_read(one_hot.buffer, one_hot.start, 1, n, 1, t + read[0])
+    s.emit_reads(index, 0, 0, n, 1, map_read, t, back, [m], reason)
+    s.note_read(index, 0, 0, n, 1, t + map_read[0])
     for byte in (0, 1):
         _, abc_queue, acc_queue = r.matrix_queues(plane + byte)
         state = s.planes[plane + byte]
@@ -323,4 +323,4 @@ def transpose_rows(s: Scheduler, plane: int, one_hot: Mem, index: Buffer, target
         target.ready[w] = max(target.ready[w], t + max(issue) + i + 1)
 
 
-__all__ = ["BOTH", "Load", "gather", "install", "scatter_rows", "switch", "transpose_rows"]
+__all__ = ["CAST_QUADS", "Load", "gather", "install", "scatter_rows", "switch", "transpose_rows"]

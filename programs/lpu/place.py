@@ -108,7 +108,8 @@ class Placer:
         self.fills.append(Fill(buffer, lambda layer: data, table=True))
         return buffer
 
-    def linear(self, plan: LinearPlan, format: str, layered: bool, source: Callable[[int], StoredLinear]) -> PlacedLinear:
+    def linear(self, plan: LinearPlan, format: str, layered: bool,
+               source: Callable[[int], StoredLinear]) -> PlacedLinear:
         """Place a linear layer's tiles; source(layer) gives its values."""
         g = self.g
         units = list(range(g.planes)) if format == "s8" else list(range(0, g.planes, 2))

@@ -1,253 +1,28 @@
 """The scheduler: puts rigid patterns of instructions at the first cycle at which everything is free.
 
-A Scheduler holds one block (what runs before the layers, one layer, or what runs after them). Every
-method places one pattern, reserves what it uses, remembers when its results can be read and emits
-its instructions. Blocks follow each other without overlap, so a layer is scheduled once.
+A method places one pattern, reserves what it uses, remembers when its results can be read and emits
+its instructions. Here are the vector operations, with and without the matrix planes; patterns.py has
+the others.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any
 
-from emulator.accounting import LPU_REASONS, reason_index
-from emulator.lpu.geometry import MXM_ABC, Geometry
-from isa.encoding import encode
-from isa.opcodes import ALU_BASE, BY_NAME, F16, NO_STREAM, S8
-from isa.opcodes import WEST as WEST_FLAG
+from emulator.lpu.geometry import MXM_ABC
+from isa.opcodes import ALU_BASE, F16, NO_STREAM, S8
 from programs.lpu import chain as vxm
-from programs.lpu.board import BOTH, EAST, WEST, Alternative, Board, Resources, Use
+from programs.lpu.board import BOTH, EAST, WEST, Alternative, Use
 from programs.lpu.chain import Leaf, Op
-from programs.lpu.memory import Buffer, Memory
-from programs.lpu.place import Placer
+from programs.lpu.core import ALL_QUADS, Core, Dst, Mat, Mem, memory_word, stream_field, word
 
-ALL_QUADS = frozenset(range(8))
 TRIES = 6  # ALU assignments looked at before the best is taken
-REASON = {reason.name: reason_index(LPU_REASONS, reason.name) for reason in LPU_REASONS}
-EVENT_COLUMNS = ("queue", "cycle", "n", "d", "stride", "node", "reason", "layered")
 
 
-@dataclass(eq=False)
-class Mem(Leaf):
-    """Vectors start, start + step, ... of a buffer, one an iteration."""
-
-    buffer: Buffer
-    start: int = 0
-    step: int = 1
-
-    def bytes(self) -> int:
-        return len(self.buffer.slices)
-
-
-@dataclass(eq=False)
-class Mat(Leaf):
-    """Products of activations start, start + step, ... of a buffer with a plane's installed tile."""
-
-    plane: int
-    type: int
-    act: Buffer
-    start: int = 0
-    step: int = 1
-
-    def bytes(self) -> int:
-        return 4
-
-
-@dataclass
-class Dst:
-    """Where a result goes: vectors start, start + step, ... of a buffer."""
-
-    buffer: Buffer
-    start: int = 0
-    step: int = 1
-
-
-@dataclass
-class Plane:
-    """Times of one matrix plane: its last IW, last fed cycle, last ACC; loaded: end of its last LW."""
-
-    installed: int = -1
-    fed: int = -1
-    accumulated: int = -1
-    loaded: int = -1
-
-
-def stream_field(direction: int, stream: int) -> int:
-    return stream + (WEST_FLAG if direction == WEST else 0)
-
-
-@lru_cache(maxsize=65536)
-def _memory_word(name: str, stream: int, map_stream: int | None) -> int:
-    values = [0, stream] if map_stream is None else [0, stream, map_stream]
-    return encode("lpu", BY_NAME[name], values)
-
-
-def memory_word(name: str, address: int, stream: int, map_stream: int | None = None) -> int:
-    """READ, WRITE, GATHER or SCATTER; the address is the first field."""
-    if not 0 <= address < 8192:
-        raise ValueError(f"{name}: address {address} is outside the slice")
-    return _memory_word(name, stream, map_stream) | address << 8
-
-
-@lru_cache(maxsize=65536)
-def word(name: str, *values: int) -> int:
-    return encode("lpu", BY_NAME[name], values)
-
-
-class Scheduler:
+class Scheduler(Core):
     """One block under construction."""
 
-    def __init__(self, g: Geometry, nodes: list[str], memory: Memory, placer: Placer) -> None:
-        self.g, self.memory, self.placer = g, memory, placer
-        self.resources = Resources(g)
-        self.nodes = nodes
-        self.node = -1
-        self.hint = 0
-        self.half = -1  # half of the streams that the activations of the pattern being placed keep to
-        self.quads = ALL_QUADS  # streams that its results may use
-        self.memo: dict[Any, Any] = {}  # uses of patterns that were built before
-        self.temporaries: list[Buffer] = []  # copies of operands for the pattern being placed
-        self.start_block()
-
-    def start_block(self) -> None:
-        self.board = Board(self.resources)
-        self.planes = [Plane() for _ in range(self.g.planes)]
-        self.events = array("q")
-        self.words = array("Q")
-        self.end = 0  # first cycle after everything so far, completions included
-        self.last = 0
-
-    def at(self, name: str) -> None:
-        """What follows belongs to this graph node."""
-        if name not in self.nodes:
-            self.nodes.append(name)
-        self.node = self.nodes.index(name)
-
-    # -- small pieces -----------------------------------------------------------------------
-    def hemisphere(self, slice_number: int) -> int:
-        return slice_number // self.g.slices_per_hemisphere
-
-    def inward(self, slice_number: int) -> int:
-        """Direction from a slice toward the VXM."""
-        return EAST if self.hemisphere(slice_number) == 0 else WEST
-
-    def bank(self, buffer: Buffer, byte: int, first: int, last: int) -> int:
-        """Bank of a range of vectors, -1 when it is not one known bank."""
-        if buffer.layered:
-            return -1
-        banks = {buffer.address(byte, i) // self.g.words_per_bank for i in (first, last)}
-        return banks.pop() if len(banks) == 1 else -1
-
-    def emit(self, queue: int, cycle: int, code: int, completion: int, n: int = 1, d: int = 1, stride: int = 0,
-             reason: str = "data", layered: bool = False) -> None:
-        self.events.extend((queue, cycle, n - 1, d, stride, self.node, REASON[reason], layered))
-        self.words.append(code)
-        self.end = max(self.end, cycle + (n - 1) * d + completion)
-
-    def _columns(self, buffer: Buffer) -> list[int]:
-        return [self.g.column[s] for s in buffer.slices]
-
-    # -- memory to anywhere -----------------------------------------------------------------
-    def _read_offsets(self, buffer: Buffer, target: int, sampled: int) -> list[int]:
-        """Issue offsets of the byte planes' READs so that all are at column `target` at `sampled`."""
-        return [sampled - abs(target - column) for column in self._columns(buffer)]
-
-    def _read_uses(self, buffer: Buffer, first: int, last: int, offsets: Sequence[int], span: int,
-                   whole: bool = False) -> list[Use]:
-        uses: list[Use] = []
-        for byte, s in enumerate(buffer.slices):
-            uses += self.resources.read(s, self.bank(buffer, byte, first, last), offsets[byte], span, whole)
-        return uses
-
-    def _write_uses(self, buffer: Buffer, first: int, last: int, offsets: Sequence[int], span: int,
-                    whole: bool = False) -> list[Use]:
-        uses: list[Use] = []
-        for byte, s in enumerate(buffer.slices):
-            uses += self.resources.write(s, self.bank(buffer, byte, first, last), offsets[byte], span, whole)
-        return uses
-
-    def _ready_bound(self, buffer: Buffer, start: int, step: int, n: int, d: int, offsets: Sequence[int]) -> int:
-        low = min(offsets)
-        ready = buffer.ready
-        return max(ready[start + step * k] - low - k * d for k in range(n))
-
-    def _write_bound(self, buffer: Buffer, start: int, step: int, n: int, d: int, offsets: Sequence[int]) -> int:
-        low, bound = min(offsets), -(1 << 60)
-        for k in range(n):
-            i = start + step * k
-            bound = max(bound, max(buffer.used[i] + 1, buffer.ready[i]) - low - k * d)
-        return bound
-
-    def _note_read(self, buffer: Buffer, start: int, step: int, n: int, d: int, latest: int) -> None:
-        for k in range(n):
-            i = start + step * k
-            buffer.used[i] = max(buffer.used[i], latest + k * d)
-
-    def _note_write(self, buffer: Buffer, start: int, step: int, n: int, d: int, latest: int) -> None:
-        for k in range(n):
-            buffer.ready[start + step * k] = latest + k * d + 1
-
-    def _emit_reads(self, buffer: Buffer, start: int, step: int, n: int, d: int, offsets: Sequence[int], time: int,
-                    direction: int, streams: Sequence[int], reason: str) -> None:
-        for byte, s in enumerate(buffer.slices):
-            code = memory_word("READ", buffer.address(byte, start), stream_field(direction, streams[byte]))
-            self.emit(s, time + offsets[byte], code, 1, n, d, step * buffer.pitch, reason, buffer.layered)
-
-    def _emit_writes(self, buffer: Buffer, start: int, step: int, n: int, d: int, offsets: Sequence[int], time: int,
-                     direction: int, streams: Sequence[int], reason: str) -> None:
-        for byte, s in enumerate(buffer.slices):
-            code = memory_word("WRITE", buffer.address(byte, start), stream_field(direction, streams[byte]))
-            self.emit(s, time + offsets[byte], code, 1, n, d, step * buffer.pitch, reason, buffer.layered)
-
-    def _flows(self, buffer: Buffer, direction: int, streams: Sequence[int], target: int, offsets: Sequence[int],
-               span: int) -> list[Use]:
-        uses: list[Use] = []
-        for byte, column in enumerate(self._columns(buffer)):
-            uses += self.resources.flow(direction, streams[byte], column, target, offsets[byte], span)
-        return uses
-
-    def groups(self, size: int) -> list[int]:
-        """First streams of aligned groups, spread from a hint so that neighbours differ."""
-        count = self.g.streams // max(size, 1)
-        order = [(i * 5 + self.hint) % count for i in range(count)] if count % 5 else list(range(count))
-        return [size * i for i in order]
-
-    def move(self, source: Mem, dsts: Sequence[Dst], n: int = 1, d: int = 1) -> None:
-        """Copy vectors from slice to slice on streams; all targets are on one side of the source."""
-        for dst in dsts:
-            self.settle(dst.buffer, source.buffer.slices)
-        size, span = source.bytes(), (n - 1) * d + 1
-        columns = [self.g.column[x] for dst in dsts for x in dst.buffer.slices]
-        sources = self._columns(source.buffer)
-        direction = EAST if min(columns) >= max(sources) else WEST
-        base = min(sources) if direction == EAST else max(sources)  # upstream of all: keeps the planes together
-        read = [abs(c - base) for c in sources]
-        fixed = self._read_uses(source.buffer, source.start, source.start + source.step * (n - 1), read, span)
-        bound = self._ready_bound(source.buffer, source.start, source.step, n, d, read)
-        writes = []
-        for dst in dsts:
-            offsets = [abs(c - base) for c in self._columns(dst.buffer)]
-            fixed += self._write_uses(dst.buffer, dst.start, dst.start + dst.step * (n - 1), offsets, span)
-            bound = max(bound, self._write_bound(dst.buffer, dst.start, dst.step, n, d, offsets))
-            writes.append(offsets)
-        far = max(columns) if direction == EAST else min(columns)
-        choice = [Alternative(self._flows(source.buffer, direction, range(b, b + size), far, read, span), (b,))
-                  for b in self.groups(size)]
-        found = self.board.find(fixed, [choice], bound)
-        assert found is not None
-        t, picked = found.time, choice[found.chosen[0]]
-        streams = range(picked.tag[0], picked.tag[0] + size)
-        self.board.mark([*fixed, *picked.uses], t)
-        self._emit_reads(source.buffer, source.start, source.step, n, d, read, t, direction, streams, found.reason)
-        self._note_read(source.buffer, source.start, source.step, n, d, t + max(read))
-        for dst, offsets in zip(dsts, writes, strict=True):
-            self._emit_writes(dst.buffer, dst.start, dst.step, n, d, offsets, t, direction, streams, found.reason)
-            self._note_write(dst.buffer, dst.start, dst.step, n, d, t + max(offsets))
-
-    # -- VXM --------------------------------------------------------------------------------
     def vop(self, outs: Sequence[tuple[Op, Sequence[Dst]]], n: int = 1, d: int = 1, after: int = 0,
             fold: str = "", period: int = 0, own_half: int = -1, quads: frozenset[int] = ALL_QUADS) -> int:
         """Compute expressions for n vectors, d cycles apart, and store the results. Gives the start cycle.
@@ -285,9 +60,9 @@ class Scheduler:
         for leaf, sampled in chain.leaves:
             if isinstance(leaf, Mem):
                 last = leaf.start + leaf.step * (n - 1)
-                offsets = self._read_offsets(leaf.buffer, 0, sampled)
-                fixed += self._read_uses(leaf.buffer, leaf.start, last, offsets, span)
-                bound = max(bound, self._ready_bound(leaf.buffer, leaf.start, leaf.step, n, d, offsets))
+                offsets = self.read_offsets(leaf.buffer, 0, sampled)
+                fixed += self.read_uses(leaf.buffer, leaf.start, last, offsets, span)
+                bound = max(bound, self.ready_bound(leaf.buffer, leaf.start, leaf.step, n, d, offsets))
                 leaf_offsets.append(offsets)
             else:
                 leaf_offsets.append(None)
@@ -296,10 +71,10 @@ class Scheduler:
             appears = next(s.result for s in chain.steps if s.out == number) + out_delay
             rows = []
             for dst in dsts:
-                offsets = [appears + abs(c) - rc for c in self._columns(dst.buffer)]
+                offsets = [appears + abs(c) - rc for c in self.columns(dst.buffer)]
                 last = dst.start + dst.step * (out_n - 1)
-                fixed += self._write_uses(dst.buffer, dst.start, last, offsets, out_span)
-                bound = max(bound, self._write_bound(dst.buffer, dst.start, dst.step, out_n, d, offsets))
+                fixed += self.write_uses(dst.buffer, dst.start, last, offsets, out_span)
+                bound = max(bound, self.write_bound(dst.buffer, dst.start, dst.step, out_n, d, offsets))
                 rows.append(offsets)
             out_offsets.append(rows)
 
@@ -333,11 +108,8 @@ class Scheduler:
         self.temporaries.clear()
         return best[0].time
 
-    def settle(self, buffer: Buffer, avoid: Iterable[int] = ()) -> None:
-        if not buffer.settled:
-            self.memory.settle(buffer, set(avoid), buffer.groups or self.placer.scratch_groups)
-
-    def _legalise(self, split: list[tuple[Op, list[Dst], int]], n: int, d: int, fold: str) -> tuple[vxm.Chain, list[tuple[Mem, Dst]]]:
+    def _legalise(self, split: list[tuple[Op, list[Dst], int]], n: int, d: int,
+                  fold: str) -> tuple[vxm.Chain, list[tuple[Mem, Dst]]]:
         """Give every operand and result slices of its own where accesses would meet.
 
         Results without a place get one; operands that meet are copied elsewhere first; a result that
@@ -358,7 +130,7 @@ class Scheduler:
         for leaf, sampled in chain.leaves:
             if not isinstance(leaf, Mem):
                 continue
-            offsets = self._read_offsets(leaf.buffer, 0, sampled)
+            offsets = self.read_offsets(leaf.buffer, 0, sampled)
             mine = list(zip(leaf.buffer.slices, offsets, strict=True))
             if any(x == y and abs(a - o) < span for x, a, _ in reads for y, o in mine):
                 if leaf.step == 0:
@@ -370,13 +142,13 @@ class Scheduler:
                 self.temporaries.append(temporary)
                 self.move(Mem(leaf.buffer, leaf.start, leaf.step), [Dst(temporary)], count)
                 leaf.buffer, leaf.start, leaf.step = temporary, 0, min(leaf.step, 1)
-                mine = list(zip(temporary.slices, self._read_offsets(temporary, 0, sampled), strict=True))
+                mine = list(zip(temporary.slices, self.read_offsets(temporary, 0, sampled), strict=True))
             reads += [(x, o, leaf) for x, o in mine]
         later: list[tuple[Mem, Dst]] = []
         for number, (_, dsts, _) in enumerate(split):
             appears = next(s.result for s in chain.steps if s.out == number) + (span - 1 if fold else 0)
             for k, dst in enumerate(dsts):
-                offsets = [appears + abs(c) - self.g.result_column for c in self._columns(dst.buffer)]
+                offsets = [appears + abs(c) - self.g.result_column for c in self.columns(dst.buffer)]
                 width = 1 if fold else span
                 if any(x == y and (a == o or (a < o + width and o < a + span))
                        for x, a, _ in reads for y, o in zip(dst.buffer.slices, offsets, strict=True)):
@@ -420,8 +192,8 @@ class Scheduler:
              fixed: list[Use], leaf_offsets: list[Any], bound: int, span: int, n: int, d: int, slacks: list[int],
              limit: int | None) -> Any:
         key = (self.quads, chain.signature, tuple((p.issue, p.result) for p in chain.steps), alus, span, d, chain.fold,
-               tuple((leaf.buffer.slices, self._banks(leaf, n), at) if isinstance(leaf, Mem) else (leaf.plane, at)
-                     for leaf, at in chain.leaves),
+               tuple((leaf.buffer.slices, self._banks(leaf, n), at) if isinstance(leaf, Mem) else (
+                   isinstance(leaf, Mat) and leaf.plane, at) for leaf, at in chain.leaves),
                tuple((x[2], x[0].result_bytes, *((y.buffer.slices, self._banks(y, n)) for y in x[1])) for x in split))
         built = self.memo.get(key)
         if built is None:
@@ -475,8 +247,9 @@ class Scheduler:
                     for base in range(4 * q, 4 * q + 4, size if size < 4 else 4):
                         streams = list(range(base, base + size))
                         alternatives.append(Alternative(
-                            self._flows(leaf.buffer, direction, streams, 0, leaf_offsets[number], span), (q, base)))
+                            self.flows(leaf.buffer, direction, streams, 0, leaf_offsets[number], span), (q, base)))
                 else:
+                    assert isinstance(leaf, Mat)
                     start = g.column[g.mxm_queue(leaf.plane, MXM_ABC)]
                     uses: list[Use] = []
                     for s in range(4 * q, 4 * q + 4):
@@ -489,7 +262,7 @@ class Scheduler:
             k = next(k for k, s in enumerate(chain.steps) if s.out == number)
             appears = chain.steps[k].result + (span - 1 if chain.fold else 0)
             out_span = 1 if chain.fold else span
-            far = max((abs(c) for dst in dsts for c in self._columns(dst.buffer)))
+            far = max(abs(c) for dst in dsts for c in self.columns(dst.buffer))
             sign = 1 if direction == EAST else -1
             alternatives = []
             size = op.result_bytes
@@ -511,7 +284,8 @@ class Scheduler:
         """(stream choices, earliest start, fixed uses) of the activations of a pattern's Mat leaves."""
         g = self.g
         feeds: list[list[Alternative]] = []
-        low, extra = -(1 << 60), []
+        low = -(1 << 60)
+        extra: list[Use] = []
         for leaf, sampled in chain.leaves:
             if not isinstance(leaf, Mat):
                 continue
@@ -523,8 +297,8 @@ class Scheduler:
             cycles = g.f16_feed if leaf.type == F16 else 1
             plane = self.planes[leaf.plane]
             low = max(low, plane.installed - abc, plane.fed + 1 - abc, plane.accumulated + 1 - (abc + land))
-            offsets = self._read_offsets(leaf.act, mxm, abc)
-            low = max(low, self._ready_bound(leaf.act, leaf.start, leaf.step, n, d, offsets))
+            offsets = self.read_offsets(leaf.act, mxm, abc)
+            low = max(low, self.ready_bound(leaf.act, leaf.start, leaf.step, n, d, offsets))
             key = ("feed", self.half, leaf.plane, abc, accumulate, span, cycles, leaf.act.slices, self._banks(
                 Mem(leaf.act, leaf.start, leaf.step), n))
             made = self.memo.get(key)
@@ -532,10 +306,10 @@ class Scheduler:
                 last = leaf.start + leaf.step * (n - 1)
                 uses = [(self.resources.queue0 + abc_queue, abc, span + cycles - 1, BOTH),
                         self.resources.queue(acc_queue, accumulate, span),
-                        *self._read_uses(leaf.act, leaf.start, last, offsets, span)]
+                        *self.read_uses(leaf.act, leaf.start, last, offsets, span)]
                 size = len(leaf.act.slices)
                 direction = EAST if mxm > 0 else WEST
-                streams = [Alternative(self._flows(leaf.act, direction, range(b, b + size), mxm, offsets, span), (-1, b))
+                streams = [Alternative(self.flows(leaf.act, direction, range(b, b + size), mxm, offsets, span), (-1, b))
                            for b in self.groups(size) if self.half < 0 or 2 * b // self.g.streams == self.half]
                 made = self.memo[key] = (uses, streams)
             extra += made[0]
@@ -557,8 +331,8 @@ class Scheduler:
                 offsets = leaf_offsets[number]
                 direction = self._leaf_direction(leaf)
                 streams = range(bases[number], bases[number] + leaf.bytes())
-                self._emit_reads(leaf.buffer, leaf.start, leaf.step, n, d, offsets, t, direction, streams, reason)
-                self._note_read(leaf.buffer, leaf.start, leaf.step, n, d, t + max(offsets))
+                self.emit_reads(leaf.buffer, leaf.start, leaf.step, n, d, offsets, t, direction, streams, reason)
+                self.note_read(leaf.buffer, leaf.start, leaf.step, n, d, t + max(offsets))
                 continue
             assert isinstance(leaf, Mat)
             _, abc_queue, acc_queue = self.resources.matrix_queues(leaf.plane)
@@ -566,11 +340,11 @@ class Scheduler:
             size = 2 if leaf.type == F16 else 1
             land = g.abc_delay(size)
             abc = sampled - abs(mxm) - slack - land
-            offsets = self._read_offsets(leaf.act, mxm, abc)
+            offsets = self.read_offsets(leaf.act, mxm, abc)
             direction = EAST if mxm > 0 else WEST
             streams = range(bases[feed], bases[feed] + len(leaf.act.slices))
-            self._emit_reads(leaf.act, leaf.start, leaf.step, n, d, offsets, t, direction, streams, reason)
-            self._note_read(leaf.act, leaf.start, leaf.step, n, d, t + max(offsets))
+            self.emit_reads(leaf.act, leaf.start, leaf.step, n, d, offsets, t, direction, streams, reason)
+            self.note_read(leaf.act, leaf.start, leaf.step, n, d, t + max(offsets))
             self.emit(abc_queue, t + abc, word("ABC", leaf.type, stream_field(direction, bases[feed])), land, n, d,
                       reason=reason)
             back = WEST if mxm > 0 else EAST
@@ -610,9 +384,9 @@ class Scheduler:
             base = bases[len(chain.leaves) + number]
             out_n = 1 if chain.fold else n
             for dst, offsets in zip(dsts, out_offsets[number], strict=True):
-                self._emit_writes(dst.buffer, dst.start, dst.step, out_n, d, offsets, t, direction,
+                self.emit_writes(dst.buffer, dst.start, dst.step, out_n, d, offsets, t, direction,
                                   range(base, base + op.result_bytes), reason)
-                self._note_write(dst.buffer, dst.start, dst.step, out_n, d, t + max(offsets))
+                self.note_write(dst.buffer, dst.start, dst.step, out_n, d, t + max(offsets))
 
 
 def _leaves(op: Op) -> list[Leaf]:

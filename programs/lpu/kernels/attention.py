@@ -140,7 +140,7 @@ def _rope(b: Build, state: StepState, cache: Cache, p: Projections, prefix: str)
         switch(s, "PERMUTE", partner, Mem(p.q[v]), Dst(turned), v % 2, n)
         for i in range(batch):
             for slot in range(layout.slots_of(v)):
-                value = _rotated(p.q[v], turned, state, i, batch)
+                value: Op = _rotated(p.q[v], turned, state, i, batch)
                 if masks is not None:
                     value = f32("MUL", value, Mem(masks, slot, 0))
                 s.vop([(cvt("f16", "f32", value), [Dst(queries[i][v], slot * layout.group)])], layout.group)
@@ -174,8 +174,9 @@ def _scores(b: Build, state: StepState, cache: Cache, queries: list[list[Buffer]
         return scores, scores[0]
     top = b.scratch(4, b.batch * heads, 0)
     for first, count in _halves(top.n):
-        value = _combined(b, "MAX", scores, first, count)
-        s.vop([(value, [Dst(top, first)])], count)
+        most = _combined(b, "MAX", scores, first, count)
+        assert isinstance(most, Op)
+        s.vop([(most, [Dst(top, first)])], count)
     return scores, top
 
 
@@ -212,8 +213,8 @@ def _transpose_values(b: Build, state: StepState, cache: Cache) -> None:
                 install(s, 2 * side + byte, S8, [Load(rows.planes(byte, 2), 0, count, 0)])
             n = blocks(len(channels))
             for slot in range(BLOCK):
-                transpose_rows(s, 2 * side, Mem(tables[slot // 4], slot % 4 * per_tile), state.tile_maps[i][side], cache.values[i][t],
-                               slot, 0, tiles, n)
+                one = Mem(tables[slot // 4], slot % 4 * per_tile)
+                transpose_rows(s, 2 * side, one, state.tile_maps[i][side], cache.values[i][t], slot, 0, tiles, n)
 
 
 def _log2_bits(a: Mat, factor: float, offset: float) -> Op:

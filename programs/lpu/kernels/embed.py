@@ -12,19 +12,19 @@ from programs.lpu.build import Build
 from programs.lpu.chain import cvt, f32, imm, s32
 from programs.lpu.kernels.state import byte_maps
 from programs.lpu.memory import Buffer
+from programs.lpu.partition import natural
 from programs.lpu.patterns import gather
 from programs.lpu.place import Fill, byte_planes, lane_vectors
-from programs.lpu.partition import natural
 from programs.lpu.schedule import Dst, Mem
 
-ROWS = 2048  # rows of a table, at most
+ROWS, TIGHT_ROWS = 2048, 512  # rows of a table, at most; where the chip is nearly full
 
 
 def place_embedding(b: Build) -> list[list[Buffer]]:
-    """Tables [chunk][vector]; chunk c has rows c * ROWS on, then a zero row."""
+    """Tables [chunk][vector] of equal numbers of rows, each with a zero row at its end."""
     c, g = b.stored.config, b.g
     layout = natural(c.hidden, g.lanes)
-    rows = min(ROWS, c.vocab)
+    rows = min(ROWS if b.place.roomy else TIGHT_ROWS, c.vocab)
     tables = []
     for first in range(0, c.vocab, rows):
         side, group = max(((h, k) for h in (0, 1) for k in b.place.streaming_groups(h, 8)),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from isa.opcodes import F16, S8
+from programs.lpu.board import EAST, WEST
 from programs.lpu.build import Build
 from programs.lpu.chain import Op, copy, cvt, f32, s32
+from programs.lpu.core import ALL_QUADS, Dst, Mat, Mem
 from programs.lpu.memory import Buffer
-from programs.lpu.board import EAST, WEST
 from programs.lpu.patterns import CAST_QUADS, Load, install
 from programs.lpu.place import LATENCY_TILES, PlacedLinear, PlacedTile
-from programs.lpu.schedule import ALL_QUADS, Dst, Mat, Mem
 
 Final = Callable[[int, Op | Mat, int, int], Sequence[tuple[Op, Sequence[Dst]]]]
 
@@ -63,8 +63,10 @@ def linear(b: Build, placed: PlacedLinear, acts: Sequence[Buffer], partials: Par
                 node = add("ADD", node, Mem(old))
             left[n] -= 1
             if left[n]:
-                stay = old is not None and batch == 1 and old.slices[0] in b.memory.group(hemisphere, t.rest)
-                new = old if stay else _partial(b, partials, t, hemisphere, u, n in shared)
+                if old is not None and batch == 1 and old.slices[0] in b.memory.group(hemisphere, t.rest):
+                    new = old
+                else:
+                    new = _partial(b, partials, t, hemisphere, u, n in shared)
                 open_sums[u, n] = new
                 s.vop([(node if isinstance(node, Op) else copy(node), [Dst(new)])], batch, period=period,
                       own_half=half, quads=quads)
