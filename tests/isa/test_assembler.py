@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -437,3 +438,11 @@ def test_a_garbled_text_is_an_assembly_error_and_nothing_else(text, data):
         assemble("\n".join(lines), target)
     except AssemblyError as error:
         assert error.file == "<text>" and 1 <= error.line <= len(lines) and error.column >= 1
+
+
+def test_the_complete_program_of_the_manual_assembles():
+    manual = (Path(__file__).resolve().parents[2] / "docs" / "assembly.md").read_text(encoding="utf-8")
+    block = next(part for part in manual.split("```") if part.startswith("\n.chip   groq_tsp_v1\n"))
+    program = assemble(block, target)
+    assert len(block.strip().split("\n")) <= 12
+    assert queue(program, "MXM2.ACC") == ["NOP 72", "ACC S0.W"]
