@@ -45,7 +45,11 @@ class ProgramFileError(ValueError):
 
 # -- arrays in an .npz ------------------------------------------------------------------------
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all. Raises OSError."""
+    """Write a file completely or not at all (a pipe or a device just gets the bytes). Raises OSError."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path = path.resolve()  # a link stays one
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

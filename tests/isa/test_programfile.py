@@ -177,3 +177,11 @@ def test_what_cannot_be_written_leaves_nothing(files, tmp_path):
         save_program(program, files["gpu"])
     assert files["gpu"].read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["gpu.npz", "lpu.npz"]
+
+
+def test_links_and_devices_are_written_through(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    programfile.write_atomically(tmp_path / "link", b"abc")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"abc"
+    with pytest.raises(OSError):
+        programfile.write_atomically(tmp_path, b"abc")
