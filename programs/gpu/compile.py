@@ -18,6 +18,7 @@ from isa.builder import Kernel
 from isa.program import GpuText, Launch, Program, Source, Tensor
 from isa.program import Kernel as KernelRecord
 from programs.decode.stored import StoredModel
+from programs.errors import CapacityError
 from programs.gpu.kernels.attention import attention_kernel
 from programs.gpu.kernels.combine import WARPS as COMBINE_WARPS
 from programs.gpu.kernels.combine import combine_kernel, combine_shared_bytes
@@ -32,6 +33,7 @@ from programs.gpu.plan import (
     FUSED_VALUES_MAX,
     Limits,
     LinearPlan,
+    PlanError,
     ceil_div,
     plan_attention,
     plan_linear,
@@ -41,14 +43,6 @@ from programs.gpu.plan import (
 EMBED_PIECE = 8  # 16-bit values a thread looks up at a time
 SUMS_BYTES = 4 * 32  # shared memory of an activation kernel: a sum a warp
 Argument = Tensor | tuple[Tensor, int]  # a kernel parameter: a tensor's address, or bytes past it
-
-
-class CapacityError(ValueError):
-    """A model that does not fit the chip's memory. chips_needed: None when more chips would not help."""
-
-    def __init__(self, message: str, chips_needed: int | None = None) -> None:
-        super().__init__(message)
-        self.chips_needed = chips_needed
 
 
 def compile_gpu(stored: StoredModel, chip: Chip, batch: int = 1, context: int = 1024, timing_only: bool = False,
@@ -74,27 +68,42 @@ class _Compiler:
         self.kernels: list[Kernel] = []
         self.index: dict[str, int] = {}
         self.launches: list[tuple[str, int, int, int, tuple[Any, ...], str]] = []
-        # More than 64 sequences run as equal slices; the last may hold sequences that nobody asked for.
-        self.slices = ceil_div(batch, COLUMNS * COLUMN_BLOCKS_MAX)
-        self.slice = ceil_div(batch, self.slices)
-        self.rows = self.slices * self.slice  # sequences, the padding's included
-        c = self.config
-        self.attention = plan_attention(self.rows, c.kv_heads, c.group, c.head_dim, context, self.limits, split)
-        weights = self.scheme.weights
-        self.plans: dict[str, LinearPlan] = {}
-        for name, outputs, k, paired in (
-            ("qkv", (c.heads + 2 * c.kv_heads) * c.head_dim // 2, c.hidden, True),
-            ("o", c.hidden, c.q_size, False),
-            ("gate_up", c.ffn, c.hidden, True),
-            ("down", c.hidden, c.ffn, False),
-            ("lm_head", c.vocab, c.hidden, False),
-        ):
-            self.plans[name] = plan_linear(outputs, k, weights, self.slice, paired, self.limits, fused_values_max)
+        self._plan(fused_values_max, split)
         if self.attention.region_bytes >= 1 << 32:
             raise CapacityError(f"{stored.name}: the KV cache of one layer with batch {batch} and context {context} is "
                                 f"{self.attention.region_bytes} bytes; one layer may have {1 << 32}")
         self.arena = Arena(timing_only)
         self._allocate()
+
+    def _plan(self, fused_values_max: int, split: int | None) -> None:
+        """Plans of the linear layers and of attention; how many slices the batch runs in.
+
+        More than 64 sequences run as equal slices, and fewer where shared memory is too small; the last
+        slice may hold sequences that nobody asked for.
+        """
+        c = self.config
+        shapes = {
+            "qkv": ((c.heads + 2 * c.kv_heads) * c.head_dim // 2, c.hidden, True),
+            "o": (c.hidden, c.q_size, False),
+            "gate_up": (c.ffn, c.hidden, True),
+            "down": (c.hidden, c.ffn, False),
+            "lm_head": (c.vocab, c.hidden, False),
+        }
+        self.plans: dict[str, LinearPlan] = {}
+        self.slices = ceil_div(self.batch, COLUMNS * COLUMN_BLOCKS_MAX)
+        while True:
+            self.slice = ceil_div(self.batch, self.slices)
+            try:
+                for name, (outputs, k, paired) in shapes.items():
+                    self.plans[name] = plan_linear(outputs, k, self.scheme.weights, self.slice, paired, self.limits,
+                                                   fused_values_max)
+                break
+            except PlanError:
+                if self.slice == 1:
+                    raise
+                self.slices = min(2 * self.slices, self.batch)
+        self.rows = self.slices * self.slice  # sequences, the padding's included
+        self.attention = plan_attention(self.rows, c.kv_heads, c.group, c.head_dim, self.context, self.limits, split)
 
     # -- memory ------------------------------------------------------------------------------
     def _allocate(self) -> None:

@@ -36,8 +36,9 @@ COMBINE_CYCLES = 1500  # loads that wait for each other, of a small kernel
 SPLIT_CYCLES = 10  # each split that the combine adds
 
 SUB_CORES = 4
-LOADED_LATENCY_CYCLES = 4000  # an SM needs about 50 KB in flight for its share of DRAM (facts: 48 to 64 KB)
-X_BYTES_PER_CYCLE = 32  # at which an SM reads activations from L2
+NOT_HIDDEN = 0.25  # of the shorter of stream and issue
+PORT_BYTES_PER_CYCLE = 37  # what an SM sustains from L2 (facts 5.1, sm_noc_in)
+HALF_RATE_BYTES = 5120  # in flight an SM for half of its rate: 16, 32, 64 KB give about 76, 86, 93 %
 SLOTS_MAX = 8
 RING_BYTES_MAX = 32768  # of a warp: what LDSM's offset reaches
 
@@ -52,6 +53,10 @@ def round_up(a: int, b: int) -> int:
     return ceil_div(a, b) * b
 
 
+class PlanError(ValueError):
+    """A kernel that no plan fits on the chip; the message says which and why."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """The chip numbers that plans depend on."""
@@ -61,6 +66,7 @@ class Limits:
     registers: int  # of an SM, 32 bits each
     warps_per_sm: int
     stream_bytes_per_cycle: float  # an SM's share of DRAM bandwidth
+    in_flight_bytes: int  # of an SM that still help: what its copies may have outstanding, twice
     launch_gap: int  # cycles from a kernel's end to the next one's start
 
     @staticmethod
@@ -74,6 +80,7 @@ class Limits:
             registers=chip["sm.registers"],
             warps_per_sm=chip["sm.max_warps"],
             stream_bytes_per_cycle=rate / chip.clock_hz / chip["core.sms"],
+            in_flight_bytes=64 * chip["sm.outstanding_sectors"],
             launch_gap=chip["launch.graph_gap"],
         )
 
@@ -202,30 +209,30 @@ class LinearPlan:
         return self.passes * (loop + end) + x + start
 
     def cycles(self, limits: Limits) -> float:
-        """Estimate: the longest CTA's stream or issue slots, then the last pass's end.
+        """Estimate: the busiest CTA's stream and its issue slots, which overlap but not perfectly.
 
-        An SM's rate is its share of DRAM, or its bytes in flight over the loaded latency. A fiftieth of
-        the instructions is added, so that of equally fast plans the one with less work is chosen.
+        A CTA streams at its share of DRAM (the SM's port at most), less where few bytes are in flight.
         """
-        in_flight = self.warps * self.slots * self.chunk_bytes
-        rate = min(limits.stream_bytes_per_cycle, in_flight / LOADED_LATENCY_CYCLES)
-        stream = self.passes * self.rows * self.k_bytes / rate
-        x = self.batch * self.k_padded * 4 / X_BYTES_PER_CYCLE if self.fused else 0.0
-        end = 10 * self.warps + 30 * self.passes
-        return max(stream, self.instructions / SUB_CORES) + x + end + self.instructions / 50
+        in_flight = min(self.warps * self.slots * self.chunk_bytes, limits.in_flight_bytes)
+        rate = min(limits.stream_bytes_per_cycle * limits.sms / self.grid, PORT_BYTES_PER_CYCLE)
+        stream = self.passes * self.rows * self.k_bytes / rate * (1 + HALF_RATE_BYTES / in_flight)
+        if self.fused:
+            stream += self.batch * self.k_padded * 4 / PORT_BYTES_PER_CYCLE
+        issue = self.instructions * (1 + 1 / self.warps) / SUB_CORES  # few warps wait for their own results
+        return max(stream, issue) + min(stream, issue) * NOT_HIDDEN
 
 
 def _slots(chunks: int, passes: int, chunk_bytes: int) -> list[int]:
     """Ring sizes that fit the loop: divisors of the chunks of a pass, or two or three passes."""
     fits = [s for s in range(1, chunks + 1) if chunks % s == 0] + [n * chunks for n in (2, 3) if n <= passes]
-    return [s for s in fits if s <= SLOTS_MAX and s * chunk_bytes <= RING_BYTES_MAX // 2]
+    return [s for s in fits if s <= SLOTS_MAX and s * chunk_bytes <= RING_BYTES_MAX]
 
 
 def plan_linear(outputs: int, k: int, weights: str, batch: int, paired: bool, limits: Limits,
                 fused_values_max: int = FUSED_VALUES_MAX) -> LinearPlan:
     """The cheapest cut of a linear layer for a chip, by LinearPlan.cycles; ties go to the smaller.
 
-    outputs: rows, or pairs of rows; batch at most 64. Raises ValueError when nothing fits.
+    outputs: rows, or pairs of rows; batch at most 64. Raises PlanError when nothing fits.
     """
     best, best_cost = None, inf
     total = ceil_div(k * ELEMENT_BYTES[weights], KSTEP_BYTES)
@@ -248,7 +255,7 @@ def plan_linear(outputs: int, k: int, weights: str, batch: int, paired: bool, li
                             best, best_cost = plan, cost
         if best is not None:
             return best
-    raise ValueError(f"no plan for a linear layer of {outputs} x {k} {weights}, batch {batch}: "
+    raise PlanError(f"no plan for a linear layer of {outputs} x {k} {weights}, batch {batch}: "
                      f"{limits.shared_bytes} bytes of shared memory are too few")
 
 
@@ -371,7 +378,7 @@ class AttentionPlan:
 
 def plan_attention(batch: int, kv_heads: int, group: int, head_dim: int, context: int, limits: Limits,
                    split: int | None = None) -> AttentionPlan:
-    """The fastest split by AttentionPlan.cycles, four warps a CTA where they fit. Raises ValueError."""
+    """The fastest split by AttentionPlan.cycles, four warps a CTA where they fit. Raises PlanError."""
     for warps, slots in ((4, 4), (4, 3), (4, 2), (4, 1), (2, 2), (2, 1), (1, 2), (1, 1)):
         best, best_cost = None, inf
         keys = split or warps * KEY_BLOCK
@@ -379,12 +386,13 @@ def plan_attention(batch: int, kv_heads: int, group: int, head_dim: int, context
             plan = AttentionPlan(batch, kv_heads, group, head_dim, context, warps,
                                  min(slots, ceil_div(keys, warps * KEY_BLOCK)), keys)
             cost = plan.cycles(limits)
-            if cost < best_cost and plan.shared_bytes <= limits.shared_bytes:
+            reached = (plan.slots - 1) * plan.slot_bytes + 2 * plan.dim < RING_BYTES_MAX
+            if cost < best_cost and reached and plan.shared_bytes <= limits.shared_bytes:
                 best, best_cost = plan, cost
             if split is not None or keys >= context:
                 break
             keys *= 2
         if best is not None:
             return best
-    raise ValueError(f"no plan for attention with {group} query heads a KV head of {head_dim}: "
+    raise PlanError(f"no plan for attention with {group} query heads a KV head of {head_dim}: "
                      f"{limits.shared_bytes} bytes of shared memory are too few")

@@ -20,6 +20,7 @@ from programs.gpu.kernels.common import (
     constant,
     divide,
     max_lanes,
+    reach,
     skip_idle_warps,
     sum_lanes,
     thread,
@@ -467,7 +468,8 @@ class _Attention:
                 k.ADD("s32", source, source, number)
                 parts = [k.reg(f"part{w}", 4) for w in range(plan.warps)]
                 for w, part in enumerate(parts):
-                    k.LDS(128, part, source, plan.ring_at + w * plan.blocks * COLUMNS * plan.output_pitch, guard=guard)
+                    at_w, offset = reach(k, source, plan.ring_at + w * plan.blocks * COLUMNS * plan.output_pitch)
+                    k.LDS(128, part, at_w, offset, guard=guard)
                 for part in parts[1:]:
                     for i in range(4):
                         k.ADD("f32", parts[0][i], parts[0][i], part[i])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from isa.builder import Kernel, Pred, Reg, UReg
 
 WINDOW = 4096  # bytes an address register reaches through LDGSTS's 12-bit offset
+OFFSET_REACH = 32768  # bytes that the 16-bit offset of loads and stores reaches
 LOG2_E = 1.4426950408889634
 
 
@@ -100,6 +101,15 @@ def below(k: Kernel, value: Reg, limit: int) -> Pred:
     k.SETP("LT", "s32", predicate, value, bound)
     k.free(bound)
     return predicate
+
+
+def reach(k: Kernel, address: Reg, offset: int) -> tuple[Reg, int]:
+    """(register, offset) for the address plus offset; far ones take a register and an ADDI."""
+    if 0 <= offset < OFFSET_REACH:
+        return address, offset
+    far = k.reg("far")
+    k.ADDI("s32", far, address, offset)
+    return far, 0
 
 
 def skip_idle_warps(k: Kernel, t: Thread, threads: int, label: str) -> None:

@@ -9,7 +9,7 @@ programs/gpu/kernels/finish.py. Words of the plan are explained in programs/gpu/
 from __future__ import annotations
 
 from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
-from programs.gpu.kernels.common import WINDOW, below, constant, skip_idle_warps, thread
+from programs.gpu.kernels.common import WINDOW, below, constant, reach, skip_idle_warps, thread
 from programs.gpu.kernels.finish import Finish, Item
 from programs.gpu.kernels.operand import FusedRows, Operand
 from programs.gpu.plan import COLUMNS, KSTEP_BYTES, TILE_BYTES, LinearPlan, ceil_div
@@ -181,6 +181,7 @@ class _Linear:
         k.ADD("s32", self.partial, self.partial, row)
         k.free(row)
         self.swap: UReg | None = None
+        k.ADDI("s32", self.partial, self.partial, plan.partials_at)
         self.partials = k.reg("partials")  # 0 or the second copy's offset: passes alternate
         k.MOV(self.partials, ZERO)
         if plan.passes > 1:
@@ -282,7 +283,7 @@ class _Linear:
                 for half in range(2):
                     for e in range(min(2, here)):
                         offset = (COLUMNS * j + e) * plan.column_pitch + (16 * m + 8 * half) * 4
-                        k.STS(32, at, plan.partials_at + offset, self.accumulators[m][j][2 * half + e],
+                        k.STS(32, at, offset, self.accumulators[m][j][2 * half + e],
                               guard=guards[e])
         k.free(at)
         k.BAR()
@@ -350,7 +351,8 @@ class _Linear:
             values = [k.reg(f"v{w}") for w in range(plan.warps)]
             for w, value in enumerate(values):
                 offset = plan.partials_at + w * plan.partial_bytes + part * plan.items * 4
-                k.LDS(32, value, at, offset, guard=item.valid)
+                source, offset = reach(k, at, offset)
+                k.LDS(32, value, source, offset, guard=item.valid)
             for value in values[1:]:
                 k.ADD(typ, values[0], values[0], value)
             if typ == "s32":
@@ -371,7 +373,8 @@ class _Linear:
         scale, at = k.reg("x_scale"), k.reg("x_scale_at")
         k.SHL(at, item.sequence, 2)
         if plan.fused:
-            k.LDS(32, scale, at, plan.scratch_at + 4 * plan.batch * plan.warps, guard=item.valid)
+            source, offset = reach(k, at, plan.scratch_at + 4 * plan.batch * plan.warps)
+            k.LDS(32, scale, source, offset, guard=item.valid)
         else:
             k.LDG(32, scale, at, self.x_scales, 0, guard=item.valid)
         for value in sums:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
-from programs.gpu.kernels.common import Thread, below, constant, sum_lanes, thread
+from programs.gpu.kernels.common import OFFSET_REACH, Thread, below, constant, reach, sum_lanes, thread
 from programs.gpu.plan import COLUMNS, VECTORS_MAX, ceil_div
 
 FACTOR = {"s8": 127.0 / 8.0, "e4m3": 16.0}  # 8-bit activations are x * FACTOR / rms(x)
@@ -114,7 +114,7 @@ def convert_row(k: Kernel, operand: Operand, t: Thread, warps: int, row: Row,
 def _load(k: Kernel, value: Reg, address: Reg, base: UReg, j: int, threads: int, guard: Pred | None) -> None:
     """Sixteen bytes a thread; far pieces need another base than the 16-bit offset gives."""
     offset = j * threads * 16
-    if offset < 32768:
+    if offset < OFFSET_REACH:
         k.LDG(128, value, address, base, offset, guard=guard)
         return
     far = k.ureg("far")
@@ -266,20 +266,22 @@ class FusedRows:
         with k.scratch():
             row, words_at, scale_at = k.reg("row"), k.reg("words_at"), k.reg("scale_at")
             k.SHL(row, t.tid, 1 + size)
-            k.MOV(words_at, ZERO)
-            k.MOV(scale_at, ZERO)
+            k.MOVI("s32", words_at, sums_at)
+            k.MOVI("s32", scale_at, scales_at)
             if self.batch > 1:
                 left = constant(k, "left", self.batch)
                 loop = k.label(k.fresh("sequence"))
 
             def store(j: int, words: Reg, count: int, guard: Pred | None) -> None:
-                k.STS(32 * count, row, j * 32 * self.warps * 4 * size, words.part(0, count), guard=guard)
+                with k.scratch():
+                    target, offset = reach(k, row, j * 32 * self.warps * 4 * size)
+                    k.STS(32 * count, target, offset, words.part(0, count), guard=guard)
 
             def sums(w: int) -> tuple[Reg, int]:
-                return words_at, sums_at + 4 * w
+                return words_at, 4 * w
 
             def scale(value: Reg, first: Pred) -> None:
-                k.STS(32, scale_at, scales_at, value, guard=first)
+                k.STS(32, scale_at, 0, value, guard=first)
 
             convert_row(k, self.operand, t, self.warps, self.row or self._load(), sums, scale, store)
             if self.batch > 1:
