@@ -94,6 +94,7 @@ from emulator.gpu.layout import (
     SM_LSU_NEXT,
     SM_WARPS,
     SUB,
+    SUB_BLOCKED,
     SUB_COUNT,
     SUB_FREE,
     SUB_HEAD,
@@ -107,7 +108,6 @@ from emulator.gpu.layout import (
     SUB_TAKEN,
     SUB_WAKE,
     W_AGE,
-    W_BLOCKED,
     W_CLOSED,
     W_CTA,
     W_GROUP_COUNT,
@@ -167,7 +167,7 @@ def ready_time(S, D, s, w, t):
         return max(t, S[s + SUB_FREE + unit])
     if unit == LSU:
         if S[s + SUB_COUNT] >= S[H_QUEUE]:
-            S[w + W_BLOCKED] = 1
+            S[s + SUB_BLOCKED] |= 1 << (S[w + W_SLOT] >> 2)
             return NEVER
         return max(t, S[s + SUB_SPACE])
     return t
@@ -361,7 +361,7 @@ def _start_cta(S, U, sm, base, t):
         S[w + W_AGE] = number * warps + i
         S[w + W_REGISTERS] = S[H_U_REGISTERS] + sm * S[H_REGISTERS_PER_SM] + slot * registers * 32
         S[w + W_SHARED], S[w + W_POISON] = u_shared, u_poison
-        S[w + W_PENDING], S[w + W_PENDING_TIME], S[w + W_BLOCKED] = 0, 0, 0
+        S[w + W_PENDING], S[w + W_PENDING_TIME] = 0, 0
         S[w + W_CLOSED], S[w + W_RETIRED] = 0, 0
         S[w + W_GROUP_COUNT], S[w + W_GROUP_TIME] = 0, 0
         for slot_number in range(registers):

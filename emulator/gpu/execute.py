@@ -361,8 +361,8 @@ def _conflict_phases(S, base, mask, lane_bytes):
     Accesses go in groups of lanes that fill 128 bytes; a group takes as many cycles as one bank has
     distinct words. Wide accesses are aligned, so all banks of one access see the same picture.
     """
-    unit = max(4, lane_bytes)
-    banks = 128 // unit
+    shift = 4 if lane_bytes == 16 else (3 if lane_bytes == 8 else 2)
+    banks = 128 >> shift
     b0 = base + SM_BANKS
     phases = 0
     for first in range(0, 32, banks):
@@ -372,8 +372,8 @@ def _conflict_phases(S, base, mask, lane_bytes):
         for i in range(first, first + banks):
             if not (mask >> i) & 1:
                 continue
-            word = S[base + SM_LANES + i] // unit
-            at = b0 + word % banks
+            word = S[base + SM_LANES + i] >> shift
+            at = b0 + (word & (banks - 1))
             if S[at] == 0:
                 S[at + 32] = word
             elif S[at + 32] == word:
@@ -381,7 +381,7 @@ def _conflict_phases(S, base, mask, lane_bytes):
             else:
                 fresh = True
                 for j in range(first, i):
-                    if (mask >> j) & 1 and S[base + SM_LANES + j] // unit == word:
+                    if (mask >> j) & 1 and S[base + SM_LANES + j] >> shift == word:
                         fresh = False
                 if not fresh:
                     continue
@@ -392,20 +392,22 @@ def _conflict_phases(S, base, mask, lane_bytes):
 
 
 @njit
-def _shared_poison(S, U, w, address, words, value):
-    """Set the poison bits of `words` words at a shared address to value (0, 1), or with -1 tell whether one is set."""
-    p0 = S[w + W_POISON]
-    for i in range(words):
-        word = (address >> 2) + i
-        bit = np.uint32(1) << np.uint32(word & 31)
-        at = p0 + (word >> 5)
-        if value == 1:
-            U[at] |= bit
-        elif value == 0:
-            U[at] &= ~bit
-        elif U[at] & bit:
-            return True
-    return False
+def _poisoned(U, w_poison, address, words):
+    """Whether one of `words` (a power of two up to 4, aligned) words at a shared address is poison."""
+    word = address >> 2
+    bits = np.uint32((1 << words) - 1) << np.uint32(word & 31)
+    return (U[w_poison + (word >> 5)] & bits) != 0
+
+
+@njit
+def _set_poison(U, w_poison, address, words, poison):
+    """Mark `words` (a power of two up to 4, aligned) words at a shared address as poison, or not."""
+    word = address >> 2
+    bits = np.uint32((1 << words) - 1) << np.uint32(word & 31)
+    if poison:
+        U[w_poison + (word >> 5)] |= bits
+    else:
+        U[w_poison + (word >> 5)] &= ~bits
 
 
 @njit
@@ -414,7 +416,7 @@ def _shared(S, U, D, row, base, w, mask, e):
     kind, lane_bytes = D[row + D_KIND], D[row + D_BYTES]
     if D[row + D_A] != RZ and state_of(S, w, D[row + D_A]) == POISON:
         return fail(S, POISON_ADDRESS, 0)
-    r0, s0 = S[w + W_REGISTERS], S[w + W_SHARED]
+    r0, s0, p0 = S[w + W_REGISTERS], S[w + W_SHARED], S[w + W_POISON]
     a0 = U_ZERO if D[row + D_A] == RZ else r0 + 32 * D[row + D_A]
     if kind == K_LDSM:
         mask = (1 << (8 * D[row + D_REGS])) - 1
@@ -446,7 +448,7 @@ def _shared(S, U, D, row, base, w, mask, e):
                 if not poison:
                     _put(U, s0, address + 4 * j, lane_bytes, value)
                 if track and (poison or lane_bytes >= 4):
-                    _shared_poison(S, U, w, address + 4 * j, 1, 1 if poison else 0)
+                    _set_poison(U, p0, address + 4 * j, 1, poison)
         return NONE
     S[base + SM_COUNTERS + C_SHARED_READ] += moved
     dst, registers = D[row + D_DST], D[row + D_REGS]
@@ -456,19 +458,26 @@ def _shared(S, U, D, row, base, w, mask, e):
     if kind == K_LDS:
         for j in range(registers):
             poison = False
-            for lane in range(32):
-                if (mask >> lane) & 1:
-                    address = S[base + SM_LANES + lane] + 4 * j
-                    U[r0 + 32 * (dst + j) + lane] = _get(U, s0, address, lane_bytes)
-                    poison = poison or (track and _shared_poison(S, U, w, address, 1, -1))
+            if track:
+                for lane in range(32):
+                    if (mask >> lane) & 1 and _poisoned(U, p0, S[base + SM_LANES + lane] + 4 * j, 1):
+                        poison = True
+                        break
+            if not poison:
+                for lane in range(32):
+                    if (mask >> lane) & 1:
+                        address = S[base + SM_LANES + lane] + 4 * j
+                        U[r0 + 32 * (dst + j) + lane] = _get(U, s0, address, lane_bytes)
             set_register(S, U, w, dst + j, mask, poison, NEVER, CLASS_SHARED)
         return NONE
     for j in range(registers):
         poison = False
         if track:
             for i in range(8):
-                poison = poison or _shared_poison(S, U, w, S[base + SM_LANES + 8 * j + i], 4, -1)
-        for lane in range(32):
+                if _poisoned(U, p0, S[base + SM_LANES + 8 * j + i], 4):
+                    poison = True
+                    break
+        for lane in range(0 if poison else 32):
             if D[row + D_B]:  # transposed: two 16-bit elements of one column
                 low = _get(U, s0, S[base + SM_LANES + 8 * j + 2 * (lane & 3)] + 2 * (lane >> 2), 2)
                 high = _get(U, s0, S[base + SM_LANES + 8 * j + 2 * (lane & 3) + 1] + 2 * (lane >> 2), 2)
@@ -531,6 +540,37 @@ def _add_line(S, e, address):
 
 
 @njit
+def _consecutive(S, base, mask, lane_bytes, e):
+    """The common case: 32 lanes one after the other, all real (0) or all phantom (1). Fills the entry's lines.
+
+    -1, and nothing done, for anything else.
+    """
+    first = S[base + SM_LANES]
+    last = first + 32 * lane_bytes
+    if mask != FULL or first & (lane_bytes - 1):
+        return -1
+    place = _place(S, first, 32 * lane_bytes)
+    if place < 0:
+        return -1
+    same = True
+    for lane in range(1, 32):
+        same = same and S[base + SM_LANES + lane] == first + lane * lane_bytes
+    if not same:
+        return -1
+    line, count = first >> 7, 0
+    while line << 7 < last:
+        low = max(0, (first - (line << 7)) >> 5)
+        high = min(3, (last - 1 - (line << 7)) >> 5)
+        S[e + Q_LINE + count] = line
+        S[e + Q_MASK + count] = (2 << high) - (1 << low)
+        S[e + Q_SECTORS] += high - low + 1
+        line += 1
+        count += 1
+    S[e + Q_LINES] = count
+    return place
+
+
+@njit
 def _global(S, U, D, row, base, w, mask, e):
     """LDG, STG, LDGSTS and ULDG: addresses, coalescing into lines, and the values."""
     kind, lane_bytes, registers = D[row + D_KIND], D[row + D_BYTES], D[row + D_REGS]
@@ -554,16 +594,20 @@ def _global(S, U, D, row, base, w, mask, e):
             if (mask >> lane) & 1:
                 S[base + SM_LANES + lane] = start + np.int64(U[a0 + lane])
     phantom = False
-    for lane in range(32):
-        if (mask >> lane) & 1:
-            address = S[base + SM_LANES + lane]
-            place = _place(S, address, lane_bytes)
-            if place < 0:
-                return fail(S, ADDRESS_RANGE, address)
-            if address & (lane_bytes - 1):
-                return fail(S, MISALIGNED, address)
-            phantom = phantom or place == 1
-            _add_line(S, e, address)
+    places = _consecutive(S, base, mask, lane_bytes, e)
+    if places >= 0:
+        phantom = places == 1
+    else:
+        for lane in range(32):
+            if (mask >> lane) & 1:
+                address = S[base + SM_LANES + lane]
+                place = _place(S, address, lane_bytes)
+                if place < 0:
+                    return fail(S, ADDRESS_RANGE, address)
+                if address & (lane_bytes - 1):
+                    return fail(S, MISALIGNED, address)
+                phantom = phantom or place == 1
+                _add_line(S, e, address)
     phases = max(width_phases, S[e + Q_LINES])
     S[e + Q_PHASES] = phases
     S[e + Q_LATENCY] += (phases - width_phases) * S[H_PHASE]
@@ -571,9 +615,9 @@ def _global(S, U, D, row, base, w, mask, e):
     if kind == K_ULDG:
         return _load_uniform(S, U, w, dst, g0, S[base + SM_LANES], lane_bytes, phantom)
     if kind == K_STG:
-        return _store(S, U, D, row, base, w, mask)
+        return _store(S, U, D, row, base, w, mask, places)
     if kind == K_COPY:
-        return _copy(S, U, D, row, base, w, mask)
+        return _copy(S, U, D, row, base, w, mask, places)
     if dst == RZ:
         return NONE
     for j in range(registers):
@@ -608,7 +652,7 @@ def _load_uniform(S, U, w, dst, g0, address, lane_bytes, phantom):
 
 
 @njit
-def _store(S, U, D, row, base, w, mask):
+def _store(S, U, D, row, base, w, mask, places):
     """STG: a poisoned value is dropped, and counted where the memory is real."""
     lane_bytes, source = D[row + D_BYTES], D[row + D_C]
     r0, g0 = S[w + W_REGISTERS], S[H_U_GLOBAL]
@@ -619,7 +663,7 @@ def _store(S, U, D, row, base, w, mask):
             if not (mask >> lane) & 1:
                 continue
             address = S[base + SM_LANES + lane]
-            if _place(S, address, lane_bytes) == 1:
+            if places == 1 or places < 0 and _place(S, address, lane_bytes) == 1:
                 continue
             if poison:
                 dropped = True
@@ -632,9 +676,9 @@ def _store(S, U, D, row, base, w, mask):
 
 
 @njit
-def _copy(S, U, D, row, base, w, mask):
+def _copy(S, U, D, row, base, w, mask, places):
     """LDGSTS: 16 bytes a lane from global to shared memory."""
-    r0, s0, g0 = S[w + W_REGISTERS], S[w + W_SHARED], S[H_U_GLOBAL]
+    r0, s0, g0, p0 = S[w + W_REGISTERS], S[w + W_SHARED], S[H_U_GLOBAL], S[w + W_POISON]
     d0 = U_ZERO if D[row + D_DST] == RZ else r0 + 32 * D[row + D_DST]
     track = S[H_HAS_PHANTOM] != 0
     for lane in range(32):
@@ -646,11 +690,11 @@ def _copy(S, U, D, row, base, w, mask):
         if target & 15:
             return fail(S, MISALIGNED, target)
         address = S[base + SM_LANES + lane]
-        phantom = _place(S, address, 16) == 1
+        phantom = places == 1 or places < 0 and _place(S, address, 16) == 1
         if not phantom:
             for j in range(4):
                 U[s0 + (target >> 2) + j] = U[g0 + (address >> 2) + j]
         if track:
-            _shared_poison(S, U, w, target, 4, 1 if phantom else 0)
+            _set_poison(U, p0, target, 4, phantom)
         S[base + SM_COUNTERS + C_SHARED_WRITE] += 16
     return NONE

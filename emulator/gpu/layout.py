@@ -48,8 +48,8 @@ COUNTERS = (
  C_CONFLICT, C_POISONED, C_TENSOR, C_LOAD_REQUESTS, C_STORE_REQUESTS, C_COPY_REQUESTS, C_CTAS) = range(len(COUNTERS))
 
 # -- a warp ---------------------------------------------------------------------------------------
-(W_STATE, W_PC, W_TIME, W_CTA, W_SLOT, W_WARP, W_AGE, W_REGISTERS, W_PENDING, W_PENDING_TIME, W_BLOCKED, W_CLOSED,
- W_RETIRED, W_SHARED, W_POISON) = range(15)
+(W_STATE, W_PC, W_TIME, W_CTA, W_SLOT, W_WARP, W_AGE, W_REGISTERS, W_PENDING, W_PENDING_TIME, W_CLOSED,
+ W_RETIRED, W_SHARED, W_POISON) = range(14)
 GROUPS = 32  # ring of copy groups
 W_GROUP_COUNT = 16
 W_GROUP_TIME = W_GROUP_COUNT + GROUPS
@@ -67,12 +67,13 @@ ENTRY = Q_MASK + 32
 
 # -- an SM ------------------------------------------------------------------------------------------
 (SM_LSU_FREE, SM_LSU_NEXT, SM_TURN, SM_SECTORS, SM_STORES, SM_LIVE_CTAS, SM_REQUEST, SM_LOAD, SM_LINK, SM_STAMP,
- SM_REQUESTS_USED, SM_LOADS_USED, SM_LINKS_USED) = range(13)
+ SM_REQUESTS_USED, SM_LOADS_USED, SM_LINKS_USED, SM_STALLED) = range(14)
 SM_COUNTERS = 16
 UNIT_SLOTS = 8
 SUB = SM_COUNTERS + 16  # four sub-cores
 (SUB_NEXT, SUB_SINCE, SUB_LAST, SUB_LIVE, SUB_HEAD, SUB_COUNT, SUB_TAKEN, SUB_SPACE) = range(8)
-SUB_FREE = 8  # time at which each unit takes the next instruction
+SUB_BLOCKED = 8  # bits of the warps that wait for room in the queue
+SUB_FREE = 9  # time at which each unit takes the next instruction
 SUB_WAKE = SUB_FREE + UNIT_SLOTS  # earliest cycle at which each warp could issue
 SUB_REASONS = SUB_WAKE + MAX_WARPS // SUB_CORES
 SUB_SIZE = SUB_REASONS + 16

@@ -92,11 +92,13 @@ from emulator.gpu.layout import (
     SM_REQUESTS_USED,
     SM_SECTORS,
     SM_SIZE,
+    SM_STALLED,
     SM_STAMP,
     SM_STORES,
     SM_TURN,
     SM_WARPS,
     SUB,
+    SUB_BLOCKED,
     SUB_COUNT,
     SUB_HEAD,
     SUB_NEXT,
@@ -105,7 +107,6 @@ from emulator.gpu.layout import (
     SUB_TAKEN,
     SUB_WAKE,
     VALID,
-    W_BLOCKED,
     W_CLOSED,
     W_GROUP_COUNT,
     W_GROUP_TIME,
@@ -143,16 +144,16 @@ def _finish(S, sm, base, slot, dst, registers, time):
         for j in range(registers):
             at = w + W_SCORE + dst + j
             S[at] = time * 16 + (S[at] & 15)
-    _settle(S, sm, base, slot, time)
+    _settle(S, base, slot, time)
+    wake(S, sm, base, slot, time)
 
 
 @njit
-def _settle(S, sm, base, slot, time):
+def _settle(S, base, slot, time):
     """One pending load or copy of a warp is complete at `time`."""
     w = base + SM_WARPS + slot * WARP
     S[w + W_PENDING] -= 1
     S[w + W_PENDING_TIME] = max(S[w + W_PENDING_TIME], time)
-    wake(S, sm, base, slot, time)
 
 
 @njit
@@ -389,20 +390,26 @@ def lsu_step(S, M, sm, base, t):
         S[s + SUB_TAKEN] = t
         if S[s + SUB_COUNT] == S[H_QUEUE]:  # was full: warps that wait for space can go on next cycle
             S[s + SUB_SPACE] = t + 1
-            for slot in range(found, 64, 4):
-                w = base + SM_WARPS + slot * WARP
-                if S[w + W_BLOCKED]:
-                    S[w + W_BLOCKED] = 0
-                    wake(S, sm, base, slot, t + 1)
+            blocked = S[s + SUB_BLOCKED]
+            S[s + SUB_BLOCKED] = 0
+            at = 0
+            while blocked:
+                if blocked & 1:
+                    wake(S, sm, base, at * 4 + found, t + 1)
+                blocked >>= 1
+                at += 1
         S[s + SUB_COUNT] -= 1
         S[s + SUB_HEAD] = (S[s + SUB_HEAD] + 1) % MAX_QUEUE
     again = NEVER
+    S[base + SM_STALLED] = 0
     for sub in range(4):
         s = base + SUB + sub * SUB_SIZE
         if S[s + SUB_COUNT] > 0:
             q = _head(S, base, s, sub)
             time = max(S[q + Q_TIME] + 1, S[s + SUB_TAKEN] + S[H_SUB_INTERVAL], S[base + SM_LSU_FREE])
-            if time > t and time < again:  # a head that is ready but does not fit waits for a response
+            if time <= t:  # a head that is ready but does not fit waits for a response
+                S[base + SM_STALLED] = 1
+            elif time < again:
                 again = time
     S[base + SM_LSU_NEXT] = again
 
@@ -430,8 +437,11 @@ def respond(S, tag, t):
         S[base + SM_SECTORS] -= S[r + RQ_SECTORS]
         S[w + W_GROUP_COUNT + group] -= 1
         S[w + W_GROUP_TIME + group] = max(S[w + W_GROUP_TIME + group], time)
+        retired = S[w + W_RETIRED]
         retire_groups(S, w)
-        _settle(S, sm, base, slot, time)
+        _settle(S, base, slot, time)
+        if S[w + W_RETIRED] != retired or S[w + W_PENDING] == 0:  # CPWAIT or EXIT may go on
+            wake(S, sm, base, slot, time)
     else:
         if kind == RQ_FILL:
             way = S[r + RQ_WAY]
@@ -456,8 +466,6 @@ def respond(S, tag, t):
             link = after
     S[r + RQ_WAITERS] = S[base + SM_REQUEST]
     S[base + SM_REQUEST] = number
-    # The unit may have waited for this.
-    if t < S[base + SM_LSU_NEXT]:
-        S[base + SM_LSU_NEXT] = t
-    if t < S[H_SM_NEXT + sm]:
-        S[H_SM_NEXT + sm] = t
+    if S[base + SM_STALLED]:  # the unit has waited for this
+        S[base + SM_LSU_NEXT] = min(t, S[base + SM_LSU_NEXT])
+        S[H_SM_NEXT + sm] = min(t, S[H_SM_NEXT + sm])

@@ -12,10 +12,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from emulator.chip import Chip
-from tests.emulator.gpu_program import make_program
 from isa import builder
 from isa.builder import UZERO, ZERO
 from isa.program import Launch, Program
+from tests.emulator.gpu_program import make_program
 
 TABLE, SLOT = 1024, 16
 THREADS = 4 * 128
