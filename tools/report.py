@@ -61,22 +61,39 @@ LEVELS = {  # traffic level -> its name in a table; levels not named here are in
 
 def traffic(levels: dict[str, int]) -> str:
     """"HBM read 220 MB, L2 read 226 MB": the levels that matter most; all are in --json."""
-    return ", ".join(f"{name} {size(levels[level])}" for level, name in LEVELS.items() if level in levels)
+    told = ", ".join(f"{name} {size(levels[level])}" for level, name in LEVELS.items() if level in levels)
+    return told.replace(", SRAM write", ", write").replace(", L2 write", ", write")
 
 
 def agreement(entry: dict[str, Any]) -> str:
-    """How the generated tokens and logits compare with the float64 reference, in words."""
+    """How the generated tokens compare with the float64 reference, in words; empty without values."""
     if entry.get("tokens_match_reference") is None:
         return ""
     ids = entry["token_ids"]
     total = sum(len(s) for s in ids) if ids and isinstance(ids[0], list) else len(ids)
     near, wrong = entry["near_ties"], entry["mismatches"]
-    words = f"{total - near - wrong}/{total} tokens = float64 reference"
+    words = f"{total - near - wrong}/{total} = float64 reference"
     if near:
         words += f", {near} near tie{'s' if near > 1 else ''}"
     if wrong:
         words += f", {wrong} DIFFERENT"
-    return f"{words}; logits within {entry['logits_max_abs_error']:.4f} (bound {entry['logits_error_bound']:.4f})"
+    return words
+
+
+def logit_error(entry: dict[str, Any]) -> str:
+    """The worst logit error with its bound; empty without values."""
+    if entry.get("logits_max_abs_error") is None:
+        return ""
+    return f"{entry['logits_max_abs_error']:.4f} (bound {entry['logits_error_bound']:.4f})"
+
+
+def smallest_lead(entry: dict[str, Any]) -> str:
+    """By how much the reference's best token leads its second, at the closest step."""
+    margins = entry.get("margins")
+    if not margins:
+        return ""
+    flat = [m for row in margins for m in row] if isinstance(margins[0], list) else margins
+    return f"{min(flat):.4f}"
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] | None = None, indent: int = 0, gap: int = 2) -> str:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tools.report import agreement, percentages, seconds, significant, size, table, traffic, where_line
+from tools.report import (
+    agreement,
+    logit_error,
+    percentages,
+    seconds,
+    significant,
+    size,
+    smallest_lead,
+    table,
+    traffic,
+    where_line,
+)
 
 if TYPE_CHECKING:
     from tools.measure import Job
@@ -69,6 +80,10 @@ def measured_rows(entries: Sequence[dict[str, Any]]) -> list[tuple[str, Any]]:
     ]
 
 
+def agreement_rows() -> list[tuple[str, Any]]:
+    return [("tokens", agreement), ("worst logit error", logit_error), ("closest choice led by", smallest_lead)]
+
+
 def same_arithmetic(entries: Sequence[dict[str, Any]]) -> list[str]:
     """A line that says so when chips run different arithmetic side by side."""
     good = [e for e in entries if "error" not in e]
@@ -89,7 +104,7 @@ def same_tokens(entries: Sequence[dict[str, Any]], job: Job) -> str:
             f"        {e['model']}, {e['parameters'] / 1e6:.2f} M weights, every number computed; "
             f"{prompt_words(e)} + {len(e['token_ids'])} tokens"
         )
-    lines = [head, *texts(good), columns(entries, [*measured_rows(entries), ("agreement", agreement)])]
+    lines = [head, *texts(good), columns(entries, [*agreement_rows(), *measured_rows(entries)])]
     lines += [f"    {e['chip']}: {bound_sentence(e)}" for e in good]
     return "\n".join([*lines, *same_arithmetic(entries), *failures(entries)])
 
@@ -166,8 +181,9 @@ def trust(found: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]]) -> s
         counts = ", ".join(f"{n} {status}" for status, n in entry["numbers"].items() if n)
         if entry["set_by_user"]:
             counts += f" ({len(entry['set_by_user'])} of them by --set)"
-        words = "a reconstruction from papers, not checked on silicon" if entry["reconstruction"] else (
-            "mechanisms from papers and measurements; kernels not yet calibrated as a whole")  # fmt: skip
+        words = "a reconstruction from papers, not checked on silicon"
+        if not entry["reconstruction"]:
+            words = "its kernels are not yet calibrated as a whole"
         rows.append([entry["chip"], f"{counts}: {words}"])
     lines.append(table(rows, indent=4, gap=3))
     left = list(dict.fromkeys(item for entry in found for item in entry["left_out"]))
@@ -195,9 +211,8 @@ def one_point(model: str, entries: Sequence[dict[str, Any]], job: Job) -> str:
             lines += texts(good)
         extra: list[tuple[str, Any]] = [
             ("tokens per second", lambda e: significant(e["tokens_per_second"])),
-            ("agreement", agreement),
         ]
-        lines.append(columns(entries, [*measured_rows(entries), *extra]))
+        lines.append(columns(entries, [*agreement_rows(), *measured_rows(entries), *extra]))
         lines += [f"    {e['chip']}: {bound_sentence(e)}" for e in good]
         lines.append(where_table(good))
     return "\n".join([*lines, *same_arithmetic(entries), *failures(entries)])

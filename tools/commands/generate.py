@@ -85,7 +85,7 @@ def _report(ready: Any, result: Any) -> dict[str, Any]:
 
 
 def _print(ready: Any, report: dict[str, Any]) -> None:
-    from tools.report import agreement, seconds, traffic
+    from tools.report import agreement, logit_error, seconds, traffic
 
     job = ready.job
     texts = report["text"] if job.batch > 1 else [report["text"]]
@@ -102,4 +102,4 @@ def _print(ready: Any, report: dict[str, Any]) -> None:
     console.data(f"{ready.chip.name}, {report['arithmetic']}: {len(steps)} steps; last token {last}, {bound}")
     console.data(f"traffic of the last token: {traffic(report['traffic_bytes'])}")
     if report["tokens_match_reference"] is not None:
-        console.data(agreement(report))
+        console.data(f"{agreement(report)}; worst logit error {logit_error(report)}")
