@@ -13,7 +13,7 @@ import pytest
 
 from emulator.chip import load_chip
 from emulator.gpu.machine import GpuMachine
-from isa.builder import UZERO, Kernel
+from isa.builder import UZERO, ZERO, Kernel
 from isa.program import Launch
 from tests.emulator.gpu_program import lane_offset, make_program
 
@@ -129,21 +129,18 @@ def test_l1_hit_takes_32_34_38_cycles_by_width(width, latency):
 
 
 def test_l2_hit_takes_262_cycles():
-    def kernel(load: bool) -> Kernel:
-        k = Kernel("l2")
-        base, offset, value = k.ureg("base"), lane_offset(k), k.reg("v")
-        k.UMOVI(base, 0)
-        if load:
-            k.LDG(32, value, offset, base, 0)
-        wait_for(k, value if load else offset)
-        k.EXIT()
-        return k
-
-    # The second launch finds its line in L2, not in L1 (emptied between kernels). Issue to the unit 1,
+    k = Kernel("l2")
+    base, value = k.ureg("base"), k.reg("v")
+    k.UMOVI(base, 0)
+    k.LDG(32, value, ZERO, base, 0)
+    wait_for(k, value)
+    k.EXIT()
+    # The second launch finds its sector in L2, not in L1 (emptied between kernels). Issue to the unit 1,
     # SM port 1, crossbar 123, slice 1, crossbar 124, SM port 1 (40 of 64 bytes), return to the register 11.
-    # S2R at 20, UMOVI 21, SHL 24, LDG 28 (after SHL and UMOVI), MOV 28 + 262, EXIT, end.
-    assert cycles(kernel(True), launches=2) == START + 8 + (1 + 1 + 123 + 1 + 124 + 1 + 11) + 2
-    assert 1 + 1 + 123 + 1 + 124 + 1 + 11 == 262
+    hit = 1 + 1 + 123 + 1 + 124 + 1 + 11
+    assert hit == 262
+    # UMOVI at 20 (uniform latency 6), LDG 26, MOV 26 + 262, EXIT, end.
+    assert cycles(k, launches=2) == START + 6 + hit + 2
 
 
 def test_shared_load_takes_29_cycles():
