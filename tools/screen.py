@@ -102,7 +102,7 @@ def same_tokens(entries: Sequence[dict[str, Any]], job: Job) -> str:
         e = good[0]
         head += (
             f"        {e['model']}, {e['parameters'] / 1e6:.2f} M weights, every number computed; "
-            f"{prompt_words(e)} + {len(e['token_ids'])} tokens"
+            f"{prompt_words(e)}"
         )
     lines = [head, *texts(good), columns(entries, [*agreement_rows(), *measured_rows(entries)])]
     lines += [f"    {e['chip']}: {bound_sentence(e)}" for e in good]
@@ -110,7 +110,14 @@ def same_tokens(entries: Sequence[dict[str, Any]], job: Job) -> str:
 
 
 def prompt_words(e: dict[str, Any]) -> str:
-    return f'"{e["prompt"]}"' if e.get("prompt") else f"{len(e['prompt_token_ids'])} prompt tokens"
+    """The prompts and how many tokens follow: "In the beginning" + 16 tokens."""
+    single = e["batch"] == 1
+    ids = e["token_ids"] if single else e["token_ids"][0]
+    given = e["prompt_token_ids"] if single else e["prompt_token_ids"][0]
+    prompt = e["prompt"] if single or e["prompt"] is None else e["prompt"][0]
+    words = f'"{prompt}"' if prompt else f"{len(given)} prompt tokens"
+    others = "" if single else f" (first of {e['batch']})"
+    return f"{words}{others} + {len(ids)} tokens"
 
 
 def texts(entries: Sequence[dict[str, Any]]) -> list[str]:
@@ -118,7 +125,10 @@ def texts(entries: Sequence[dict[str, Any]]) -> list[str]:
     found = {e["chip"]: e["text"] if e["text"] is not None else e["token_ids"] for e in entries}
     if not found:
         return []
-    shown = {chip: repr(text) for chip, text in found.items()}
+    shown = {
+        chip: " | ".join(map(repr, text)) if isinstance(text, list) and isinstance(text[0], str) else repr(text)
+        for chip, text in found.items()
+    }
     if len(set(shown.values())) == 1:
         both = "" if len(shown) == 1 else f"   the same on {'both' if len(shown) == 2 else 'all'}"
         return [f"    {next(iter(shown.values()))}{both}"]
@@ -204,7 +214,7 @@ def one_point(model: str, entries: Sequence[dict[str, Any]], job: Job) -> str:
     lines = []
     if good:
         e = good[0]
-        what = "timing only" if job.timing_only else f"{prompt_words(e)} + {len(e['token_ids'])} tokens"
+        what = "timing only" if job.timing_only else prompt_words(e)
         layers = f", layers {e['layers'][0]}:{e['layers'][1]} only" if e["layers"] else ""
         lines.append(f"{model}, batch {e['batch']}, context {e['context']}{layers}, {what}")
         if not job.timing_only:

@@ -111,7 +111,7 @@ class GpuMachine:
         start = self.engine.now
         reasons_before = self.engine.reasons()
         gap = self.timing.gap(self.launch_mode)
-        runs = []
+        runs: list[KernelRun] = []
         for one, shape in zip(self.text.launches, self.shapes, strict=True):
             runs.append(self.engine.run(len(runs), one, shape, gap))
             _check_conservation(runs[-1])
