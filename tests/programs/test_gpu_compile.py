@@ -121,6 +121,16 @@ def test_timing_only_takes_the_same_cycles_and_traffic(
     assert results[1][0].logits is None
 
 
+@pytest.mark.parametrize("scheme", ["fp16", "int8"])
+def test_the_twin_runs_a_compiled_step_alike(scheme: str, tmp_path: Path) -> None:
+    stored, chip = stored_model(tmp_path, scheme, num_hidden_layers=1, vocab_size=40), load_chip("toy_gpu")
+    program = compile_gpu(stored, chip, context=32)
+    fast, naive = load(program, chip), load(program, chip, engine="naive")
+    one, other = fast.step(3), naive.step(3)
+    assert (one.cycles, one.traffic, one.accounting) == (other.cycles, other.traffic, other.accounting)
+    assert np.array_equal(fast.read("logits"), naive.read("logits"))
+
+
 def test_every_launch_has_its_graph_node(tmp_path: Path) -> None:
     stored = stored_model(tmp_path, "fp16")
     program = compile_gpu(stored, load_chip("toy_gpu"), context=64)
