@@ -220,6 +220,13 @@ class Core:
         """Copy vectors from slice to slice on streams; all targets are on one side of the source."""
         for dst in dsts:
             self.settle(dst.buffer, source.buffer.slices)
+        if any(set(dst.buffer.slices) & set(source.buffer.slices) for dst in dsts):  # a slice cannot copy to itself
+            between = self.memory.later(source.buffer.size, n, source.buffer.side)
+            self.settle(between, {x for dst in dsts for x in dst.buffer.slices} | set(source.buffer.slices))
+            self.move(source, [Dst(between)], n, d)
+            self.move(Mem(between), dsts, n, d)
+            self.memory.release(between)
+            return
         size, span = source.bytes(), (n - 1) * d + 1
         columns = [self.g.column[x] for dst in dsts for x in dst.buffer.slices]
         sources = self.columns(source.buffer)

@@ -56,13 +56,18 @@ def _load(s: Scheduler, plane: int, kind: int, load: Load, start: int) -> int:
     direction = EAST if mxm > 0 else WEST
     first = 16 * (plane % 2) if kind == S8 else 0
     offsets = s.read_offsets(buffer, mxm, 0)
-    uses: list[Use] = [r.queue(queue, 0, load.count)]
     last = load.start + load.step * (load.count - 1)
-    uses += s.read_uses(buffer, load.start, last, offsets, load.count)
     streams = range(first, first + len(buffer.slices))
-    uses += s.flows(buffer, direction, streams, mxm, offsets, load.count)
+    banks = tuple(s.bank(buffer, byte, load.start, last) for byte in range(len(buffer.slices)))
+    key = ("load", plane, kind, buffer.slices, banks, load.count)
+    uses: list[Use] | None = s.memo.get(key)
+    if uses is None:
+        uses = [r.queue(queue, 0, load.count), *s.read_uses(buffer, load.start, last, offsets, load.count),
+                *s.flows(buffer, direction, streams, mxm, offsets, load.count)]
+        assert s.board.clash(uses) is None
+        s.memo[key] = uses
     start = max(start, s.ready_bound(buffer, load.start, load.step, load.count, 1, offsets))
-    found = s.board.find(uses, [], start)
+    found = s.board.find(uses, [], start, checked=True)
     assert found is not None
     t, reason = found.time, found.reason
     s.board.mark(uses, t)

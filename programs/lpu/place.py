@@ -20,7 +20,7 @@ from programs.lpu.partition import BLOCK, LinearPlan, Tile, split_tiles
 
 # Tile positions that share one choice of slice groups where the chip is nearly full; the layers placed
 # last change more often, so that slices fill evenly.
-CHUNKS = {"qkv": 8, "o": 4}
+CHUNKS = {"qkv": 8, "o": 8}
 LATENCY_TILES = 6  # tiles that are loaded before a tile's sums are through
 ROOMY = 0.66  # below this share of the chip, weights keep off the groups near the VXM
 NEAR_GROUPS = (0, 1, 2)

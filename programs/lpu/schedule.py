@@ -38,8 +38,18 @@ class Scheduler(Core):
             fold = ""
         if fold:
             d = max(d, self.g.op)
-        if any(isinstance(leaf, Mat) and leaf.type == F16 for op, _ in outs for leaf in _leaves(op)) and n > 1:
+        mats = [leaf for op, _ in outs for leaf in _leaves(op) if isinstance(leaf, Mat)]
+        if any(leaf.type == F16 for leaf in mats) and n > 1:
             d = max(d, self.g.f16_feed)
+        longest = self.g.latency + abs(self.g.column[self.g.mxm_queue(0, MXM_ABC)])  # feed to result
+        if mats and n * d > longest:  # longer runs would meet their own activations
+            count, times = longest // d, []
+            for first in range(0, n, count):
+                known: dict[int, Any] = {}
+                part = [(_from(op, first, known), [Dst(x.buffer, x.start + x.step * first, x.step) for x in dsts])
+                        for op, dsts in outs]
+                times.append(self.vop(part, min(count, n - first), d, after, "", period, own_half, quads))
+            return times[0]
         split: list[tuple[Op, list[Dst], int]] = []
         for op, dsts in outs:
             for direction in (EAST, WEST):
@@ -94,7 +104,7 @@ class Scheduler(Core):
             tries += found is not None or best is not None
             if found is not None:
                 best = found
-                if found[0].time <= bound:
+                if found[0].time <= found[5]:
                     break
         if best is None:
             raise ValueError("no place found for a vector operation")
@@ -127,7 +137,7 @@ class Scheduler(Core):
                     taken |= set(dst.buffer.slices)
         chain = vxm.arrange(self.g, [s[0] for s in split], [s[2] for s in split], self._leaf_direction)
         reads: list[tuple[int, int, Mem]] = []
-        for leaf, sampled in chain.leaves:
+        for number, (leaf, sampled) in enumerate(chain.leaves):
             if not isinstance(leaf, Mem):
                 continue
             offsets = self.read_offsets(leaf.buffer, 0, sampled)
@@ -141,7 +151,8 @@ class Scheduler(Core):
                 taken |= set(temporary.slices)
                 self.temporaries.append(temporary)
                 self.move(Mem(leaf.buffer, leaf.start, leaf.step), [Dst(temporary)], count)
-                leaf.buffer, leaf.start, leaf.step = temporary, 0, min(leaf.step, 1)
+                leaf = Mem(temporary, 0, min(leaf.step, 1))
+                chain.leaves[number] = (leaf, sampled)
                 mine = list(zip(temporary.slices, self.read_offsets(temporary, 0, sampled), strict=True))
             reads += [(x, o, leaf) for x, o in mine]
         later: list[tuple[Mem, Dst]] = []
@@ -215,7 +226,7 @@ class Scheduler(Core):
             found = self.board.find(own + extra, choices + feeds, max(bound, low), limit=limit, agree=(
                 lambda c: True if len(c) > len(info) else agree(c)), checked=True)
             if found is not None:
-                best = (found, alus, choices + feeds, own + extra, slack)
+                best = (found, alus, choices + feeds, own + extra, slack, max(bound, low))
                 limit = found.time - 1
                 if found.time <= max(bound, low):
                     break
@@ -319,7 +330,7 @@ class Scheduler(Core):
     def _commit(self, chain: vxm.Chain, split: list[Any], out_offsets: list[Any], fixed: list[Use],
                 leaf_offsets: list[Any], n: int, d: int, best: Any) -> None:
         g = self.g
-        place, alus, choices, own, slack = best
+        place, alus, choices, own, slack, _ = best
         t, reason = place.time, place.reason
         self.board.mark(own, t)
         for choice, index in zip(choices, place.chosen, strict=True):
@@ -387,6 +398,19 @@ class Scheduler(Core):
                 self.emit_writes(dst.buffer, dst.start, dst.step, out_n, d, offsets, t, direction,
                                   range(base, base + op.result_bytes), reason)
                 self.note_write(dst.buffer, dst.start, dst.step, out_n, d, t + max(offsets))
+
+
+def _from(value: Any, first: int, known: dict[int, Any]) -> Any:
+    """The same expression over the vectors from iteration `first` on."""
+    if id(value) not in known:
+        if isinstance(value, Op):
+            args = tuple(_from(a, first, known) for a in value.args)
+            known[id(value)] = Op(value.name, value.type, args, value.imm, value.from_type)
+        elif isinstance(value, Mat):
+            known[id(value)] = Mat(value.plane, value.type, value.act, value.start + value.step * first, value.step)
+        else:
+            known[id(value)] = Mem(value.buffer, value.start + value.step * first, value.step)
+    return known[id(value)]
 
 
 def _leaves(op: Op) -> list[Leaf]:

@@ -18,7 +18,7 @@ from programs.decode.stored import StoredModel, store
 from programs.errors import CapacityError
 from programs.lpu.compile import compile_lpu
 from programs.models.checkpoint import load_model
-from tests.models import AWKWARD, AWKWARD_GROUPS, random_llama
+from tests.models import AWKWARD, AWKWARD_GROUPS, random_llama, random_weights, small_config, write_model
 
 CHIP = load_chip("groq_tsp_v1")
 WIDE = {  # several column tiles, K vectors of three heads, an output vector of several query heads
@@ -72,6 +72,17 @@ def test_positions_beyond_one_tile_of_the_cache(tmp_path: Path) -> None:
     # V is transposed tile by tile of 320 positions: steps 310 to 329 cross into the second tile.
     stored = stored_model(tmp_path, "fp16", max_position_embeddings=512, num_hidden_layers=1)
     check_steps(stored, compile_lpu(stored, CHIP, context=400), 1, 330)
+
+
+@pytest.mark.parametrize("size", [2.0**-10, 8000.0])
+def test_residuals_of_any_size_are_normalised(tmp_path: Path, size: float) -> None:
+    # Squares go through fp16 on their way to the sum over lanes; SmolLM2 has elements of 22,400.
+    config = small_config(num_hidden_layers=1)
+    weights = random_weights(config)
+    weights["model.embed_tokens.weight"] *= np.float32(size)
+    model = load_model(str(write_model(tmp_path, config, weights)))
+    stored = store(model, scheme_for(model, CHIP, "fp16"))
+    check_steps(stored, compile_lpu(stored, CHIP, context=64), 1, 2)
 
 
 def test_a_run_of_layers_takes_and_gives_the_residual(tmp_path: Path) -> None:
