@@ -19,6 +19,7 @@ from programs.gpu.kernels.common import (
     below,
     constant,
     divide,
+    float_constant,
     max_lanes,
     reach,
     skip_idle_warps,
@@ -35,13 +36,6 @@ ROW_MASKS = (4, 8, 16)  # lanes that hold the same heads
 def score_factor(plan: AttentionPlan) -> float:
     """Scores times this are exponents of two."""
     return LOG2_E / float(plan.head_dim) ** 0.5
-
-
-def float_constant(k: Kernel, name: str, value: float) -> UReg:
-    """A uniform register that holds an fp32 number."""
-    import struct
-
-    return constant(k, name, struct.unpack("<i", struct.pack("<f", value))[0])
 
 
 def attention_kernel(name: str, plan: AttentionPlan, kv: str, out_pitch: int) -> Kernel:

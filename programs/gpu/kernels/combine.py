@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from isa.builder import UZERO, ZERO, Kernel, Reg, UReg
-from programs.gpu.kernels.attention import LOWEST, float_constant, score_factor, store_dims
-from programs.gpu.kernels.common import below, max_lanes, sum_lanes, thread, uniform_divide
+from programs.gpu.kernels.attention import LOWEST, score_factor, store_dims
+from programs.gpu.kernels.common import below, float_constant, max_lanes, sum_lanes, thread, uniform_divide
 from programs.gpu.plan import AttentionPlan, ceil_div
 
 WARPS = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isa.builder import Kernel, Pred, Reg, UReg
+from isa.builder import Kernel, Pred, Reg, UReg, immediate_bits
 
 WINDOW = 4096  # bytes an address register reaches through LDGSTS's 12-bit offset
 OFFSET_REACH = 32768  # bytes that the 16-bit offset of loads and stores reaches
@@ -92,6 +92,12 @@ def constant(k: Kernel, name: str, value: int) -> UReg:
     register = k.ureg(name)
     k.UMOVI(register, value)
     return register
+
+
+def float_constant(k: Kernel, name: str, value: float) -> UReg:
+    """A uniform register that holds an fp32 number."""
+    bits = immediate_bits(value, True)
+    return constant(k, name, bits - ((bits >> 31) << 32))
 
 
 def below(k: Kernel, value: Reg, limit: int) -> Pred:
