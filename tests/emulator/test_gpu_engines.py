@@ -6,6 +6,7 @@ DECODELAB_RANDOM_PROGRAMS sets the number of programs (default 200).
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -17,8 +18,7 @@ from tests.emulator.gpu_random import Case, programs
 
 PROGRAMS = int(os.environ.get("DECODELAB_RANDOM_PROGRAMS", "200"))
 CHIP = load_chip("toy_gpu")
-COMMON = dict(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-finished = {"yes": 0, "no": 0}
+COMMON = dict(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 
 
 def outcome(program, engine, launch="graph"):
@@ -34,29 +34,34 @@ def outcome(program, engine, launch="graph"):
     return steps, machine.read("memory")
 
 
-def check_same(program):
+def check_same(program) -> str:
+    """How a program ends, the same on both engines: "completed" or the kind of its error."""
     fast, fast_memory = outcome(program, "fast")
     naive, naive_memory = outcome(program, "naive")
     assert fast == naive
-    if fast_memory is not None:
-        np.testing.assert_array_equal(fast_memory, naive_memory)
-    return fast_memory is not None
+    if fast_memory is None:
+        return fast[0]
+    np.testing.assert_array_equal(fast_memory, naive_memory)
+    return "completed"
 
 
-@settings(max_examples=PROGRAMS, **COMMON)
-@given(case=programs(CHIP))
-def test_fast_engine_and_twin_agree_on_cycles_values_counters_and_accounting(case: Case):
-    finished["yes" if check_same(case.real) else "no"] += 1
+def test_fast_engine_and_twin_agree_on_cycles_values_counters_and_accounting():
+    """Or on the first error: kind, cycle, instruction, CTA, warp. At least half run to their end."""
+    ended: Counter[str] = Counter()
+
+    @settings(max_examples=PROGRAMS, **COMMON)
+    @given(case=programs(CHIP))
+    def check(case: Case) -> None:
+        ended[check_same(case.real)] += 1
+
+    check()
+    assert ended["completed"] * 2 >= ended.total() >= PROGRAMS // 2, ended
 
 
 @settings(max_examples=max(1, PROGRAMS // 4), **COMMON)
 @given(case=programs(CHIP, data_addresses=False))
 def test_engines_agree_on_phantom_input(case: Case):
     check_same(case.phantom)
-
-
-def test_at_least_half_of_the_random_programs_run_to_their_end():
-    assert finished["yes"] >= finished["no"]
 
 
 @settings(max_examples=PROGRAMS, **COMMON)
@@ -66,6 +71,6 @@ def test_values_mode_and_timing_mode_take_the_same_cycles_and_traffic(case: Case
     phantom, _ = outcome(case.phantom, "fast")
     assert len(real) == len(phantom) == 2
     for one, other in zip(real, phantom, strict=True):
-        one[2].pop("poisoned_stores")
+        one[2].pop("poisoned_stores")  # phantom values are not stored, and that is counted
         other[2].pop("poisoned_stores")
         assert one == other
