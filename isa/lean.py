@@ -25,18 +25,19 @@ def _inside() -> bool:
 @cache
 def install() -> bool:
     """Teach Numba, once; False (and nothing changed) when this version of it is built differently."""
-    from numba.core import caching, codegen, dispatcher, sigutils
+    from numba.core import caching, codegen, dispatcher, sigutils, types
 
     library: Any = getattr(codegen, "CPUCodeLibrary", None)
     generator: Any = getattr(codegen, "JITCPUCodegen", None)
     base: Any = getattr(dispatcher, "Dispatcher", None)
     wanted = ((library, "_optimize_final_module"), (library, "_finalize_final_module"), (generator, "set_env"),
               (library, "_finalize_dynamic_globals"), (base, "compile"), (base, "add_overload"),
+              (base, "get_call_template"), (types, "unliteral"),
               (caching, "NullCache"))
     if not all(hasattr(owner, name) for owner, name in wanted):
         return False
     optimize, finish, set_env = library._optimize_final_module, library._finalize_final_module, generator.set_env
-    compile_, add_overload = base.compile, base.add_overload
+    compile_, add_overload, call_template = base.compile, base.add_overload, base.get_call_template
 
     def _optimize_final_module(self: Any) -> None:
         if not _inside():
@@ -61,6 +62,11 @@ def install() -> bool:
         result.library.without_code = True
         self.overloads[tuple(result.signature.args)] = result
 
+    def _get_call_template(self: Any, arguments: Any, keywords: Any) -> Any:
+        # A call with a literal (a flag, an opcode) is no reason to compile the callee once more.
+        plain = tuple(types.unliteral(a) for a in arguments)
+        return call_template(self, plain, {k: types.unliteral(v) for k, v in keywords.items()})
+
     def _compile(self: Any, signature: Any) -> Any:
         _state.depth = getattr(_state, "depth", 0) + 1
         try:
@@ -84,4 +90,5 @@ def install() -> bool:
     generator.set_env = _set_env
     base.add_overload = _add_overload
     base.compile = _compile
+    base.get_call_template = _get_call_template
     return True
