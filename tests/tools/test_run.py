@@ -124,8 +124,7 @@ def test_what_cannot_run_is_refused_in_one_sentence(capsys, source: Path, tmp_pa
 
 
 def test_a_program_for_other_numbers_of_the_chip_is_refused(capsys, source: Path, tmp_path: Path) -> None:
-    chip = f"toy_{source.stem}"
-    setting = f"{chip}.core.clock_hz=123456789"
+    setting = {"lpu": "toy_lpu.icu.barrier_cycles=30", "gpu": "toy_gpu.launch.graph_gap=7"}[source.stem]
     program = str(tmp_path / "a.npz")
     assert run(capsys, "asm", str(source), "-o", program, "--set", setting)[0] == 0
     assert "with other numbers" in refused(capsys, "run", program)
