@@ -73,12 +73,13 @@ def lane_sum(b: Build, values: Buffer, plane: int, scale: float, offset: float, 
         if piece < PIECES - 1:
             s.vop([(total, [Dst(high)])], n)
             continue
-        mean = imm("ADDI", total, offset)
-        root = f32("RSQRT", mean)
         if kind == "rsqrt":
-            s.vop([(root, [outs[0]])], n)
-        else:
-            s.vop([(root, [outs[0]]), (f32("MUL", root, mean), [outs[1]])], n)
+            s.vop([(f32("RSQRT", imm("ADDI", total, offset)), [outs[0]])], n)
+            continue
+        mean = b.scratch(4, n, hemisphere)
+        s.vop([(imm("ADDI", total, offset), [Dst(mean)])], n)
+        root = f32("RSQRT", Mem(mean))
+        s.vop([(root, [outs[0]]), (f32("MUL", root, Mem(mean)), [outs[1]])], n)
 
 
 def rms_norm(b: Build, x: Buffer, tiles: int, weight: Buffer | None, acts: Sequence[Buffer]) -> None:
