@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from emulator.chip import Chip
 from isa.program import Program
 from programs.decode.stored import BYTES
 from programs.errors import CapacityError
+from programs.program_cache import kept
 
 if TYPE_CHECKING:
     from programs.decode.stored import Scheme, StoredModel
@@ -167,11 +169,19 @@ def compile_stored(
     config = stored.config
     context = context or default_context(None, config.context)
     layers = check_layers(layers, config.layers)
-    if chip.kind == "lpu":
-        from programs.lpu.compile import compile_lpu as compile_for
+    common: dict[str, Any] = {"batch": batch, "context": context, "timing_only": timing_only, "layers": layers}
+    if chip.kind == "gpu":
+        from programs.gpu.compile import compile_gpu
+
+        program: Program = compile_gpu(stored, chip, **common)
     else:
-        from programs.gpu.compile import compile_gpu as compile_for
-    program: Program = compile_for(stored, chip, batch=batch, context=context, timing_only=timing_only, layers=layers)
+        from programs.lpu import compile as lpu
+
+        if timing_only:
+            what = repr((chip.name, chip.hash, stored.name, config, stored.scheme, sorted(common.items())))
+            program = kept(Path(lpu.__file__), what, lambda: lpu.compile_lpu(stored, chip, **common))
+        else:
+            program = lpu.compile_lpu(stored, chip, **common)
     words = arithmetic_words(stored.scheme)
     program.meta.setdefault("model", name)
     program.meta.update(arithmetic=words[0], weights=words[1])
