@@ -20,6 +20,7 @@ BIAS = 512  # room for invariants and operands before cycle 0
 BOTH, CHECK, MARK = 0, 1, 2
 Use = tuple[int, int, int, int]
 EAST, WEST = 0, 1  # directions
+FAILURES, STEPS = 64, 400  # times and combinations tried before a pattern is held to be impossible
 FAR = 1 << 17  # cycles that a search goes forward before it gives up
 
 
@@ -153,7 +154,7 @@ class Board:
         list of chosen indices. None when nothing is found up to `limit`. Marks nothing. checked: the
         caller knows that `fixed` does not clash with itself.
         """
-        begin, width = start, 64
+        begin, width, failed = start, 64, 0
         limit = start + FAR if limit is None else limit
         twice = None if checked else self.clash(fixed)
         if twice is not None:
@@ -178,7 +179,11 @@ class Board:
                 if start + bit > limit:
                     return None
                 chosen = _combine(choices, table, bit, agree) if choices else []
-                if chosen is not None:
+                if chosen is None:
+                    failed += 1
+                    if failed > FAILURES:
+                        return None
+                else:
                     time = start + bit
                     return Placement(time, "data" if time == begin else self._blame(fixed, choices, time - 1), chosen)
             start += width
@@ -202,10 +207,14 @@ def _combine(choices: list[list[Alternative]], table: list[list[int]], bit: int,
     """An alternative for every choice that is free at `bit`, none disturbing another; None if there is none."""
     chosen: list[int] = []
     own: dict[int, int] = {}
+    steps = [0]
 
     def extend(k: int) -> bool:
         if k == len(choices):
             return True
+        steps[0] += 1
+        if steps[0] > STEPS:
+            return False
         for index, alternative in enumerate(choices[k]):
             if table[k][index] >> bit & 1:
                 continue
