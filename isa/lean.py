@@ -25,11 +25,13 @@ def _inside() -> bool:
 @cache
 def install() -> bool:
     """Teach Numba, once; False (and nothing changed) when this version of it is built differently."""
-    from numba.core import caching, codegen, dispatcher, sigutils, types
+    from numba.core import caching, codegen, dispatcher, sigutils
+    from numba.core import types as numba_types
 
     library: Any = getattr(codegen, "CPUCodeLibrary", None)
     generator: Any = getattr(codegen, "JITCPUCodegen", None)
     base: Any = getattr(dispatcher, "Dispatcher", None)
+    types: Any = numba_types
     wanted = ((library, "_optimize_final_module"), (library, "_finalize_final_module"), (generator, "set_env"),
               (library, "_finalize_dynamic_globals"), (base, "compile"), (base, "add_overload"),
               (base, "get_call_template"), (types, "unliteral"),
