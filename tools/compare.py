@@ -138,8 +138,7 @@ def sweep(options: dict[str, Any]) -> Outcome:
         for chip in chips
     ]
     jobs = [check(job).job for job in jobs]  # with defaults filled in
-    announce_compilation(kinds_of(chips))
-    entries = run_jobs(jobs, f"compare {jobs[0].model}")
+    entries = run_jobs(jobs, f"compare {jobs[0].model}", announce_compilation(kinds_of(chips)))
     points = []
     for first in range(0, len(jobs), len(chips)):
         found = entries[first : first + len(chips)]
@@ -155,9 +154,8 @@ def default_comparison(options: dict[str, Any]) -> Outcome:
     check_kinds(options, kinds_of(chips))
     tokens = [Job("tiny_kjv", chip.name, launch=for_kind(options, chip.kind)["launch"], **common) for chip in chips]
     layer = [real_size_job(SHOWN_MODEL, chip, options, common) for chip in chips]
-    announce_compilation(kinds_of(chips))
     # longest first, so that no core waits at the end
-    entries = run_jobs([*layer, *tokens], "compare")
+    entries = run_jobs([*layer, *tokens], "compare", announce_compilation(kinds_of(chips)))
     shown, small = entries[: len(chips)], entries[len(chips) :]
     model = SHOWN_MODEL
     for model in (SHOWN_MODEL, *SMALLER_MODELS):

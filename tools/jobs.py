@@ -18,8 +18,8 @@ ENGINES = {"lpu": "emulator/lpu/kernel.py", "gpu": "emulator/gpu/engine.py"}
 COMPILE_SECONDS = {"lpu": 25, "gpu": 50}  # rough, for the announcement only
 
 
-def announce_compilation(kinds: set[str]) -> None:
-    """Say that an engine will be compiled first, when its compiled code is not in the cache."""
+def announce_compilation(kinds: set[str]) -> bool:
+    """Say that an engine will be compiled first, when its compiled code is not in the cache; whether it will."""
     from isa.jit import ROOT, cache_root, source_hash
 
     cold = set()
@@ -30,6 +30,7 @@ def announce_compilation(kinds: set[str]) -> None:
     if cold:
         seconds = max(COMPILE_SECONDS[kind] for kind in cold)  # side by side
         console.message(f"compiling the emulator, once, about {seconds} s")
+    return bool(cold)
 
 
 class JobFailed(Exception):
@@ -53,12 +54,21 @@ def attempt(job: Job) -> dict[str, Any]:
         raise JobFailed(f"{job.model} on {job.chip}: {error}") from None
 
 
-def run_jobs(jobs: Sequence[Job], title: str) -> list[dict[str, Any]]:
+def attempt_all(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """`attempt` one job after the other."""
+    return [attempt(job) for job in jobs]
+
+
+def run_jobs(jobs: Sequence[Job], title: str, cold: bool = False) -> list[dict[str, Any]]:
     """The outcome of every job, in order. Raises what the first failing job raised.
 
-    Jobs share nothing, so the outcome does not depend on how many run at once.
+    Jobs share nothing, so the outcome does not depend on how many run at once. cold: engines must
+    be compiled; then one process does all jobs of a chip, so that nothing is compiled twice.
     """
-    workers = min(len(jobs), os.cpu_count() or 1, int(os.environ.get("DECODELAB_JOBS", "64")))
+    groups: dict[str, list[int]] = {}
+    for n, job in enumerate(jobs):
+        groups.setdefault(job.chip if cold else str(n), []).append(n)
+    workers = min(len(groups), os.cpu_count() or 1, int(os.environ.get("DECODELAB_JOBS", "64")))
     with console.Progress(title) as progress:
         if workers <= 1 or getattr(sys.modules["__main__"], "__file__", None) is None:
             outcomes = []
@@ -66,23 +76,26 @@ def run_jobs(jobs: Sequence[Job], title: str) -> list[dict[str, Any]]:
                 progress.step(n, len(jobs), f"{job.model} on {job.chip}")
                 outcomes.append(attempt(job))
             return outcomes
-        return _parallel(jobs, workers, progress)
+        return _parallel(jobs, list(groups.values()), workers, progress)
 
 
-def _parallel(jobs: Sequence[Job], workers: int, progress: console.Progress) -> list[dict[str, Any]]:
+def _parallel(
+    jobs: Sequence[Job], groups: list[list[int]], workers: int, progress: console.Progress
+) -> list[dict[str, Any]]:
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
     from multiprocessing import get_context
 
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     try:
-        futures = [pool.submit(attempt, job) for job in jobs]
+        futures = [pool.submit(attempt_all, [jobs[n] for n in group]) for group in groups]
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()  # raises what the job raised
-            progress.step(len(jobs) - len(pending), len(jobs))
-        return [future.result() for future in futures]
+            progress.step(len(groups) - len(pending), len(groups))
+        found = {n: outcome for group, future in zip(groups, futures) for n, outcome in zip(group, future.result())}
+        return [found[n] for n in range(len(jobs))]
     except BaseException:  # an interrupt too: what still runs is of no use
         for process in list((pool._processes or {}).values()):
             process.terminate()
