@@ -50,7 +50,7 @@ def run(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProc
     program = (
         "import sys, isa, tools.cli\n"
         f"assert isa.__file__.startswith({str(installed)!r}), isa.__file__\n"
-        "tools.cli.main()\n"
+        "if __name__ == '__main__':\n    tools.cli.main()\n"
     )
     script = cwd.parent / "run_from_wheel.py"
     script.write_text(program)
