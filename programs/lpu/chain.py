@@ -23,6 +23,7 @@ class Leaf:
     """Something that arrives on streams; schedule.py has the kinds."""
 
     def bytes(self) -> int:
+        """Streams that one vector takes: each kind has its own answer."""
         raise NotImplementedError
 
 

@@ -90,6 +90,7 @@ class Finish:
                 k.MUL("f32", value, value, item.loaded["row_scales"][i])
 
     def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
+        """What becomes of the sums: each end below has its own."""
         raise NotImplementedError
 
     def address(self, k: Kernel, item: Item, pitch: int, at: Reg) -> None:
