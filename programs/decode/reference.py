@@ -19,12 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from isa.angles import cos_sin
 from programs.decode.stored import ACTIVATION_FACTOR, BLOCK_ROWS, RMS_FLOOR, StoredModel, decode, rounded
 from programs.models.errors import ModelError
 
 SAFETY = 4.0  # bound = SAFETY x the largest shift of a logit by machine-like rounding + the floor
 FLOOR = 2.0**-16  # of the largest logit: fp32 sums in another order
 LOGIT_GRID = 2.0**-20  # oracle logits are rounded to it: BLAS's order of summation cannot show in what is printed
+NEAR_TIE = 2.0**-8  # quanta: an 8-bit activation this near a tie may be rounded either way (see _either_way)
 FP32_BITS = 20  # mantissa that machine-like fp32 results keep: sums, rsqrt and exp2 lose a few of the 24
 
 
@@ -107,7 +109,7 @@ class Reference:
         if activations in ACTIVATION_FACTOR:
             rms = 1.0 if normed else np.sqrt(np.mean(x * x, axis=1, keepdims=True) + RMS_FLOOR)
             factor = ACTIVATION_FACTOR[activations] / rms
-            x = rounded(x * factor, activations) / factor
+            x = (_either_way if self.machine_like else rounded)(x * factor, activations) / factor
         elif self.machine_like:
             x = rounded(x, activations)
         y = np.empty((len(x), linear.out))
@@ -141,6 +143,19 @@ class Reference:
                     cache[i] = grown
 
 
+def _either_way(x: np.ndarray, format: str) -> np.ndarray:
+    """Rounded to an 8-bit format, but whatever is NEAR_TIE of a tie goes to the farther neighbour.
+
+    A machine's fp32 error of about 2 ** -13 quanta moves an activation across a tie once in thousands,
+    and one such flip moves a logit far more than all fp32 errors together. A bound must not depend on
+    whether a flip happens to occur in one run, so many more are made to occur than a machine can have.
+    """
+    quantum = 1.0 if format == "s8" else np.abs(x) * 2.0**-3  # e4m3: at most 2 ** -3 of a normal number
+    value = rounded(x, format)
+    below, above = (rounded(x + side * NEAR_TIE * quantum, format) for side in (-1, 1))
+    return np.where(above != value, above, below)
+
+
 def silu(x: np.ndarray) -> np.ndarray:
     """x * sigmoid(x), without overflow."""
     return x * 0.5 * (1.0 + np.tanh(0.5 * x))
@@ -149,7 +164,7 @@ def silu(x: np.ndarray) -> np.ndarray:
 def rope(x: np.ndarray, positions: np.ndarray, frequency: np.ndarray) -> np.ndarray:
     """Rotary embedding in rotate-half order: x [rows, heads, head_dim] at positions [rows]."""
     angle = positions[:, None, None] * frequency  # [rows, 1, head_dim / 2]
-    cos, sin = np.cos(angle), np.sin(angle)
+    cos, sin = cos_sin(angle)
     a, b = np.split(x, 2, axis=2)
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=2)
 
@@ -204,7 +219,8 @@ def logit_bound(exact: Sequence[np.ndarray], machine_like: Sequence[np.ndarray])
     The machine-like oracle rounds activations, q, K, V and probabilities to the machines' formats
     at their cast points, and other results to about fp32. A machine rounds at the same points but
     sums in another order, so its error is another draw of about the same size as the largest shift
-    seen here. The bound is SAFETY (4) times that shift, plus FLOOR times the largest logit.
+    seen here; 8-bit activations near a tie are rounded the other way, which a machine may do too. The
+    bound is SAFETY (4) times that shift, plus FLOOR times the largest logit.
     """
     shift = max(float(np.abs(a - b).max()) for a, b in zip(exact, machine_like, strict=True))
     return SAFETY * shift + FLOOR * max(float(np.abs(a).max()) for a in exact)

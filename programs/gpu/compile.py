@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from emulator.chip import Chip
+from isa.angles import cos_sin
 from isa.builder import Kernel
 from isa.program import GpuText, Launch, Program, Source, Tensor
 from isa.program import Kernel as KernelRecord
@@ -161,7 +162,7 @@ class _Compiler:
         """(cos, sin) of every position and frequency; the last pair of a row is (1, 0), for V."""
         angle = np.arange(self.context, dtype=np.float64)[:, None] * self.config.rope_frequencies()
         table = np.zeros((self.context, self.config.head_dim + 2), dtype=np.float32)
-        table[:, 0:-2:2], table[:, 1:-2:2] = np.cos(angle), np.sin(angle)
+        table[:, 0:-2:2], table[:, 1:-2:2] = cos_sin(angle)
         table[:, -2] = 1.0
         return table
 

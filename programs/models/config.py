@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from isa.angles import powers
 from programs.models.errors import ModelError
 
 # architecture name of config.json -> (model_type, has biases on q, k and v)
@@ -105,7 +106,7 @@ class ModelConfig:
 
     def rope_frequencies(self) -> np.ndarray:
         """Radians a position, float64 [head_dim / 2]: theta ** (-2 i / head_dim), then the scaling."""
-        frequency = self.rope_theta ** (-np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim)
+        frequency = powers(self.rope_theta, range(0, -self.head_dim, -2), self.head_dim)
         scaling = self.rope_scaling
         if scaling is None:
             return frequency

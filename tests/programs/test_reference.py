@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from programs.decode.reference import Reference, check_agreement, logit_bound, oracle_logits, rope, silu
-from programs.decode.stored import SCHEMES, Scheme, StoredModel, store
+from programs.decode.reference import Reference, _either_way, check_agreement, logit_bound, oracle_logits, rope, silu
+from programs.decode.stored import SCHEMES, Scheme, StoredModel, rounded, store
 from programs.models.checkpoint import FOLDER, load_model
 from programs.models.errors import ModelError
 from tests.models import (
@@ -179,6 +179,17 @@ def test_machine_like_rounding_stays_far_inside_the_bound_and_scales_with_the_fo
     assert bounds["s8"] > bounds["f16"]
     # an fp16 result is good to about 2**-11 of the logits' size (4), times a few for depth
     assert 2**-11 < bounds["f16"] < 0.5
+
+
+@pytest.mark.parametrize("format", ["s8", "e4m3"])
+def test_machine_like_8_bit_activations_near_a_tie_go_the_other_way(format: str) -> None:
+    """2.5 is a tie of s8; 17 is one of e4m3, whose neighbours there are 16 and 18 (quantum 2)."""
+    tie, step = (2.5, 1.0) if format == "s8" else (17.0, 2.0)
+    near, far = 2.0**-9 * step, 2.0**-6 * step
+    low, high = tie - step / 2, tie + step / 2
+    x = np.array([tie - near, tie + near, tie - far, tie + far])
+    assert rounded(x, format).tolist() == [low, high, low, high]
+    assert _either_way(x, format).tolist() == [high, low, low, high]
 
 
 def test_bound_of_exact_agreement_is_the_floor() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from isa.angles import cos_sin
 from programs.lpu.build import Build
 from programs.lpu.chain import Op, cvt, f32, imm, s32
 from programs.lpu.memory import Buffer
@@ -154,6 +155,7 @@ def rope_table(c, slots: int, lanes: int, positions: np.ndarray) -> tuple[np.nda
     d = np.arange(slots * c.head_dim) % c.head_dim
     angle = np.asarray(positions, np.float64)[:, None] * c.rope_frequencies()[d % half]
     cos, sin = np.zeros((len(positions), lanes), np.float32), np.zeros((len(positions), lanes), np.float32)
-    cos[:, : len(d)] = np.cos(angle)
-    sin[:, : len(d)] = np.where(d < half, -1.0, 1.0) * np.sin(angle)
+    cosines, sines = cos_sin(angle)
+    cos[:, : len(d)] = cosines
+    sin[:, : len(d)] = np.where(d < half, -1.0, 1.0) * sines
     return cos, sin
