@@ -44,6 +44,8 @@ LPU_REASONS: tuple[Reason, ...] = (
     Reason("unit", "its execution unit works for another operation", "spread the work over more units"),
     Reason("order", "the scheduler issues it after an earlier operation of the same queue", "reorder the program"),
     Reason("no_work", "the program gives this queue nothing to do here", "more parallelism, or a larger model"),
+    Reason("network", "waits for a vector from another chip", "send earlier, or overlap the exchange with other work"),
+    Reason("pipeline", "other pipeline stages work: before the chip's start or after its end", "more tokens in flight"),
     Reason("idle", "after the queue's last instruction", ""),
 )
 

@@ -107,26 +107,39 @@ def chip_names() -> list[str]:
 
 def load_chip(name: str | Path) -> Chip:
     """Load a bundled chip by name, or a TOML file by path. Raises ChipError with one sentence."""
+    path = description_path(name, "chip", FOLDER)
+    head, numbers = read_numbers(path, "chip", ("lpu", "gpu"))
+    return Chip(head["name"], head["kind"], head["title"], numbers)
+
+
+def description_path(name: str | Path, what: str, folder: Path) -> Path:
+    """The TOML file of a bundled name, or the given file. Raises ChipError with the nearest name."""
     path = Path(name)
-    if path.suffix != ".toml":
-        path = FOLDER / f"{name}.toml"
-        if not path.is_file():
-            known = chip_names()
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ChipError(f"unknown chip {name}; {hint}known chips: {', '.join(known)}")
+    if path.suffix == ".toml":
+        return path
+    path = folder / f"{name}.toml"
+    if not path.is_file():
+        known = sorted(other.stem for other in folder.glob("*.toml"))
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ChipError(f"unknown {what} {name}; {hint}known {what}s: {', '.join(known)}")
+    return path
+
+
+def read_numbers(path: Path, what: str, kinds: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Number]]:
+    """(name, kind and title; numbers by key) of a description with a [what] section. Raises ChipError."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ChipError(f"{path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ChipError(f"{path}: not valid TOML ({error})") from None
-    head = document.pop("chip", None)
-    if not isinstance(head, dict) or head.get("kind") not in ("lpu", "gpu") or "name" not in head:
-        raise ChipError(f"{path}: needs a [chip] section with name, kind (lpu or gpu) and title")
+    head = document.pop(what, None)
+    if not isinstance(head, dict) or head.get("kind") not in kinds or "name" not in head:
+        raise ChipError(f"{path}: needs a [{what}] section with name, kind ({' or '.join(kinds)}) and title")
     numbers: dict[str, Number] = {}
     _collect(path, "", document, numbers)
-    return Chip(head["name"], head["kind"], str(head.get("title", head["name"])), numbers)
+    return {"name": head["name"], "kind": head["kind"], "title": str(head.get("title", head["name"]))}, numbers
 
 
 def _collect(path: Path, prefix: str, table: dict[str, Any], numbers: dict[str, Number]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from isa import expressions, formats, literals
-from isa.assembler import Common, LpuGeometry, read_tensor
+from isa.assembler import Common, LpuGeometry, read_chips, read_tensor
 from isa.encoding import encode
 from isa.lexer import Line, Token
 from isa.opcodes import ALU_BASE, BY_NAME, NO_STREAM, WEST, Kind, Op
@@ -19,6 +19,7 @@ from isa.timeline import QueueLate, Timeline
 _SLICE = re.compile(r"([EW])(\d+)")
 _TIMES = re.compile(r"x(\d+)")
 CYCLE_MAX = 1 << 32  # of an `at`: about five seconds, 65,538 NOPs
+_PRODUCERS = ("READ", "ACC", "RECV")  # they put a value on their own column in the issue cycle
 _MAP_NONE = 65535  # a lane that takes zero
 
 
@@ -112,7 +113,7 @@ class LpuAssembler:
         self.phantom.append(tensor.words.reshape(-1))
 
     def _allocate(self, line: Line, tensor: Tensor) -> Tensor:
-        """Read `@slices[+address] [replicated]`, take the words, and remember the tensor."""
+        """Read `@slices[+address] [replicated] [chips (..)]`, take the words, and remember the tensor."""
         at = line.expect("@")
         slices, address = self._place(line)
         size, lanes = tensor.itemsize, self.geometry.lanes
@@ -123,6 +124,7 @@ class LpuAssembler:
                 raise line.error("replicated data has one value a row: its shape is [rows,1]", at)
             tensor.replicated = True
             tensor.shape = (tensor.shape[0], lanes)
+        read_chips(self.common, line, tensor)
         rows, chunks = tensor.shape[0], -(-tensor.shape[1] // lanes)
         groups = len(slices) // size
         height = -(-rows * chunks // groups)
@@ -262,7 +264,8 @@ class LpuAssembler:
         right = {"mem": name.startswith("MEM."), "alu": name.startswith("VXM"), "alu_large": name.startswith("VXM"),
                  "mxm": name.endswith({"ABC": ".ABC", "ACC": ".ACC"}.get(op.name, ".LW")), "icu": True,
                  "sxm_shift": ".SHIFT" in name, "sxm_permute": ".PERMUTE" in name,
-                 "sxm_distribute": ".DISTRIBUTE" in name, "sxm_transpose": ".TRANSPOSE" in name}[op.unit]
+                 "sxm_distribute": ".DISTRIBUTE" in name, "sxm_transpose": ".TRANSPOSE" in name,
+                 "c2c": name.startswith("C2C.")}[op.unit]
         if not right:
             raise line.error(f"{op.name} is not an instruction of queue {name}", token)
         if op.unit == "alu_large" and int(name[3:]) not in self.geometry.large_alus:
@@ -338,7 +341,7 @@ class LpuAssembler:
         if when.kind == "leave":
             stream = next((values[f.name] for f in op.fields("lpu") if f.name != "dst" and f.name in values
                            and (f.kind is Kind.STREAM or (f.kind is Kind.VSRC and values[f.name] < ALU_BASE))), None)
-            if stream is None or op.name in ("READ", "ACC"):
+            if stream is None or op.name in _PRODUCERS:
                 raise line.error(f"{op.name} takes nothing from a stream; use at or arrive", when.token)
             assert when.unit is not None
             return when.cycle + self._hops(line, when, stream, self._column(line, when.unit, stream), column)
@@ -351,7 +354,7 @@ class LpuAssembler:
 
     def _result(self, op: Op, values: dict[str, int], column: int) -> tuple[int, int, int] | None:
         """(stream, delay, column where the result appears) of an instruction, None without a result."""
-        if op.name in ("READ", "ACC"):
+        if op.name in _PRODUCERS:
             return values["s"], 0, column
         if op.name == "GATHER":
             return values["s"], self.geometry.gather, column

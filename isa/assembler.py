@@ -253,13 +253,26 @@ def _place(common: Common, line: Line) -> None:
     """.place TEXT IMAGE (coordinates): one chip of the system."""
     constants = common.scope.constants
     text, image = line.integer(constants), line.integer(constants)
+    common.places.append((text, image, read_integers(common, line)))
+
+
+def read_integers(common: Common, line: Line) -> tuple[int, ...]:
+    """(number, number, ...)"""
     line.expect("(")
-    coordinates = []
+    numbers = []
     while not line.accept(")"):
-        coordinates.append(line.integer(constants))
+        numbers.append(line.integer(common.scope.constants))
         if line.peek().text != ")":
             line.expect(",")
-    common.places.append((text, image, tuple(coordinates)))
+    return tuple(numbers)
+
+
+def read_chips(common: Common, line: Line, tensor: Tensor) -> bool:
+    """[chips (rows of the table of chips)]: where a tensor lies when there are several; whether it was there."""
+    given = line.accept("chips")
+    if given:
+        tensor.chips = read_integers(common, line)
+    return given
 
 
 def read_symbol(line: Line, what: str) -> str:
@@ -268,7 +281,7 @@ def read_symbol(line: Line, what: str) -> str:
 
 
 def read_tensor(common: Common, line: Line) -> Tensor:
-    """.tensor NAME FORMAT [rows, columns] ROLE [phantom] [replicated]: data that an image already holds."""
+    """.tensor NAME FORMAT [rows, columns] ROLE [phantom] [replicated] [chips (..) [sharded]]: data of an image."""
     token = line.peek()
     name = read_symbol(line, "a name for the tensor")
     if name in common.tensors:
@@ -281,6 +294,7 @@ def read_tensor(common: Common, line: Line) -> Tensor:
     tensor = Tensor(name, dtype, shape, token.text)
     tensor.phantom = line.accept("phantom")
     tensor.replicated = line.accept("replicated")
+    tensor.sharded = read_chips(common, line, tensor) and line.accept("sharded")
     common.tensors[name] = tensor
     return tensor
 

@@ -95,6 +95,8 @@ def save_listing(program: Program, path: str | Path, queue_names: tuple[str, ...
 
 def _tensor(tensor: Tensor, words: str) -> str:
     flags = " phantom" * tensor.phantom + " replicated" * tensor.replicated
+    if tensor.chips != (0,) or tensor.sharded:
+        flags += f" chips ({', '.join(map(str, tensor.chips))})" + " sharded" * tensor.sharded
     where = f"words {words}" if words else f"address {tensor.address} pitch {tensor.pitch}"
     rows, columns = tensor.shape
     return f".tensor {_symbol(tensor.name)} {tensor.dtype} [{rows},{columns}] {tensor.role}{flags} {where}"

@@ -13,6 +13,7 @@ PATH = Path(__file__).resolve().parent.parent / "docs" / "isa.md"
 UNITS = {
     "icu": "any queue (instruction control)", "mem": "MEM slice", "mxm": "MXM plane", "sxm_shift": "SXM shifter",
     "sxm_permute": "SXM permuter", "sxm_distribute": "SXM distributor", "sxm_transpose": "SXM transposer",
+    "c2c": "link to another chip",
     "alu": "ALU", "alu_large": "ALU; on the LPU a large one", "mufu": "special-function unit",
     "lsu": "load-store unit", "control": "branch and barrier unit", "tensor": "tensor core",
     "uniform": "uniform datapath"}

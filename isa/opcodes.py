@@ -89,6 +89,9 @@ WEST = 32
 ALU_BASE = 64
 NO_STREAM = 64
 
+# Ports in SEND and RECV: local ones from 1, then roles. A chip's coordinates say which of its ports plays a role.
+ROLE_PORT, PORTS = 8, 16
+
 RZ, URZ, PT = 255, 63, 7
 UNIFORM = 256  # RU encoding: 0..255 vector register, 256 + n = uniform register n
 
@@ -108,6 +111,7 @@ _IMM32 = Field("imm", Kind.BITS32, 32)
 _OFF16 = Field("offset", Kind.INT, 16)
 _STREAM = Field("s", Kind.STREAM, 6)
 _ADDR = Field("a", Kind.ADDR, 13)
+_PORT = Field("port", Kind.UINT, 4)  # 1..7 to chip XOR port of the node, ROLE_PORT + k the port that plays role k
 _SXM_SRC, _SXM_DST = Field("src", Kind.STREAM, 6), Field("dst", Kind.STREAM, 6)
 _STREAMS = Field("streams", Kind.UINT, 3)  # 1, 2 or 4 streams of an aligned group
 
@@ -199,6 +203,11 @@ OPS: tuple[Op, ...] = (
     _lpu("TRANSPOSE", 0x3B, "sxm_transpose", [_SXM_SRC, _SXM_DST],
          "16 streams from src, 16 streams from dst: within each superlane, lane l of stream j = "
          "lane j of stream l"),
+    # -- LPU links to other chips -----------------------------------------------------------
+    _lpu("SEND", 0x3C, "c2c", [_PORT, _STREAM],
+         "send the vector on stream s at the link column over port; it can be received after the link's latency"),
+    _lpu("RECV", 0x3D, "c2c", [_PORT, _STREAM],
+         "put the oldest vector that has arrived on port on stream s at the link column"),
     # -- GPU arithmetic ---------------------------------------------------------------------
     _gpu("FMA", 0x40, "alu", [T, _RD, _RA, _RB, _RC],
          "dst = a * b + c; f32: float64 product and sum, rounded once; s32: low 32 bits", _COMPUTED),

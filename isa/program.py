@@ -26,6 +26,9 @@ class Tensor:
     `address + r * pitch`. `replicated` marks an LPU scalar per row that stands in every lane
     (shape is then [rows, lanes]; a host writes one value a row).
     A phantom tensor has no values: reading it gives poison.
+    `chips` are rows of Program.chips. Every one has a copy in the same words: a host write goes to all,
+    a read takes the first. `sharded`: the columns are cut into runs of words.shape[1] * lanes, and run j
+    lies in the words of chips[j]; the last runs may be short or empty.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Tensor:
     words: np.ndarray | None = None  # int32 [rows, ceil(columns / lanes), bytes]; LPU
     address: int = 0  # bytes; GPU
     pitch: int = 0  # bytes from row to row; GPU
+    chips: tuple[int, ...] = (0,)
+    sharded: bool = False
 
     @property
     def itemsize(self) -> int:
@@ -145,7 +150,8 @@ class Program:
     """A self-contained program for one chip type. See the module's head.
 
     meta holds what people want to know and machines do not need: model, batch, context,
-    arithmetic, layers, graph nodes, predicted_cycles (LPU).
+    arithmetic, layers, graph nodes, predicted_cycles (LPU). With several chips, meta["system"] names
+    the system whose links join them.
     """
 
     dialect: str  # "lpu" or "gpu"
@@ -153,10 +159,26 @@ class Program:
     chip_hash: str
     texts: list[LpuText] | list[GpuText]
     images: list[LpuImage] | list[GpuImage]
-    chips: list[tuple[int, int, tuple[int, ...]]]  # (text, image, coordinates) of each chip
+    chips: list[tuple[int, int, tuple[int, ...]]]  # (text, image, coordinates) of each chip; see place_of
     tensors: dict[str, Tensor]
     expectations: list[Expectation] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What an LPU's coordinates say: its number in the system, the cycle of the step in which its text
+    begins, and the port that plays each role (-1: not wired)."""
+
+    number: int = 0
+    start: int = 0
+    roles: tuple[int, ...] = ()
+
+
+def place_of(coordinates: tuple[int, ...]) -> Place:
+    """Coordinates (number, start, port of role 0, port of role 1, ...) by name; missing ones are zero."""
+    number, start = (*coordinates[:2], 0, 0)[:2]
+    return Place(number, start, tuple(coordinates[2:]))
 
 
 def difference(one: Any, other: Any, where: str = "program") -> str | None:

@@ -129,7 +129,7 @@ def save_program(program: Program, path: str | Path) -> None:
     word_tables = []
     for tensor in program.tensors.values():
         row = {key: getattr(tensor, key) for key in
-               ("name", "dtype", "shape", "role", "phantom", "replicated", "address", "pitch")}
+               ("name", "dtype", "shape", "role", "phantom", "replicated", "address", "pitch", "chips", "sharded")}
         if tensor.words is not None:
             row["words"] = [offset, *tensor.words.shape]
             word_tables.append(tensor.words.reshape(-1))
@@ -299,6 +299,8 @@ def _tensor(reader: _Reader, row: Any, lpu: bool) -> Tensor:
     tensor = Tensor(name, dtype, shape, role, reader.get(row, "phantom", bool),  # type: ignore[arg-type]
                     reader.get(row, "replicated", bool), None, reader.get(row, "address", int),
                     reader.get(row, "pitch", int))
+    if "chips" in row:  # not in files of programs from before there were several chips
+        tensor.chips, tensor.sharded = reader.integers(row, "chips"), reader.get(row, "sharded", bool)
     if lpu:
         place = reader.integers(row, "words")
         pool = reader.array("tensor_words", np.int32, 1)

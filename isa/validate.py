@@ -13,6 +13,8 @@ from isa.opcodes import (
     BY_CODE,
     COMPARISONS,
     NO_STREAM,
+    PORTS,
+    ROLE_PORT,
     RZ,
     SPECIALS,
     TYPES,
@@ -23,7 +25,7 @@ from isa.opcodes import (
     Kind,
     Op,
 )
-from isa.program import ROLES, GpuImage, GpuText, LpuImage, LpuText, Program, Tensor
+from isa.program import ROLES, GpuImage, GpuText, LpuImage, LpuText, Program, Tensor, place_of
 
 # What a field may hold beyond what its bits already limit: highest value of a kind ...
 _HIGHEST = {Kind.CMP: len(COMPARISONS) - 1, Kind.WIDTH: len(WIDTHS) - 1, Kind.SPECIAL: len(SPECIALS) - 1,
@@ -31,11 +33,14 @@ _HIGHEST = {Kind.CMP: len(COMPARISONS) - 1, Kind.WIDTH: len(WIDTHS) - 1, Kind.SP
 # ... and values of single fields.
 ALLOWED: dict[tuple[str, str], tuple[int, ...]] = {
     ("SHIFT", "streams"): (1, 2, 4), ("PERMUTE", "streams"): (1, 2, 4), ("DISTRIBUTE", "streams"): (1, 2, 4),
+    ("SEND", "port"): tuple(range(1, PORTS)), ("RECV", "port"): tuple(range(1, PORTS)),
     ("LDSM", "n"): (1, 2, 4), ("LW", "rows"): tuple(range(1, 17)), ("ULDG", "width"): (2, 3)}
 _AT_LEAST_ONE = {("NOP", "n"), ("REPEAT", "n"), ("REPEAT", "d")}
 # Registers from the named one on that a field of a wide operation means.
 _MMA_REGISTERS = {"dst": 4, "a": 4, "b": 2, "c": 4}
 _WIDTH_REGISTERS = (1, 1, 1, 2, 4)
+
+CHIPS_MAX, CYCLES_MAX = 1 << 20, 1 << 40  # of a system, of a step: far beyond any real one
 
 
 class InvalidText(ValueError):
@@ -180,8 +185,32 @@ def check_image(image: LpuImage | GpuImage) -> None:
         raise InvalidText("an image holds a negative word number")
 
 
-def check_tensor(tensor: Tensor, lpu: bool, memory: int) -> None:
-    """Raise InvalidText unless a tensor is possible and lies in memory (GPU: of `memory` bytes)."""
+def check_places(program: Program) -> None:
+    """Raise InvalidText unless the table of chips names what is there, and an LPU's coordinates make sense."""
+    if not program.chips:
+        raise InvalidText("the table of chips is empty")
+    numbers = set()
+    for text_index, image_index, coordinates in program.chips:
+        if not (0 <= text_index < len(program.texts) and 0 <= image_index < len(program.images)):
+            raise InvalidText("the table of chips names a text or an image that is not there")
+        if program.dialect == "lpu":
+            place = place_of(coordinates)
+            if not (0 <= place.number < CHIPS_MAX and 0 <= place.start < CYCLES_MAX):
+                raise InvalidText(f"the coordinates {coordinates} hold a chip number or a start that is not possible")
+            if place.number in numbers:
+                raise InvalidText(f"chip {place.number} is in the table of chips twice")
+            if len(place.roles) > PORTS - ROLE_PORT or not all(p == -1 or 1 <= p < PORTS for p in place.roles):
+                raise InvalidText(f"the coordinates {coordinates} give a role to a port that no chip has")
+            numbers.add(place.number)
+
+
+def check_tensor(tensor: Tensor, lpu: bool, memory: int, chips: int = 1) -> None:
+    """Raise InvalidText unless a tensor is possible, lies in memory (GPU: of `memory` bytes) and on chips of the
+    table."""
+    if not tensor.chips or len(set(tensor.chips)) != len(tensor.chips) or not all(0 <= c < chips for c in tensor.chips):
+        raise InvalidText(f"tensor {tensor.name} lies on chips {list(tensor.chips)}; there are {chips}")
+    if tensor.sharded and (tensor.replicated or not lpu):
+        raise InvalidText(f"tensor {tensor.name} cannot be sharded")
     name, shape = tensor.name, tensor.shape
     known = tensor.dtype in TYPES and tensor.role in ROLES
     if not known or len(shape) != 2 or not all(0 < n < 1 << 40 for n in shape):
@@ -208,12 +237,12 @@ def check_program(program: Program, queues: int | None = None, lanes: int | None
             check_gpu_text(text)
     for image in program.images:
         check_image(image)
-    for text_index, image_index, _ in program.chips:
-        if not (0 <= text_index < len(program.texts) and 0 <= image_index < len(program.images)):
-            raise InvalidText("the table of chips names a text or an image that is not there")
-    if not program.chips:
-        raise InvalidText("the table of chips is empty")
+    check_places(program)
     memory = max((max(len(i.data), i.phantom_base + i.phantom_bytes) for i in program.images
                   if isinstance(i, GpuImage)), default=0)
     for tensor in program.tensors.values():
-        check_tensor(tensor, program.dialect == "lpu", memory)
+        check_tensor(tensor, program.dialect == "lpu", memory, len(program.chips))
+        if lanes is not None and tensor.words is not None:
+            room = tensor.words.shape[1] * lanes * (len(tensor.chips) if tensor.sharded else 1)
+            if tensor.shape[1] > room:
+                raise InvalidText(f"tensor {tensor.name} has {tensor.shape[1]} columns, its words hold {room}")

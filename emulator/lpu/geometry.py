@@ -38,7 +38,7 @@ KIND_OPS: tuple[frozenset[str], ...] = (
     frozenset({"PERMUTE"}),
     frozenset({"DISTRIBUTE"}),
     frozenset({"TRANSPOSE"}),
-    frozenset(),
+    frozenset({"SEND", "RECV"}),
 )
 ICU_OPS = frozenset({"NOP", "REPEAT", "SYNC", "NOTIFY"})  # every queue takes these
 SPECIAL_OPS = frozenset({"EXP2", "RSQRT", "TANH"})
@@ -80,6 +80,11 @@ class Geometry:
     transpose: int
     barrier: int
     instruction_bytes: int
+    local_ports: int  # links to chips of the node: port i of chip r leads to chip r XOR i
+    global_ports: int  # links to other nodes, numbered after the local ones
+    slot: int  # a link takes one vector in this many cycles
+    hop: int  # SEND to the first cycle in which a RECV finds the vector
+    receive_depth: int  # vectors that may wait at the end of a link
     queue_names: tuple[str, ...]
     queue_kind: tuple[int, ...]
     column: tuple[int, ...]  # of each queue's unit; VXM queues 0, where operands are sampled
@@ -298,6 +303,11 @@ def _geometry(name: str, numbers: tuple[tuple[str, int | float | str], ...]) -> 
         transpose=number("sxm.transpose_cycles", 1, MAX_DELAY),
         barrier=number("icu.barrier_cycles", 1, 65535),
         instruction_bytes=number("icu.instruction_bytes", 1, 16),
+        local_ports=number("c2c.local_ports", 0, 7),
+        global_ports=number("c2c.global_ports", 0, 8),
+        slot=number("c2c.slot_cycles", 1, MAX_DELAY),
+        hop=number("c2c.link_latency_cycles", 1, MAX_DELAY) + number("c2c.overhead_cycles", 0, MAX_DELAY),
+        receive_depth=number("c2c.receive_depth", 1, 65535),
         queue_names=tuple(names),
         queue_kind=tuple(kinds),
         column=tuple(columns),
