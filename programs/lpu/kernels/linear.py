@@ -56,7 +56,8 @@ def linear(b: Build, placed: PlacedLinear, acts: Sequence[Buffer], partials: Par
             install(s, plane, kind, [Load(t.buffer, t.start, t.count, 0, placed.format == "cast8")])
             half = plane % 2 if kind == S8 else -1  # planes side by side have half of the streams each
             quads = _quads(b, placed, u, i)
-            period = t.count + 1  # cycles of a tile at batch 1
+            # cycles of a tile at batch 1; the last tile's sums have no weights to leave room for
+            period = t.count + 1 if i + 1 < len(placed.tiles[u]) else 0
             node: Op | Mat = Mat(plane, kind, acts[plane], k * batch)
             old = open_sums.pop((u, n), None)
             if old is not None:
