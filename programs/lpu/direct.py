@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -71,8 +72,8 @@ class Slices:
 class Direct:
     """Instructions at cycles, the words that hold data, and the program they make."""
 
-    def __init__(self, chip: Chip, name: str) -> None:
-        self.chip, self.g = chip, geometry(chip)
+    def __init__(self, chip: Chip, name: str, barrier: bool = True) -> None:
+        self.chip, self.g, self.barrier = chip, geometry(chip), barrier
         self.timeline = Timeline(nodes=[name])
         self.queues: set[int] = set()
         self.end = 0
@@ -82,8 +83,8 @@ class Direct:
 
     @property
     def start(self) -> int:
-        """First cycle after the barrier that every program begins with."""
-        return self.g.barrier
+        """First cycle after the barrier that a program begins with."""
+        return self.g.barrier if self.barrier else 0
 
     def add(self, cycle: int, queue: int, op: str, *fields: int, n: int = 1, d: int = 1, stride: int = 0) -> None:
         """Issue an instruction n times, d cycles apart; fields are raw field values."""
@@ -102,18 +103,22 @@ class Direct:
         else:
             self.filled.append((words.ravel(), data.reshape(-1, self.g.lanes)))
 
-    def program(self, meta: dict[str, object]) -> Program:
-        """The program, timing only when any word is phantom; meta gains predicted_cycles."""
-        for k, queue in enumerate(sorted(self.queues)):
-            word = encode("lpu", BY_NAME["SYNC" if k else "NOTIFY"], [])
-            self.timeline.add(queue, 0, word, busy=self.g.barrier, reason=REASON["start_barrier"])
-        words, starts, source = self.timeline.pack(self.g.queues)
-        text = LpuText(words, starts, np.zeros((0, self.g.lanes), dtype=np.uint16), source)
+    def image(self) -> LpuImage:
+        """Initial SRAM contents."""
         none = np.zeros(0, dtype=np.int32)
-        image = LpuImage(
+        return LpuImage(
             np.concatenate([w for w, _ in self.filled]).astype(np.int32) if self.filled else none,
             np.concatenate([d for _, d in self.filled]) if self.filled else np.zeros((0, self.g.lanes), np.uint8),
             none, np.concatenate(self.phantom).astype(np.int32) if self.phantom else none)
-        meta = {**meta, "timing_only": bool(self.phantom), "predicted_cycles": self.end + self.g.superlanes - 1,
-                "nodes": source.nodes}
+
+    def program(self, meta: dict[str, Any], maps: list[np.ndarray] | None = None) -> Program:
+        """The program, timing only when any word is phantom; meta gains predicted_cycles. maps: lane maps."""
+        for k, queue in enumerate(sorted(self.queues) if self.barrier else ()):
+            word = encode("lpu", BY_NAME["SYNC" if k else "NOTIFY"], [])
+            self.timeline.add(queue, 0, word, busy=self.g.barrier, reason=REASON["start_barrier"])
+        words, starts, source = self.timeline.pack(self.g.queues)
+        lane_maps = np.array(maps or np.zeros((0, self.g.lanes)), dtype=np.uint16)
+        text, image = LpuText(words, starts, lane_maps, source), self.image()
+        meta = {**meta, "timing_only": len(image.phantom_words) > 0, "nodes": source.nodes,
+                "predicted_cycles": self.end + self.g.superlanes - 1}
         return Program("lpu", self.chip.name, self.chip.hash, [text], [image], [(0, 0, (0,))], self.tensors, [], meta)
