@@ -18,7 +18,8 @@ class StepResult:
 
     cycles: SM cycles on the GPU, core cycles on the LPU. traffic: bytes by level. kernels (GPU):
     one entry a launch. logits: fp32 [batch, vocabulary], None in timing mode or without a head.
-    tokens: next token of each sequence as the machine wrote it, None in timing mode.
+    tokens: next token of each sequence as the machine wrote it, None in timing mode. chip_spans (LPU):
+    (first cycle, end) of each chip's own run inside the step.
     """
 
     cycles: int
@@ -28,6 +29,7 @@ class StepResult:
     kernels: list[dict[str, Any]] = field(default_factory=list)
     logits: np.ndarray | None = None
     tokens: list[int] | None = None
+    chip_spans: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass

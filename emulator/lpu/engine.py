@@ -2,44 +2,91 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from emulator.accounting import LPU_REASONS
 from emulator.lpu import state as st
 from emulator.lpu.errors import KINDS, PASS_WINDOW, Reporter, ScheduleError
 from emulator.lpu.geometry import Geometry
-from emulator.lpu.kernel import FAILED, PAUSED, kernel
+from emulator.lpu.kernel import FAILED, PAUSED, WAITING, kernel
 from emulator.lpu.outcome import Outcome
 from emulator.lpu.sram import Sram
 from emulator.lpu.text import IDLE, Decoded
-from isa.opcodes import WEST
+from isa.opcodes import PORTS, WEST
 from isa.program import LpuText
+
+
+class Failure(NamedTuple):
+    """kind; cycle; phase of the cycle (state.COMMIT, ISSUE, SAMPLE); queue number."""
+
+    kind: str
+    cycle: int
+    phase: int
+    queue: int
+
 
 BUDGET = 1 << 20  # cycles with events between two returns to Python: Ctrl-C works then
 
 
-class FastEngine:
-    """Runs a text on an SRAM, as often as wanted. All state but the SRAM starts empty each time."""
+NO_PORTS = np.full(PORTS, -1, dtype=np.int64)
+FOREVER = 1 << 62  # cycles
 
-    def __init__(self, g: Geometry, text: LpuText, sram: Sram) -> None:
-        """Raises TextError for a text that is not a program of this chip."""
+
+class FastEngine:
+    """Runs a text on an SRAM, as often as wanted. All state but the SRAM starts empty each time.
+
+    `run` runs a chip that is alone. Chips with links are advanced side by side, see network.py: `start`,
+    `advance` as long as `running`, then `outcome`, or `error` when `failed`.
+    """
+
+    def __init__(self, g: Geometry, text: LpuText, sram: Sram, *, decoded: Decoded | None = None,
+                 ports: np.ndarray = NO_PORTS, blind: bool = False) -> None:
+        """decoded: the text's, when another engine has it already. ports, blind: see State.
+
+        Raises TextError for a text that is not a program of this chip.
+        """
         self.g, self.text = g, text
-        self.decoded = Decoded(g, text)
-        self.state = st.State(g, self.decoded, sram)
+        self.decoded = decoded or Decoded(g, text)
+        self.state = st.State(g, self.decoded, sram, ports, blind)
+        self.status = PAUSED
 
     def run(self, budget: int = BUDGET) -> Outcome:
         """Run to the end. Raises ScheduleError."""
-        s = self.state
-        s.reset()
-        status = PAUSED
-        while status == PAUSED:
-            status = kernel(s.M, self.decoded.table, self.decoded.maps, s.sram, s.flags, s.BYTES, s.LANES, s.HALVES,
-                            s.TILE8, s.TILE16, s.WORK8, s.WORK16, budget)
-        if status == FAILED:
-            raise self._error()
-        return self._outcome()
+        self.start()
+        self.advance(FOREVER, budget)
+        if self.failed:
+            raise self.error(Reporter(self.g, self.text))
+        return self.outcome()
 
-    def _outcome(self) -> Outcome:
+    def start(self) -> None:
+        """Everything empty, cycle 0."""
+        self.state.reset()
+        self.status = WAITING
+
+    def advance(self, until: int, budget: int = BUDGET) -> None:
+        """Run all that happens before cycle `until`."""
+        s, self.status = self.state, PAUSED
+        while self.status == PAUSED:
+            self.status = kernel(s.M, self.decoded.table, self.decoded.maps, s.sram, s.flags, s.BYTES, s.LANES,
+                                 s.HALVES, s.TILE8, s.TILE16, s.WORK8, s.WORK16, budget, until)
+
+    @property
+    def running(self) -> bool:
+        return self.status == WAITING
+
+    @property
+    def failed(self) -> bool:
+        return self.status == FAILED
+
+    @property
+    def next_event(self) -> int:
+        """No cycle before this one has anything to do, while running."""
+        return int(self.state.M[st.NEXT_EVENT])
+
+    def outcome(self) -> Outcome:
+        """What a run that has ended reports."""
         M, g = self.state.M, self.g
         cycles = int(M[st.CYCLES]) + g.superlanes - 1 if M[st.CYCLES] else 0
         queues = self.state.part(st.QUEUE_AT, st.QUEUE_SIZE)
@@ -52,11 +99,16 @@ class FastEngine:
         return Outcome(cycles, self.state.part(st.ISSUED_AT, 1)[:, 0].copy(), int(M[st.FETCHED_WORDS]), buckets, values,
                        values - int(M[st.CONSUMED_VALUES]), int(M[st.HOPS]), int(M[st.INGESTED]), int(M[st.MACS]))
 
-    def _error(self) -> ScheduleError:
+    def failure(self) -> Failure:
+        """Where a run has failed."""
+        M = self.state.M
+        return Failure(KINDS[int(M[st.ERR_KIND])], *(int(M[i]) for i in (st.NOW, st.ERR_PHASE, st.ERR_QUEUE)))
+
+    def error(self, report: Reporter, detail: int | None = None) -> ScheduleError:
+        """How a run has failed, in words. detail: what the chip itself cannot know about it."""
         M = self.state.M
         cycle, queue, row, iteration = (int(M[i]) for i in (st.NOW, st.ERR_QUEUE, st.ERR_ROW, st.ERR_ITERATION))
-        form, detail = int(M[st.ERR_FORM]), int(M[st.ERR_DETAIL])
-        report = Reporter(self.g, self.text)
+        form, detail = int(M[st.ERR_FORM]), int(M[st.ERR_DETAIL]) if detail is None else detail
         if form == st.FORM_NO_VALUE:
             return report.no_value(cycle, queue, row, iteration, detail, self._nearest(cycle, queue, detail))
         if form == st.FORM_NO_OUTPUT:

@@ -6,13 +6,14 @@ from typing import Any
 
 from emulator.lpu.geometry import Geometry
 from isa.encoding import decode
-from isa.opcodes import TYPE_BYTES, WEST, Kind
+from isa.opcodes import ROLE_PORT, TYPE_BYTES, WEST, Kind
 from isa.program import LpuText
 
 # Order is the code that the fast engine reports; 0 means no error.
 KINDS = ("", "stream_empty", "stream_lost", "stream_collision", "bank_conflict", "port_conflict", "unit_busy",
          "queue_late", "vxm_reach", "weights_missing", "weights_in_use", "accumulator_early", "accumulator_overrun",
-         "sram_unwritten", "repeat_misaligned", "sync_deadlock", "poison_address", "address_range")
+         "sram_unwritten", "repeat_misaligned", "sync_deadlock", "poison_address", "address_range", "no_link",
+         "link_busy", "receive_early", "receive_overflow", "receive_missing")
 
 PASS_WINDOW = 24  # cycles before and after in which a missed value of a stream is looked for
 
@@ -20,27 +21,30 @@ PASS_WINDOW = 24  # cycles before and after in which a missed value of a stream 
 class ScheduleError(Exception):
     """An impossible schedule, found while it ran.
 
-    kind: one of KINDS; cycle: of superlane 0; queue: name; index: instruction within its queue;
-    iteration: 0, or the REPEAT iteration; line: source line from 1, or None; node: graph node or None.
+    kind: one of KINDS; cycle: of superlane 0, counted from the chip's start; queue: name; index:
+    instruction within its queue; iteration: 0, or the REPEAT iteration; line: source line from 1, or None;
+    node: graph node or None; chip: number in the system, None when there is one chip.
     """
 
     def __init__(self, kind: str, cycle: int, queue: str, index: int, iteration: int, text: str, *,
-                 line: int | None = None, node: str | None = None, file: str = "", source: str = "") -> None:
+                 line: int | None = None, node: str | None = None, file: str = "", source: str = "",
+                 chip: int | None = None, start: int = 0) -> None:
         self.kind, self.cycle, self.queue, self.index, self.iteration = kind, cycle, queue, index, iteration
-        self.line, self.node, self.text = line, node, text
+        self.line, self.node, self.text, self.chip = line, node, text, chip
         place = f"{file}:{line}: " if line is not None and file else f"line {line}: " if line is not None else ""
         within = f" of {node}" if node else ""
         again = f", repeat {iteration}" if iteration else ""
-        message = f"{place}{text} [{kind}; cycle {cycle}, queue {queue}, instruction {index}{again}{within}]"
+        where = "" if chip is None else f"chip {chip}{f' (starts in cycle {start})' if start else ''}, "
+        message = f"{place}{text} [{kind}; {where}cycle {cycle}, queue {queue}, instruction {index}{again}{within}]"
         if source:
             message += f"\n{line:5d} | {source}"
         self.message = message
         super().__init__(message)
 
     @property
-    def key(self) -> tuple[str, int, str, int, int]:
+    def key(self) -> tuple[str, int, int | None, str, int, int]:
         """What both engines must agree on."""
-        return self.kind, self.cycle, self.queue, self.index, self.iteration
+        return self.kind, self.cycle, self.chip, self.queue, self.index, self.iteration
 
 
 def stream_name(stream: int, count: int = 1) -> str:
@@ -75,11 +79,12 @@ def instruction_words(word: int) -> str:
 class Reporter:
     """Turns (kind, cycle, queue, instruction, iteration, detail) into a ScheduleError with words.
 
-    Both engines hand over the same facts; how a fact is found is each engine's own affair.
+    Both engines hand over the same facts; how a fact is found is each engine's own affair. chip: number
+    in the system when there are several, with the cycle in which it starts.
     """
 
-    def __init__(self, geometry: Geometry, text: LpuText) -> None:
-        self.geometry, self.text = geometry, text
+    def __init__(self, geometry: Geometry, text: LpuText, chip: int | None = None, start: int = 0) -> None:
+        self.geometry, self.text, self.chip, self.start = geometry, text, chip, start
 
     def where(self, row: int) -> dict[str, Any]:
         """Line, node and source text of an instruction (row of the text)."""
@@ -105,7 +110,8 @@ class Reporter:
         name = self.geometry.queue_names[queue]
         index = row - int(self.text.starts[queue])
         text = text.replace("{who}", instruction_words(self.text.words[row]))
-        return ScheduleError(kind, cycle, name, index, iteration, text, **self.where(row))
+        return ScheduleError(kind, cycle, name, index, iteration, text, chip=self.chip, start=self.start,
+                             **self.where(row))
 
     # -- one function a fact -----------------------------------------------------------------
     def no_value(self, cycle: int, queue: int, row: int, iteration: int, stream: int,
@@ -129,6 +135,19 @@ class Reporter:
         text = (f"{{who}} puts a value on stream {stream_name(stream)} at column {column} in cycle {cycle}, where "
                 f"{self.who(other)} puts one in the same cycle")
         return self.error("stream_collision", cycle, queue, row, iteration, text)
+
+    def overflow(self, cycle: int, queue: int, row: int, iteration: int, chip: int, arrives: int) -> ScheduleError:
+        """A SEND whose vector finds the other end full. chip: at the other end; arrives: in its cycles."""
+        text = (f"the vector of {{who}} arrives at chip {chip} in that chip's cycle {arrives}, where more than "
+                f"{self.geometry.receive_depth} then wait: receive earlier, or send later")
+        return self.error("receive_overflow", cycle, queue, row, iteration, text)
+
+    def missing(self, cycle: int, queue: int, row: int, iteration: int, chip: int, counts: tuple[int, int]
+                ) -> ScheduleError:
+        """A SEND whose vector nobody has received when the step ends. counts: (sent, received) on the link."""
+        text = (f"the vector of {{who}} is never received: chip {chip} takes {counts[1]} of the {counts[0]} vectors "
+                "that this link carries")
+        return self.error("receive_missing", cycle, queue, row, iteration, text)
 
     def simple(self, kind: str, cycle: int, queue: int, row: int, iteration: int, detail: int = 0) -> ScheduleError:
         """Every other kind; detail is a number whose meaning depends on the kind."""
@@ -169,7 +188,21 @@ class Reporter:
             return "{who} takes addresses from a map that holds no values (timing only)"
         if kind == "address_range":
             return f"{{who}} reaches {detail}, outside {'the plane' if g.queue_kind[queue] else 'the slice'}"
+        if kind == "no_link":
+            return f"{{who}}: {port_name(self.text.words[row])} leads to no chip here"
+        if kind == "link_busy":
+            return (f"{{who}} needs the link in cycle {cycle}, but the vector before it keeps it until cycle {detail} "
+                    f"({g.slot} cycles a vector)")
+        if kind == "receive_early":
+            later = f"the next one arrives in cycle {detail}" if detail >= 0 else "none is under way"
+            return f"no vector has arrived on {port_name(self.text.words[row])} by cycle {cycle} for {{who}}; {later}"
         raise AssertionError(kind)
+
+
+def port_name(word: int) -> str:
+    """The port of a SEND or RECV for people."""
+    port = decode("lpu", word)[2][0]
+    return f"port {port}" if port < ROLE_PORT else f"port {port} (role {port - ROLE_PORT})"
 
 
 def vxm_fault(g: Geometry, alu: int, word: int) -> str:

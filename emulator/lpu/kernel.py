@@ -11,6 +11,7 @@ import numpy as np
 
 from emulator.accounting import LPU_REASONS
 from emulator.lpu import geometry as geo
+from emulator.lpu.c2c import recv, send
 from emulator.lpu.errors import KINDS
 from emulator.lpu.mem import gather, gather_appears, put_word, scatter, write
 from emulator.lpu.mxm import abc, acc, clear_gaps, iw, lands, lw
@@ -20,6 +21,7 @@ from emulator.lpu.state import (
     BARRIER,
     BUCKET_AT,
     BUSY_AT,
+    COMMIT,
     COMPUTE,
     COVER_FROM,
     COVER_REASON,
@@ -28,6 +30,7 @@ from emulator.lpu.state import (
     DUE,
     DUE_WORDS,
     END,
+    ERR_PHASE,
     ERROR,
     EVENTS,
     EXEC_AT,
@@ -38,10 +41,12 @@ from emulator.lpu.state import (
     FIRST_VXM,
     FORM_SIMPLE,
     FRONT,
+    ISSUE,
     ISSUED_AT,
     KIND_AT,
     LANE_COUNT,
     LAST_NOTIFY,
+    NEXT_EVENT,
     NO_DETAIL,
     NOP,
     NOTIFIED,
@@ -53,6 +58,7 @@ from emulator.lpu.state import (
     QUEUE_AT,
     QUEUE_SIZE,
     QUEUES,
+    SAMPLE,
     SAMPLE_AT,
     SAMPLE_FRONT,
     SAMPLE_ITERATION,
@@ -89,24 +95,31 @@ from isa.products import mxm_dot_f16, mxm_dot_s8, mxm_install_f16, mxm_install_s
 from isa.semantics import alu
 
 READ, WRITE, GATHER, SCATTER = (code(name) for name in ("READ", "WRITE", "GATHER", "SCATTER"))
-LW, ACC = code("LW"), code("ACC")
-MEM, VXM, MXM_LW, MXM_ABC, MXM_ACC = geo.MEM, geo.VXM, geo.MXM_LW, geo.MXM_ABC, geo.MXM_ACC
+LW, ACC, RECV = code("LW"), code("ACC"), code("RECV")
+MEM, VXM, MXM_LW, MXM_ABC, MXM_ACC, C2C = geo.MEM, geo.VXM, geo.MXM_LW, geo.MXM_ABC, geo.MXM_ACC, geo.C2C
 REASONS = len(LPU_REASONS)
 PORT_CONFLICT, QUEUE_LATE, SYNC_DEADLOCK = (
     np.int64(KINDS.index(k)) for k in ("port_conflict", "queue_late", "sync_deadlock"))
 ISSUED, STARTS = np.int64(1), np.int64(0)  # a sampler: just issued, or a VXM operation that starts
-FINISHED, PAUSED, FAILED = 0, 1, 2  # what the kernel returns
+FINISHED, PAUSED, FAILED, WAITING = range(4)  # what the kernel returns
 
 
 @njit
-def kernel(M, T, MAPS, SRAM, FLAGS, BYTES, LANES, HALVES, TILE8, TILE16, WORK8, WORK16, budget):
-    """Run at most `budget` cycles that have events; FINISHED, PAUSED or FAILED (M[ERR_*])."""
+def kernel(M, T, MAPS, SRAM, FLAGS, BYTES, LANES, HALVES, TILE8, TILE16, WORK8, WORK16, budget, until):
+    """Run at most `budget` cycles that have events, all before cycle `until`.
+
+    FINISHED; PAUSED: the budget is used up; WAITING: the next event (M[NEXT_EVENT]) is not before `until`;
+    FAILED: M[ERR_*] says how.
+    """
     due_words, slot_words, lanes = M[DUE_WORDS], M[SLOT_WORDS], M[LANE_COUNT]
     while M[EVENTS] > 0:
         if budget == 0:
             return PAUSED
         budget -= 1
         t = next_event(M)
+        if t >= until:
+            M[NEXT_EVENT] = t
+            return WAITING
         M[NOW] = t
         slot = t & M[WHEEL_MASK]
         base = M[WHEEL_AT] + slot * slot_words
@@ -121,6 +134,7 @@ def kernel(M, T, MAPS, SRAM, FLAGS, BYTES, LANES, HALVES, TILE8, TILE16, WORK8, 
                 bits ^= low
                 M[EVENTS] -= 1
                 if appears(M, T, BYTES, LANES, (word << 6) + lowest_bit(low)):
+                    M[ERR_PHASE] = COMMIT
                     return FAILED
 
         # issue: producers act at once, instructions that sample are put on a list
@@ -135,6 +149,7 @@ def kernel(M, T, MAPS, SRAM, FLAGS, BYTES, LANES, HALVES, TILE8, TILE16, WORK8, 
                 M[EVENTS] -= 1
                 samples = agent(M, T, SRAM, FLAGS, BYTES, LANES, ((word - due_words) << 6) + lowest_bit(low), samples)
                 if samples < 0:
+                    M[ERR_PHASE] = ISSUE
                     return FAILED
         if M[NOTIFIED] != 0:
             release(M)
@@ -179,9 +194,12 @@ def kernel(M, T, MAPS, SRAM, FLAGS, BYTES, LANES, HALVES, TILE8, TILE16, WORK8, 
                     else:
                         mxm_dot_s8(TILE8, tile, BYTES, x, LANES, out, rows, lanes, WORK8)
                     clear_gaps(M, LANES, queue)
+            elif kind == C2C:
+                failed = send(M, T, BYTES, queue, row, iteration)
             else:
                 failed = sxm(M, T, MAPS, BYTES, queue, row, iteration)
             if failed:
+                M[ERR_PHASE] = SAMPLE
                 return FAILED
             s += SAMPLE_SIZE
     return deadlock(M)
@@ -279,6 +297,8 @@ def agent(M, T, SRAM, FLAGS, BYTES, LANES, number, samples):
         return np.int64(-1) if put_word(M, T, SRAM, FLAGS, BYTES, queue, row, iteration) else samples
     if op == ACC:
         return np.int64(-1) if acc(M, T, BYTES, LANES, queue, row, iteration) else samples
+    if op == RECV:
+        return np.int64(-1) if recv(M, T, BYTES, queue, row, iteration) else samples
     return sampler(M, queue, row, iteration, ISSUED, samples)
 
 

@@ -1,4 +1,4 @@
-"""One LPU with a program in its SRAM: steps, host reads and writes, and what a step reports."""
+"""LPUs with a program in their SRAM: steps, host reads and writes, and what a step reports."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 from emulator.accounting import LPU_REASONS, check_accounting
 from emulator.chip import Chip
 from emulator.lpu.geometry import KIND_CLASS, UNIT_CLASSES, Geometry, geometry
-from emulator.lpu.outcome import Outcome
+from emulator.lpu.outcome import Outcome, together
 from emulator.lpu.sram import Sram
+from emulator.lpu.wiring import Wiring
 from emulator.result import Accounting, StepResult
 from isa import formats
 from isa.opcodes import OPS, code
@@ -24,41 +25,55 @@ class PoisonError(ValueError):
     """A tensor was read whose values were never computed (timing only)."""
 
 
-class Engine(Protocol):
-    """Runs a text on an SRAM; all other state starts empty each time. Raises ScheduleError."""
+class Network(Protocol):
+    """The chips of a program, each with its text and SRAM; all other state starts empty each time."""
 
-    def run(self) -> Outcome: ...
+    def run(self) -> list[Outcome]:
+        """One step: an Outcome a row of the table of chips. Raises ScheduleError."""
 
 
-def make_engine(name: str, g: Geometry, text: LpuText, sram: Sram) -> Engine:
-    """The engine called "fast" or "naive". Raises TextError for a text that cannot run on this chip."""
+def make_network(name: str, g: Geometry, texts: list[LpuText], srams: list[Sram], wiring: Wiring, timing_only: bool
+                 ) -> Network:
+    """The chips on the engine called "fast" or "naive". Raises TextError for a text that cannot run on this chip."""
     if name == "naive":
-        from emulator.lpu.naive import NaiveEngine
+        from emulator.lpu.naive_network import NaiveNetwork
         from emulator.lpu.text import Decoded
 
-        Decoded(g, text)  # the same checks at load
-        return NaiveEngine(g, text, sram)
-    from emulator.lpu.engine import FastEngine  # imports Numba
+        for text in {id(text): text for text in texts}.values():
+            Decoded(g, text)  # the same checks at load
+        return NaiveNetwork(g, texts, srams, wiring, timing_only)
+    from emulator.lpu.network import FastNetwork  # imports Numba
 
-    return FastEngine(g, text, sram)
+    return FastNetwork(g, texts, srams, wiring, timing_only)
 
 
 class LpuMachine:
-    """A program on one LPU; see emulator.run.Machine for the protocol.
+    """A program on its LPUs; see emulator.run.Machine for the protocol.
 
     engine: "fast" or "naive". Raises TextError for a text that cannot run on this chip, ValueError
-    for an image that does not fit it.
+    for an image that does not fit it, ChipError for a system that cannot have these chips.
     """
 
     def __init__(self, program: Program, chip: Chip, engine: str = "fast") -> None:
         self.program, self.chip = program, chip
-        self.geometry: Geometry = geometry(chip)
-        text_number, image_number, _ = program.chips[0]
-        text, image = program.texts[text_number], program.images[image_number]
-        assert isinstance(text, LpuText) and isinstance(image, LpuImage)
-        self.sram = Sram(self.geometry)
-        self.sram.load(image)
-        self.engine = make_engine(engine, self.geometry, text, self.sram)
+        g = self.geometry = geometry(chip)
+        self.wiring = Wiring(program, g)
+        self.timing_only = bool(program.meta.get("timing_only"))
+        # SRAM of each row. Timing only, rows with the same text and image share one: they stay the same but for
+        # values, and a rack's memories would not fit into this computer's.
+        self.srams: list[Sram] = []
+        shared: dict[tuple[int, int], Sram] = {}
+        texts: list[LpuText] = []
+        for row, (text_number, image_number, _) in enumerate(program.chips):
+            text, image = program.texts[text_number], program.images[image_number]
+            assert isinstance(text, LpuText) and isinstance(image, LpuImage)
+            key = (text_number, image_number if self.timing_only and engine == "fast" else -1 - row)
+            if key not in shared:
+                shared[key] = Sram(g)
+                shared[key].load(image)
+            self.srams.append(shared[key])
+            texts.append(text)
+        self.network = make_network(engine, g, texts, self.srams, self.wiring, self.timing_only)
 
     # -- the host's view ---------------------------------------------------------------------------
     def write(self, name: str, array: np.ndarray) -> int:
@@ -77,11 +92,14 @@ class LpuMachine:
             raise ValueError(f"tensor {name} has shape {tensor.shape}, got values of shape {values.shape}")
         raw = formats.to_bytes(formats.encode(values.reshape(rows, columns), tensor.dtype), tensor.dtype)
         words = self._words(tensor)
-        padded = np.zeros((rows, words.shape[1] * g.lanes, raw.shape[2]), dtype=np.uint8)
-        padded[:, :columns] = raw
-        planes = padded.reshape(rows, words.shape[1], g.lanes, raw.shape[2]).transpose(0, 1, 3, 2)
-        self.sram.store(words.reshape(-1), planes.reshape(-1, g.lanes))
-        return words.size * g.lanes
+        width = words.shape[1] * g.lanes
+        for sram, first in self._copies(tensor):
+            part = raw[:, first : first + width]
+            padded = np.zeros((rows, width, raw.shape[2]), dtype=np.uint8)
+            padded[:, : part.shape[1]] = part
+            planes = padded.reshape(rows, words.shape[1], g.lanes, raw.shape[2]).transpose(0, 1, 3, 2)
+            sram.store(words.reshape(-1), planes.reshape(-1, g.lanes))
+        return words.size * g.lanes * len(tensor.chips)
 
     def read(self, name: str) -> np.ndarray:
         """Values of a tensor in its shape (replicated: one value a row): float32 or int32.
@@ -90,18 +108,32 @@ class LpuMachine:
         """
         tensor, g = self.program.tensors[name], self.geometry
         words = self._words(tensor)
-        if self.sram.state(words) == "poison":
+        if self._state(tensor) == "poison":
             raise PoisonError(f"tensor {name} holds no values: the run was timing only")
         rows, columns = tensor.shape
-        planes = self.sram.data[words.reshape(-1)].reshape(rows, words.shape[1], words.shape[2], g.lanes)
-        raw = planes.transpose(0, 1, 3, 2).reshape(rows, words.shape[1] * g.lanes, words.shape[2])
-        values = formats.decode(formats.from_bytes(raw[:, :columns], tensor.dtype), tensor.dtype)
+        parts = []
+        for sram, _ in self._copies(tensor)[: None if tensor.sharded else 1]:
+            planes = sram.data[words.reshape(-1)].reshape(rows, words.shape[1], words.shape[2], g.lanes)
+            parts.append(planes.transpose(0, 1, 3, 2).reshape(rows, words.shape[1] * g.lanes, words.shape[2]))
+        raw = np.concatenate(parts, axis=1)[:, :columns]
+        values = formats.decode(formats.from_bytes(raw, tensor.dtype), tensor.dtype)
         return values[:, 0].copy() if tensor.replicated else values
 
     def _words(self, tensor: Tensor) -> np.ndarray:
         if tensor.words is None:
             raise ValueError(f"tensor {tensor.name} has no place in the SRAM")
         return tensor.words
+
+    def _copies(self, tensor: Tensor) -> list[tuple[Sram, int]]:
+        """(SRAM, first column that lies there) of each chip that holds the tensor or a run of its columns."""
+        width = self._words(tensor).shape[1] * self.geometry.lanes if tensor.sharded else 0
+        return [(self.srams[row], n * width) for n, row in enumerate(tensor.chips)]
+
+    def _state(self, tensor: Tensor) -> str:
+        """"real", "poison" or "unwritten": the worst of what a read would take."""
+        copies = [(sram, first) for sram, first in self._copies(tensor) if first < tensor.shape[1]]
+        states = {sram.state(self._words(tensor)) for sram, _ in copies[: None if tensor.sharded else 1]}
+        return max(states, key=("real", "poison", "unwritten").index)
 
     # -- steps -----------------------------------------------------------------------------------------
     def step(self, token: int | list[int] | None = None) -> StepResult:
@@ -113,31 +145,37 @@ class LpuMachine:
         if token is not None:
             host = self.write("token", np.atleast_1d(np.asarray(token, dtype=np.int64)))
         fed = self._token_words()
-        outcome = self.engine.run()
-        accounting = self._accounting(outcome)
-        check_accounting(accounting, self.units(), outcome.cycles)
-        result = StepResult(outcome.cycles, self._traffic(outcome, host), accounting, self._counters(outcome))
-        if fed is not None and self.sram.state(fed[0]) == "poison":
-            self.sram.store(*fed)  # timing only: the argmax of unknown logits is discarded
-        tensors, words = self.program.tensors, self._words
-        if "logits" in tensors and self.sram.state(words(tensors["logits"])) == "real":
+        outcomes = self.network.run()
+        spans = [(start, start + outcome.cycles) for start, outcome in zip(self.wiring.starts, outcomes, strict=True)]
+        total = together(outcomes, max(end for _, end in spans))
+        accounting, traffic = self._accounting(total), self._traffic(total, host)
+        check_accounting(accounting, self.units(), total.cycles)
+        if traffic["c2c_sent"] != traffic["c2c_received"]:
+            raise AssertionError(f"{traffic['c2c_sent']} bytes were sent, {traffic['c2c_received']} received")
+        result = StepResult(total.cycles, traffic, accounting, self._counters(total), chip_spans=spans)
+        for sram, words, contents in fed:
+            if sram.state(words) == "poison":
+                sram.store(words, contents)  # timing only: the argmax of unknown logits is discarded
+        tensors = self.program.tensors
+        if "logits" in tensors and self._state(tensors["logits"]) == "real":
             result.logits = self.read("logits")
-        if "token" in tensors and not self.program.meta.get("timing_only"):
-            if self.sram.state(words(tensors["token"])) == "real":
-                result.tokens = self.read("token").reshape(tensors["token"].shape[0], -1)[:, 0].tolist()
+        if "token" in tensors and not self.timing_only and self._state(tensors["token"]) == "real":
+            result.tokens = self.read("token").reshape(tensors["token"].shape[0], -1)[:, 0].tolist()
         return result
 
-    def _token_words(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Timing only: words and contents of the token that this step reads."""
-        if not self.program.meta.get("timing_only") or "token" not in self.program.tensors:
-            return None
-        words = self._words(self.program.tensors["token"]).reshape(-1)
-        return words, self.sram.data[words].copy()
+    def _token_words(self) -> list[tuple[Sram, np.ndarray, np.ndarray]]:
+        """Timing only: words and contents of the token that this step reads, on each of its chips."""
+        if not self.timing_only or "token" not in self.program.tensors:
+            return []
+        tensor = self.program.tensors["token"]
+        words = self._words(tensor).reshape(-1)
+        srams = {id(sram): sram for sram, _ in self._copies(tensor)}
+        return [(sram, words, sram.data[words].copy()) for sram in srams.values()]
 
     def units(self) -> dict[str, int]:
-        """Queues of each unit class of the accounting."""
+        """Queues of each unit class of the accounting, on all chips."""
         classes = [KIND_CLASS[kind] for kind in self.geometry.queue_kind]
-        return {name: classes.count(name) for name in UNIT_CLASSES}
+        return {name: classes.count(name) * len(self.srams) for name in UNIT_CLASSES}
 
     def _accounting(self, outcome: Outcome) -> Accounting:
         classes = np.array([UNIT_CLASSES.index(KIND_CLASS[kind]) for kind in self.geometry.queue_kind])
@@ -146,7 +184,8 @@ class LpuMachine:
                 for n, name in enumerate(UNIT_CLASSES)}
 
     def _traffic(self, outcome: Outcome, host: int) -> dict[str, int]:
-        """Bytes by level. stream_byte_hops: bytes x columns moved; mxm_ingest: weight bytes taken by LW."""
+        """Bytes by level, of all chips. stream_byte_hops: bytes x columns moved; mxm_ingest: weight bytes taken
+        by LW."""
         lanes, issued = self.geometry.lanes, outcome.issued
         return {
             "sram_read": lanes * sum(int(issued[code(name)]) for name in SRAM_READERS),
@@ -154,6 +193,8 @@ class LpuMachine:
             "instruction_fetch": outcome.fetched * self.geometry.instruction_bytes,
             "stream_byte_hops": outcome.hops * lanes,
             "mxm_ingest": outcome.ingested * lanes,
+            "c2c_sent": lanes * int(issued[code("SEND")]),
+            "c2c_received": lanes * int(issued[code("RECV")]),
             "host": host,
         }
 

@@ -3,8 +3,8 @@
 A cycle has four phases:
   move    every value on a stream hops one column in its direction; at the edge it falls off
   commit  results of earlier instructions appear on their unit's column (or in an accumulator)
-  issue   every queue, in order of its number, issues what is due; READ and ACC put their value on
-          the stream at once
+  issue   every queue, in order of its number, issues what is due; READ, ACC and RECV put their value
+          on the stream at once
   sample  all other instructions of the cycle take their operands, in the same order
 
 An instruction issued in cycle t runs on superlane k in cycle t + k. All times here are superlane 0's:
@@ -53,23 +53,35 @@ class NaiveEngine(NaiveUnits):
 
     def run(self) -> Outcome:
         """Run to the end. Raises ScheduleError."""
+        self.begin()
+        while self.alive():
+            self.tick()
+        self.check_parked()
+        return self.outcome()
+
+    def begin(self) -> None:
+        """Everything empty, cycle 0."""
         self.clear()
         starts = self.text.starts
         self.queues = [Queue(int(starts[q]), int(starts[q + 1])) for q in range(self.g.queues)]
         self.last_notify = -1
         self.cycles = self.fetched = 0
         self.issued = np.zeros(256, dtype=np.int64)
-        while self.alive():
-            self.move()
-            self.commit()
-            self.sample(self.issue())
-            self.remember()
-            self.t += 1
+
+    def tick(self) -> None:
+        """One cycle."""
+        self.move()
+        self.commit()
+        self.sample(self.issue())
+        self.remember()
+        self.t += 1
+
+    def check_parked(self) -> None:
+        """At the end no queue may wait for a NOTIFY. Raises ScheduleError."""
         parked = [q for q, queue in enumerate(self.queues) if queue.parked_since >= 0]
         if parked:
             queue = self.queues[parked[0]]
             raise self.report.simple("sync_deadlock", queue.parked_since, parked[0], queue.next_row - 1, 0)
-        return self.outcome()
 
     def alive(self) -> bool:
         """Something is still to happen (a parked queue alone cannot make it happen)."""
@@ -158,7 +170,7 @@ class NaiveEngine(NaiveUnits):
                 queue.cover = (self.t, resume, START_BARRIER)
 
     def start(self, issue: Issue, samplers: list[Issue]) -> None:
-        """Count an instruction; READ and ACC act at once, the others when all producers have."""
+        """Count an instruction; READ, ACC and RECV act at once, the others when all producers have."""
         self.issued[self.opcode(issue)] += 1
         fields = issue.fields
         chained = all(fields[name] >= ALU_BASE for name in "abc" if name in fields)
@@ -168,6 +180,8 @@ class NaiveEngine(NaiveUnits):
             self.read(issue)
         elif issue.name == "ACC":
             self.acc(issue)
+        elif issue.name == "RECV":
+            self.recv(issue)
         else:
             samplers.append(issue)
 

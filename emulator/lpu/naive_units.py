@@ -63,12 +63,37 @@ class Plane:
     accumulator: deque = field(default_factory=deque)  # landed results
 
 
+@dataclass(eq=False)
+class Parcel:
+    """A vector on its way to another chip."""
+
+    data: np.ndarray
+    poison: int
+    issue: Issue  # the SEND
+    sent: int  # cycle, on the sender's clock
+
+
+@dataclass(eq=False)
+class End:
+    """One chip's end of a link. wire: what moves away from here, one place a cycle; arrived: what came out of
+    the other chip's wire and waits for a RECV."""
+
+    wire: deque[Parcel | None]
+    arrived: deque[Parcel] = field(default_factory=deque)
+    free: int = 0  # first cycle in which the link takes a vector again
+    sent: int = 0
+    received: int = 0
+    far: End | None = None  # the other chip's end
+    later: int = 0  # cycles that this chip's clock is ahead of the other's
+
+
 class NaiveUnits:
     """Streams, pending results, and one method an instruction. self.t is the cycle in work."""
 
-    def __init__(self, g: Geometry, text: LpuText, sram: Sram) -> None:
+    def __init__(self, g: Geometry, text: LpuText, sram: Sram, report: Reporter | None = None) -> None:
         self.g, self.text, self.sram = g, text, sram
-        self.report = Reporter(g, text)
+        self.report = report or Reporter(g, text)
+        self.ends: dict[int, End] = {}  # port in an instruction -> link; naive_network.py lays the wires
         self.full = sram.full  # mask of all superlanes
         self.clear()
 
@@ -387,6 +412,32 @@ class NaiveUnits:
                 result = np.where((source >= 0) & (source < g.lanes), data[:, source.clip(0, g.lanes - 1)], 0)
             poison = self.full if poison else 0
         self.pend(issue, done, (fields["dst"], list(result.astype(np.uint8)), int(poison)))
+
+    # -- links -----------------------------------------------------------------------------------------
+    def end(self, issue: Issue) -> End:
+        if issue.fields["port"] not in self.ends:
+            raise self.fail("no_link", issue)
+        return self.ends[issue.fields["port"]]
+
+    def send(self, issue: Issue) -> None:
+        end = self.end(issue)
+        if self.t < end.free:
+            raise self.fail("link_busy", issue, end.free)
+        value = self.take(issue, issue.fields["s"])
+        end.wire[0] = Parcel(value.data, value.poison, issue, self.t)
+        end.free = self.t + self.g.slot
+        end.sent += 1
+
+    def recv(self, issue: Issue) -> None:
+        end = self.end(issue)
+        if not end.arrived:
+            assert end.far is not None
+            under_way = [parcel.sent + end.later for parcel in end.far.wire if parcel is not None]
+            before = [sent for sent in under_way if sent < self.t]  # the other chip's SENDs of this cycle are not known
+            raise self.fail("receive_early", issue, min(before) + self.g.hop if before else -1)
+        parcel = end.arrived.popleft()
+        end.received += 1
+        self.put(issue, issue.fields["s"], self.g.column[issue.queue], parcel.data, parcel.poison)
 
 
 def raw_lanes(values: list[Value]) -> np.ndarray:

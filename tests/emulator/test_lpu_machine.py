@@ -66,7 +66,7 @@ def test_a_replicated_tensor_takes_one_value_a_row() -> None:
     m = machine([t], [])
     m.write("n", np.array([5, -6]))
     assert m.read("n").tolist() == [5, -6]
-    assert np.all(m.sram.data[t.words[1, 0, 0]] == 250)  # -6 in every lane
+    assert np.all(m.srams[0].data[t.words[1, 0, 0]] == 250)  # -6 in every lane
     with pytest.raises(ValueError, match="takes one value for each of its 2 rows"):
         m.write("n", np.zeros(3))
 

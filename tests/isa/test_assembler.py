@@ -51,7 +51,7 @@ def test_every_instruction_reads_back_as_it_was_written(given_instruction):
     suffixes = operands.read_suffixes(line, op, dialect, line.next())
     got = operands.read_operands(line, op, dialect, scope, suffixes)
     line.finish()
-    bits = values[-1] if dialect and op.fields(dialect)[-1].name == "imm" else None
+    bits = values[-1] if values and op.fields(dialect)[-1].name == "imm" else None
     if bits is not None and suffixes.get("type") == F32 and (bits & 0x7FFFFFFF) > 0x7F800000 and bits != 0x7FC00000:
         assert f"0x{bits:08x}" in text  # an odd NaN is written as its bits
     assert got == list(values)

@@ -1,0 +1,149 @@
+"""Small programs on several LPUs for tests: one scratch pad a chip, and random exchanges between them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from emulator.chip import Chip, load_chip
+from emulator.lpu.errors import ScheduleError
+from emulator.lpu.machine import LpuMachine
+from isa.opcodes import WEST
+from isa.program import LpuImage, Program
+from tests.emulator.lpu_programs import Pad, Random
+
+NONE = np.zeros(0, dtype=np.int32)
+# The toy chip: links take a vector in 3 cycles, it arrives 14 later, 4 may wait; the link column is +-4.
+SLOT, HOP, DEPTH, LINK_COLUMN = 3, 14, 4, 4
+
+
+@dataclass
+class Board:
+    """Chips of a system. pads: one a text; rows: (pad, number, start, *ports of roles) of each chip."""
+
+    pads: list[Pad]
+    rows: list[tuple[int, ...]]
+    system: str | None = "groq_production"
+    meta: dict[str, object] = field(default_factory=dict)
+
+    def program(self, timing_only: bool = False) -> Program:
+        meta = {**self.meta, "timing_only": timing_only} | ({"system": self.system} if self.system else {})
+        images = []
+        for pad in self.pads:
+            real = np.array(sorted(set(pad.words) - pad.phantom), dtype=np.int32)
+            data = np.stack([pad.words[n] for n in real]) if len(real) else np.zeros((0, pad.g.lanes), np.uint8)
+            images.append(LpuImage(real, data, NONE, np.array(sorted(pad.phantom), dtype=np.int32)))
+        chip = self.pads[0].chip
+        return Program("lpu", chip.name, chip.hash, [pad.text() for pad in self.pads], images,
+                       [(pad, pad, coordinates) for pad, *coordinates in map(tuple, self.rows)], {}, meta=meta)
+
+    def machine(self, engine: str = "fast", timing_only: bool = False) -> LpuMachine:
+        program = self.program(timing_only)
+        program.chips = [(text, image, tuple(coordinates)) for text, image, coordinates in program.chips]
+        return LpuMachine(program, self.pads[0].chip, engine)
+
+
+def joined(chips: int = 2, chip: Chip | str = "toy_lpu", starts: tuple[int, ...] = ()) -> Board:
+    """Chips 0, 1, .. of a node, each with a pad of its own whose first words are known."""
+    pads = [Pad(chip) for _ in range(chips)]
+    for number, pad in enumerate(pads):
+        for s in range(pad.g.slices):
+            for a in range(4):
+                pad.put(s, a, np.full(pad.g.lanes, 64 * number + 4 * s % 60 + a))
+    return Board(pads, [(n, n, (*starts, *[0] * chips)[n]) for n in range(chips)])
+
+
+def error_of(board: Board, engine: str = "fast", timing_only: bool = False) -> ScheduleError:
+    """The ScheduleError that a step raises."""
+    try:
+        board.machine(engine, timing_only).step()
+    except ScheduleError as error:
+        return error
+    raise AssertionError("the program ran to its end")
+
+
+def result_of(board: Board, engine: str, timing_only: bool = False):
+    """Everything an engine says about a step, comparable: the error, or report and memories."""
+    machine = board.machine(engine, timing_only)
+    try:
+        step = machine.step()
+    except ScheduleError as error:
+        return error.key, str(error)
+    memories = []
+    for sram in machine.srams:
+        poison = np.repeat((sram.flags[:, None] >> 32 + np.arange(machine.geometry.superlanes)) & 1, 16, axis=1)
+        memories.append((sram.flags.tobytes(), np.where(poison.astype(bool), 0, sram.data).tobytes()))
+    return step.cycles, step.chip_spans, step.traffic, step.accounting, step.counters, memories
+
+
+# -- random programs -------------------------------------------------------------------------------
+def random_board(seed: int, *, slip: bool = False, shared: bool = False) -> Board:
+    """2 to 4 chips of a node that work and exchange vectors.
+
+    slip: one SEND or RECV is issued a few cycles off its place. shared: two texts for all chips.
+    """
+    rng = random.Random(seed)
+    chip = load_chip("toy_lpu").with_override("core.superlanes", str(rng.choice((1, 2))))
+    count = rng.randrange(2, 5)
+    texts = min(count, 2) if shared else count
+    pads = [Pad(chip) for _ in range(texts)]
+    work = [Random(pad, random.Random(rng.getrandbits(32))) for pad in pads]
+    numbers = list(range(count))
+    starts = [rng.randrange(0, 30) for _ in pads]
+    # Equal chips must be joined alike: with shared texts, chips 2 n and 2 n + 1 exchange with each other over port 1.
+    rows = [(n % texts, number, starts[n % texts] if shared else starts[n]) for n, number in enumerate(numbers)]
+    exchanges = rng.randrange(1, 10)
+    slipping = rng.randrange(exchanges) if slip else -1
+    for n in range(exchanges):
+        if shared:
+            a = rng.randrange(texts)
+            b, port = 1 - a, 1
+        else:
+            a, b = rng.sample(range(count), 2)
+            port = a ^ b
+        exchange(rng, work[a], work[b], port, port, starts[b] - starts[a], n == slipping)
+    for piece in work:
+        for _ in range(rng.randrange(0, 6)):
+            rng.choice((piece.copy, piece.vxm, piece.sxm))(60 + rng.randrange(200))
+            piece.commit()
+    if shared and count % 2:
+        rows.append((1, count, starts[1]))
+    return Board(pads, rows)
+
+
+def exchange(rng: random.Random, a: Random, b: Random, port: int, back: int, shift: int, slip: bool) -> None:
+    """READ .. SEND on one chip, RECV .. WRITE on the other, perhaps several vectors. shift: start of b minus a's."""
+    n, d = rng.randrange(0, 4), rng.randrange(SLOT, SLOT + 4)
+    repeat = {"n": n, "d": d} if n else {}
+    t = rng.randrange(60, 200)
+    late = rng.choice((0, 0, 1, 5, 20))
+    stream, column = side(rng)
+    a.feed(stream, column, t, **repeat)
+    off = rng.choice((-2, -1, 1, 2)) if slip else 0
+    a.issue(t + (off if rng.random() < 0.3 else 0), f"C2C.{'E' if column > 0 else 'W'}0", "SEND", port, stream, **repeat)
+    stream, column = side(rng)
+    inward = stream ^ WEST
+    arrives = t + HOP + late - shift + off
+    b.issue(arrives, f"C2C.{'E' if column > 0 else 'W'}0", "RECV", back, inward, **repeat)
+    b.drain(inward, column, arrives, **repeat)
+    if all(fits(work) for work in (a, b)):
+        a.commit()
+        b.commit()
+    a.plan, b.plan = [], []
+
+
+def side(rng: random.Random) -> tuple[int, int]:
+    """A stream that leads outward to the link column of one hemisphere, and that column."""
+    east = rng.random() < 0.5
+    return (0 if east else WEST) + rng.randrange(32), LINK_COLUMN if east else -LINK_COLUMN
+
+
+def fits(work: Random) -> bool:
+    """`commit` would take the plan: no issue slot of it is taken."""
+    slots = [(work.g.queue(queue) if isinstance(queue, str) else queue, cycle) for cycle, queue, *_ in work.plan]
+    return len(set(slots)) == len(slots) and not set(slots) & work.taken and all(cycle >= 0 for _, cycle in slots)
+
+
+__all__ = ["Board", "error_of", "joined", "random_board", "result_of"]
