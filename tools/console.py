@@ -10,6 +10,7 @@ import codecs
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -76,17 +77,27 @@ def write_file(path: str | Path, content: str | bytes) -> None:
     write_atomically(Path(path), content.encode() if isinstance(content, str) else content)
 
 
-def check_writable(path: str | Path | None) -> None:
-    """Refuse an output path before the work instead of after it. Raises ValueError with one sentence."""
+def check_writable(path: str | Path | None, *reads: Path) -> None:
+    """Refuse an output path before the work instead of after it: one that cannot be written, or that is
+    one of the files that the command `reads`. Raises ValueError with one sentence.
+    """
     if path is None:
         return
     path = Path(path)
+    for other in reads:
+        if path.exists() and other.exists() and path.samefile(other):
+            raise ValueError(f"cannot write {path}: it is what is being read; name another file")
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder")
     if not path.parent.is_dir():
         raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"cannot write {path}: folder {path.parent} is not writable")
+    if path.exists() and not path.is_file():  # a pipe or a device
+        return
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):  # os.access says yes where nothing can be made, as in /proc
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: folder {path.parent} takes no new file ({error.strerror})") from None
 
 
 PATIENCE_SECONDS = 2.0  # shorter work shows nothing

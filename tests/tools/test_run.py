@@ -83,6 +83,45 @@ def test_assembling_and_disassembling_gives_the_same_program(capsys, source: Pat
     assert code == 0 and ".dialect" in text
 
 
+def test_no_output_may_replace_what_is_read(capsys, source: Path, tmp_path: Path, monkeypatch) -> None:
+    """FILE.npz holds the arrays of the listing FILE, so `disasm p.npz -o p` would write into its own input."""
+    monkeypatch.chdir(tmp_path)
+    program = tmp_path / "p.npz"
+    assert run(capsys, "asm", str(source), "-o", "p.npz")[0] == 0
+    before = program.read_bytes()
+    told = "it is what is being read"
+    assert told in refused(capsys, "disasm", "p.npz", "-o", "p")
+    assert told in refused(capsys, "disasm", "p.npz", "-o", "p.npz")
+    assert told in refused(capsys, "run", "p.npz", "--out", "x=./p.npz")
+    assert told in refused(capsys, "asm", str(source), "-o", source.name)
+    (tmp_path / "folder.s.npz").mkdir()
+    assert "it is a folder" in refused(capsys, "disasm", "p.npz", "-o", "folder.s")
+    assert program.read_bytes() == before and not Path("p").exists() and not Path("folder.s").exists()
+
+    assert run(capsys, "disasm", "p.npz", "-o", "p.s")[0] == 0
+    arrays = Path("p.s.npz").read_bytes()
+    assert told in refused(capsys, "asm", "p.s", "-o", "p.s.npz")
+    assert "name the output with -o" in refused(capsys, "asm", "p.s"), "its default output is the original"
+    assert program.read_bytes() == before and Path("p.s.npz").read_bytes() == arrays
+    assert run(capsys, "asm", "p.s", "-o", "p.npz")[0] == 0, "asked for by name"
+
+
+def test_a_folder_that_takes_no_file_is_refused_before_the_run(capsys, source: Path) -> None:
+    if not Path("/proc/self").exists():
+        pytest.skip("there is no /proc here")
+    assert "cannot write /proc/y.npy: folder /proc takes no new file" in refused(
+        capsys, "run", str(source), "--out", "x=/proc/y.npy"
+    )
+
+
+def test_assembler_and_disassembler_know_the_examples(capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "asm", "gemv.lpu.s")[0] == 0
+    assert (tmp_path / "gemv.lpu.npz").exists(), "not beside the bundled file"
+    assert run(capsys, "disasm", "gemv.lpu.s")[1] == run(capsys, "disasm", "gemv.lpu.npz")[1] != ""
+    assert "did you mean the example gemv.lpu.s?" in refused(capsys, "asm", "gemw.lpu.s")
+
+
 def test_the_grid_of_an_lpu_shows_units_by_cycles(capsys, tmp_path: Path) -> None:
     source = tmp_path / "lpu.s"
     source.write_text(LPU)

@@ -16,11 +16,17 @@ from tools.options import set_option
 @set_option
 def command(source: Path, output: Path | None, settings: tuple[str, ...]) -> None:
     """Assemble SOURCE; errors name file, line and column."""
+    from isa.disassembler import blobs_path
     from isa.programfile import save_program
-    from tools.programs import assemble_with, summary
+    from tools.programs import assemble_with, example_or_file, summary
 
-    output = output or source.with_suffix(".npz")
-    console.check_writable(output)
+    found = example_or_file(source)
+    if output is None:
+        output = source.with_suffix(".npz") if found == source else Path(source.name).with_suffix(".npz")
+        if blobs_path(found).exists() and output.exists():
+            raise ValueError(f"{output} may be the program that {source} is a listing of: name the output with -o")
+    source = found
+    console.check_writable(output, source, blobs_path(source))
     program = assemble_with(source, settings)
     save_program(program, output)
     console.message(f"{output}: {summary(program)}")

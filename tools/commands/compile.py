@@ -29,10 +29,11 @@ def command(output: Path | None, settings: tuple[str, ...], **options: Any) -> N
     from tools.options import load_chips
     from tools.programs import summary
 
-    model = open_model(options.pop("model"))
+    name = options.pop("model")
+    model = open_model(name)
     chip = load_chips((options.pop("chip"),), settings)[0]
     output = output or Path(f"{model.name}.{chip.name}.npz")
-    console.check_writable(output)
+    console.check_writable(output, Path(name))
     if options["context"] is None and model.weights is not None:
         options["context"] = min(1024, model.config.context)
     with console.Progress(f"compiling {model.name} for {chip.name}"):

@@ -15,10 +15,13 @@ from tools import console
               help="Write FILE.s, and the arrays it refers to beside it; else print the text.")  # fmt: skip
 def command(program_file: Path, output: Path | None) -> None:
     """Disassemble PROGRAM; `decodelab asm` turns the text (with -o) into the same program."""
-    from isa.disassembler import disassemble, save_listing
-    from tools.programs import open_program, queue_names
+    from isa.disassembler import blobs_path, disassemble, save_listing
+    from tools.programs import example_or_file, open_program, queue_names
 
-    console.check_writable(output)
+    if output is not None:
+        program_file = example_or_file(program_file)
+        for path in (output, blobs_path(output)):
+            console.check_writable(path, program_file, blobs_path(program_file))
     program = open_program(program_file)
     names = queue_names(program)
     if output is None:

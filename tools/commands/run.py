@@ -35,10 +35,13 @@ def command(
 
     Exit code 1 when an .expect of the file does not hold.
     """
+    from isa.disassembler import blobs_path
     from tools.execute import execute
+    from tools.programs import example_or_file
 
+    source = example_or_file(program_file)
     for _, path in outputs:
-        console.check_writable(path)
+        console.check_writable(path, source, blobs_path(source))
     report = execute(program_file, dict(inputs), dict(outputs), settings, options)
     console.data(console.to_json(report.json()) if as_json else report.text())
     if report.failures:
