@@ -175,7 +175,7 @@ def compile_stored(
 
         program: Program = compile_gpu(stored, chip, **common)
     else:
-        from programs.lpu import compile as lpu
+        from programs.lpu import system as lpu
 
         if timing_only:
             what = repr((chip.name, chip.hash, stored.name, config, stored.scheme, sorted(common.items())))
@@ -202,7 +202,7 @@ def chips_needed(stored: StoredModel, chip: Chip, *, batch: int, context: int) -
     if chip.kind == "gpu":
         return -(-gpu_bytes(stored, batch, context) // int(chip["dram.capacity_bytes"]))
     from emulator.lpu.geometry import geometry
-    from programs.lpu.compile import compile_lpu
+    from programs.lpu.system import compile_lpu
 
     # Every row of a matrix begins a new vector of lanes, K and V are held the same way. Beyond one chip the
     # compiler refuses at once, with its own count by whole layers.

@@ -107,8 +107,7 @@ class Reference:
         """
         linear, activations = self.stored.linears[name], self.stored.scheme.activations
         if activations in ACTIVATION_FACTOR:
-            rms = 1.0 if normed else np.sqrt(np.mean(x * x, axis=1, keepdims=True) + RMS_FLOOR)
-            factor = ACTIVATION_FACTOR[activations] / rms
+            factor = ACTIVATION_FACTOR[activations] / (np.ones_like(x) if normed else self._rms(name, x))
             x = (_either_way if self.machine_like else rounded)(x * factor, activations) / factor
         elif self.machine_like:
             x = rounded(x, activations)
@@ -116,6 +115,16 @@ class Reference:
         for first in range(0, linear.out, BLOCK_ROWS):
             y[:, first : first + BLOCK_ROWS] = x @ linear.decoded(first, first + BLOCK_ROWS).T
         return y if linear.bias is None else y + linear.bias.astype(np.float64)
+
+    def _rms(self, name: str, x: np.ndarray) -> np.ndarray:
+        """Root mean square that every element of o's or down's input is scaled by: that of its chip's share."""
+        parts = self.stored.parts.get(name.rpartition(".")[2]) or [np.arange(x.shape[1])]
+        found = np.ones_like(x)
+        for part in parts:
+            real = part[part >= 0]
+            square = np.sum(x[:, real] ** 2, axis=1, keepdims=True) / len(part)  # padding counts, as zeros
+            found[:, real] = np.sqrt(square + RMS_FLOOR)
+        return found
 
     def _norm(self, name: str, x: np.ndarray) -> np.ndarray:
         """RMSNorm; its weight is 1 where it is folded into the next matrix."""

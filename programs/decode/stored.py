@@ -8,7 +8,7 @@ shapes are the same with and without values.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ml_dtypes
@@ -113,6 +113,9 @@ class StoredModel:
     layers.{i}.mlp_norm and final_norm; empty where norms are folded. linears: layers.{i}.qkv (rows
     q, then k, then v), layers.{i}.o, layers.{i}.gate_up (gate rows, then up rows), layers.{i}.down,
     lm_head. Without values (timing only) arrays are None.
+
+    parts: columns of o and down (by short name) that each chip of a tensor-parallel group multiplies:
+    with 8-bit activations every chip has a scale of its own for what it quantises. Empty: one chip.
     """
 
     config: ModelConfig
@@ -121,6 +124,7 @@ class StoredModel:
     embed: np.ndarray | None
     norms: dict[str, np.ndarray | None]
     linears: dict[str, StoredLinear]
+    parts: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     @property
     def has_values(self) -> bool:

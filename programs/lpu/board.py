@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from emulator.lpu.geometry import MXM_ABC, MXM_ACC, MXM_LW, Geometry
+from isa.opcodes import PORTS
 
 BIAS = 512  # room for invariants and operands before cycle 0
 BOTH, CHECK, MARK = 0, 1, 2
@@ -34,13 +35,14 @@ class Resources:
         self.slice0 = 2 * g.streams * self.segments
         self.queue0 = self.slice0 + 6 * g.slices
         self.alu0 = self.queue0 + g.queues
-        self.count = self.alu0 + 16
+        self.link0 = self.alu0 + 16
+        self.count = self.link0 + PORTS
 
     def kind(self, resource: int) -> str:
         """Reason in emulator.accounting.LPU_REASONS for waiting for a resource."""
         if resource < self.slice0:
             return "stream"
-        return "port" if resource < self.queue0 else "unit"
+        return "port" if resource < self.queue0 else "unit" if resource < self.link0 else "network"
 
     def segment(self, direction: int, column: int) -> int:
         """Segment of a column, from west to east; column 0 belongs to the side that a value comes from."""
@@ -75,6 +77,10 @@ class Resources:
 
     def queue(self, queue: int, offset: int, span: int) -> Use:
         return (self.queue0 + queue, offset, span, BOTH)
+
+    def link(self, port: int, offset: int) -> Use:
+        """A SEND over a port, which then is taken for a slot."""
+        return (self.link0 + port, offset, self.g.slot, BOTH)
 
     def alu(self, alu: int, issue: int, execute: int, span: int) -> list[Use]:
         """Issue slot and execution slot of a VXM instruction."""

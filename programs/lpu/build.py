@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from emulator.lpu.geometry import Geometry
+from emulator.lpu.geometry import C2C, Geometry
 from isa.opcodes import F16, S8
 from programs.decode.stored import StoredModel
+from programs.lpu.chain import Op, f32
 from programs.lpu.memory import Buffer, Memory
 from programs.lpu.partition import AttentionLayout
 from programs.lpu.place import Fill, Placer, byte_planes
-from programs.lpu.schedule import Scheduler
+from programs.lpu.schedule import Dst, Mem, Scheduler
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """How a rank takes part in the way from one pipeline stage to the next.
+
+    links: parallel links between two stages; where every rank has one, each sends and receives all. Else
+    sends, receives: whether this rank has one of them; hears: local ports behind which a rank has one.
+    """
+
+    links: int = 0
+    sends: bool = False
+    receives: bool = False
+    hears: frozenset[int] = frozenset()
 
 
 @dataclass
 class Build:
-    """One compilation: the chip, the model, and what has been placed so far."""
+    """One compilation: the chip, the model (a rank's share of it), and what has been placed so far.
+
+    ranks: chips that share the layers; rank: the one whose values are asked for, when images are made.
+    vocab: tokens of the whole model. senders, receivers: rank -> number of its link to the next stage and
+    from the one before, where not every rank has one.
+    """
 
     g: Geometry
     stored: StoredModel
@@ -27,6 +48,12 @@ class Build:
     memory: Memory
     place: Placer
     layout: AttentionLayout
+    vocab: int
+    ranks: int = 1
+    rank: int = 0
+    crossing: Crossing = Crossing()
+    senders: dict[int, int] = field(default_factory=dict)
+    receivers: dict[int, int] = field(default_factory=dict)
     maps: list[np.ndarray] = field(default_factory=list)  # lane maps of the text
     constants: dict[str, Buffer] = field(default_factory=dict)
 
@@ -67,6 +94,37 @@ class Build:
         if key not in self.constants:
             self.constants[key] = self.place.constant(byte_planes(values), hemisphere)
         return self.constants[key]
+
+    def rank_table(self, name: str, n: int, size: int, make: Callable[[int], np.ndarray], hemisphere: int) -> Buffer:
+        """A named constant that each rank has its own of: make(rank) gives uint8 [n, size, lanes]; made once."""
+        key = f"{name}/{hemisphere}"
+        if key not in self.constants:
+            buffer = self.constants[key] = self.place.scratch(size, n, hemisphere)
+            self.place.fills.append(Fill(buffer, lambda layer: make(self.rank), table=True))
+        return self.constants[key]
+
+    @property
+    def link_queues(self) -> int:
+        """Queues for links in a hemisphere: ports over which it can send a vector at once."""
+        return sum(kind == C2C for kind in self.g.queue_kind) // 2
+
+    def combined(self, name: str, parts: Sequence[Buffer], first: int, count: int) -> Op | Mem:
+        """ADD or MAX of vectors first .. of several f32 buffers, as an operation over at most four of them."""
+        while len(parts) > 4:
+            sums = []
+            for k in range(0, len(parts), 4):
+                value = self.combined(name, parts[k : k + 4], first, count)
+                if isinstance(value, Mem):
+                    sums.append(parts[k])
+                    continue
+                sums.append(self.scratch(4, parts[0].n, k // 4 % 2))
+                self.s.vop([(value, [Dst(sums[-1], first)])], count)
+            parts = sums
+        leaves: list[Op | Mem] = [Mem(part, first) for part in parts]
+        while len(leaves) > 1:
+            leaves = [f32(name, *pair) if len(pair) == 2 else pair[0]
+                      for pair in (leaves[k : k + 2] for k in range(0, len(leaves), 2))]
+        return leaves[0]
 
     def ones(self, hemisphere: int) -> Buffer:
         """Tile buffer of all ones in f16: 20 blocks of the same word a slice."""

@@ -1,15 +1,15 @@
-"""A stored model to an LPU program: one decode step, serving a whole generation."""
+"""One pipeline stage of a stored model to LPU blocks, texts and images: one decode step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from emulator.chip import Chip
-from emulator.lpu.geometry import Geometry, geometry
+from emulator.lpu.geometry import Geometry
 from isa.opcodes import TYPE_BYTES, TYPES
-from isa.program import Program, Tensor
+from isa.program import LpuImage, LpuText, Tensor
 from programs.decode.stored import ACTIVATION_FACTOR, StoredLinear, StoredModel
 from programs.errors import CapacityError
 from programs.lpu.build import Build
@@ -19,79 +19,89 @@ from programs.lpu.kernels.attention import Cache, Projections, attention, place_
 from programs.lpu.kernels.embed import embedding, place_embedding
 from programs.lpu.kernels.head import ArgMax
 from programs.lpu.kernels.linear import Partials, linear
+from programs.lpu.kernels.network import all_reduce, exchanged, hand_over, take_over
 from programs.lpu.kernels.norm import quantise, rms_norm, scale_and_cast, squares
 from programs.lpu.kernels.state import StepState, capacity_blocks, position_tiles, step_state, value_blocks
 from programs.lpu.memory import Buffer, Memory
 from programs.lpu.partition import BLOCK, LinearPlan, attention_layout, blocks, linear_plans, natural
 from programs.lpu.place import Fill, PlacedLinear, Placer, byte_planes, lane_vectors
+from programs.lpu.ports import PortTimes
 from programs.lpu.schedule import Dst, Mat, Mem, Scheduler
+from programs.lpu.shard import share, share_shapes
 
 LAYER_LINEARS = ("gate_up", "down", "qkv", "o")
-HEADROOM = 0.01  # share of the chip that tables, scratch and instructions need at least
 
 
-def compile_lpu(stored: StoredModel, chip: Chip, batch: int = 1, context: int = 1024, timing_only: bool = False,
-                layers: tuple[int, int] | None = None) -> Program:
-    """Program of one decode step. Raises CapacityError when one chip cannot hold it.
+@dataclass(frozen=True)
+class Stage:
+    """Part of a model that one group of chips holds: layers a .. b - 1, the embedding before them, the head after."""
 
-    layers (a, b): these layers only, from and to the tensor "hidden" f32 [batch, hidden].
-    """
-    return Compiler(stored, geometry(chip), batch, context, timing_only, layers).program(chip)
+    layers: tuple[int, int]
+    embedding: bool = True
+    head: bool = True
+
+    @property
+    def shape(self) -> tuple[int, bool, bool]:
+        """What the schedule depends on: stages of one shape share it."""
+        return self.layers[1] - self.layers[0], self.embedding, self.head
+
+
+def stage_words(stored: StoredModel, g: Geometry, batch: int, context: int, stage: Stage) -> tuple[int, int, int]:
+    """SRAM words of (weights and scales of a layer, KV cache of a layer, embedding and head) on each chip;
+    `stored` is a rank's share."""
+    c, form = stored.config, weight_format(stored)
+    layout = attention_layout(c, g.lanes)
+    plans = linear_plans(stored, layout, g.lanes)
+    size = 2 if form == "f16" else 1
+    layer = sum(size * plans[name].words for name in LAYER_LINEARS)
+    if form != "f16":
+        layer += sum(4 * len(plans[name].rows) for name in LAYER_LINEARS)
+    tiles = position_tiles(context, g.lanes)
+    channels = [len(v) for v in natural(c.kv_size, g.lanes)]
+    cache = batch * 2 * BLOCK * (layout.key_vectors * (capacity_blocks(context) + 1) + sum(
+        tiles * blocks(n) + value_blocks(context, g.lanes) + 1 for n in channels))
+    ends = 0
+    if stage.head:
+        ends += size * plans["lm_head"].words + 4 * (1 + batch) * len(plans["lm_head"].rows)
+    if stage.embedding:
+        ends += 2 * c.vocab * len(natural(c.hidden, g.lanes))
+    return layer, cache, ends
+
+
+def weight_format(stored: StoredModel) -> str:
+    """How weights lie and reach the planes: "f16", "s8", or "cast8" (s8, cast to f16 on the way)."""
+    scheme = stored.scheme
+    return "f16" if scheme.weights == "f16" else "s8" if scheme.activations == "s8" else "cast8"
 
 
 class Compiler:
-    """Everything about one compilation."""
+    """The schedule of one stage's shape, for every rank of a group.
 
-    def __init__(self, stored: StoredModel, g: Geometry, batch: int, context: int, timing_only: bool,
-                 layers: tuple[int, int] | None) -> None:
-        self.stored, self.g = stored, g
+    stored: the whole model; shares of it are made when a rank's image is asked for. `common` schedules
+    what all chips of the stage do; `enter`, `leave` and `come_back` add the crossings between stages.
+    """
+
+    def __init__(self, stored: StoredModel, g: Geometry, batch: int, context: int, timing_only: bool, stage: Stage,
+                 ranks: int = 1) -> None:
+        self.model, self.g, self.stage = stored, g, stage
         self.timing_only = timing_only or not stored.has_values
-        self.whole = layers is None
-        self.layers = range(*(layers or (0, stored.config.layers)))
-        layout = attention_layout(stored.config, g.lanes)
-        self.plans = linear_plans(stored, layout, g.lanes)
-        scheme = stored.scheme
-        self.format = "f16" if scheme.weights == "f16" else "s8" if scheme.activations == "s8" else "cast8"
-        need = self._estimate(batch, context, layout.key_vectors)
+        self.layers = range(*stage.layers)
+        share = share_shapes(stored, ranks, g.lanes)
+        layout = attention_layout(share.config, g.lanes)
+        self.plans = linear_plans(share, layout, g.lanes)
+        self.format = weight_format(share)
+        layer, cache, ends = stage_words(share, g, batch, context, stage)
         memory = Memory(g, len(self.layers))
-        placer = Placer(g, memory, need / g.words)
+        placer = Placer(g, memory, (len(self.layers) * (layer + cache) + ends) / g.words)
         memory.reuse = not placer.roomy
-        self.b = Build(g, stored, batch, context, Scheduler(g, [], memory, placer), memory, placer, layout)
+        self.b = Build(g, share, batch, context, Scheduler(g, [], memory, placer), memory, placer, layout,
+                       stored.config.vocab, ranks)
         self.blocks: list[Block] = []
 
-    # -- capacity ---------------------------------------------------------------------------
-    def _estimate(self, batch: int, context: int, key_vectors: int) -> int:
-        """SRAM words of weights, scales, cache and embedding; raises CapacityError beyond the chip."""
-        c, g = self.stored.config, self.g
-        size = 2 if self.format == "f16" else 1
-        layer = sum(size * self.plans[name].words for name in LAYER_LINEARS)
-        if self.format != "f16":
-            layer += sum(4 * len(self.plans[name].rows) for name in LAYER_LINEARS)
-        tiles = position_tiles(context, g.lanes)
-        channels = [len(v) for v in natural(c.kv_size, g.lanes)]
-        cache = batch * 2 * BLOCK * (key_vectors * (capacity_blocks(context) + 1) + sum(
-            tiles * blocks(n) + value_blocks(context, g.lanes) + 1 for n in channels))
-        head = embed = 0
-        if self.whole:
-            head = size * self.plans["lm_head"].words + 4 * (1 + batch) * len(self.plans["lm_head"].rows)
-            embed = 2 * c.vocab * len(natural(c.hidden, g.lanes))
-        count = len(self.layers)
-        need = count * (layer + cache) + head + embed
-        if need > g.words * (1 - HEADROOM):
-            usable = int(g.words * (1 - HEADROOM))
-            per_chip = usable // (layer + cache)
-            if per_chip:  # whole layers a chip; embedding and head share the last one with the layers left over
-                left = count % per_chip * (layer + cache) + head + embed
-                chips = count // per_chip + -(-left // usable)
-            else:
-                chips = -(-need // usable)
-            unit = "layer" if count == 1 else "layers"
-            raise CapacityError(
-                f"{self.stored.name} does not fit one {g.chip}: {count} {unit} of {layer + cache:,} SRAM words "
-                f"({layer:,} weights, {cache:,} KV cache for {batch} x {context} positions) and {head + embed:,} of "
-                f"embedding and head need {need:,} words of {g.lanes} B = {need * g.lanes / 1e6:,.0f} MB; the chip has "
-                f"{g.words:,} = {g.sram_bytes / 1e6:,.1f} MB; {chips} chips could hold it", chips)
-        return need
+    @property
+    def stored(self) -> StoredModel:
+        """The share of the rank whose image is being made; before that, shapes only."""
+        return self.b.stored
 
     # -- placement --------------------------------------------------------------------------
     def _source(self, short: str) -> Callable[[int], StoredLinear]:
@@ -101,18 +111,20 @@ class Compiler:
 
     def _place(self) -> None:
         b, c = self.b, self.stored.config
+        self.position = self._state(b.batch)  # first of all, so that every stage has it in the same words
+        self.token = self._state(b.batch + 1)
         self.placed: dict[str, PlacedLinear] = {}
         # what every layer has a copy of first: it comes in the largest steps, the rest evens them out
-        for short in LAYER_LINEARS:
-            self.placed[short] = b.place.linear(self.plans[short], self.format, True, self._source(short))
-        self.cache: Cache = place_cache(b)
-        if self.whole:
+        if self.layers:
+            for short in LAYER_LINEARS:
+                self.placed[short] = b.place.linear(self.plans[short], self.format, True, self._source(short))
+            self.cache: Cache = place_cache(b)
+        if self.stage.head:
             self.placed["lm_head"] = b.place.linear(self.plans["lm_head"], self.format, False, self._source("lm_head"))
+        if self.stage.embedding:
             self.tables = place_embedding(b)
         self.tiles = len(natural(c.hidden, self.g.lanes))
-        self.position = self._state(b.batch)
-        self.token = self._state(b.batch)
-        self.x = self._activation(self.tiles * b.batch)
+        self.x = self._activation(self.tiles * b.batch + 1)
         self.partials = Partials(b)
 
     def _state(self, n: int) -> Buffer:
@@ -156,7 +168,7 @@ class Compiler:
         """A linear layer with its scales and bias; row tile n's result goes to store(n, hemisphere, resting group)."""
         placed, plan, layered = self.placed[short], self.plans[short], short != "lm_head"
         source = self._source(short)
-        first = source(self.layers[0])
+        first = source(self.layers[0] if layered else 0)
         factor = 1.0 / ACTIVATION_FACTOR["s8"] if self.format == "s8" else 1.0
 
         def final(n: int, value: Op | Mat, rest: int, side: int) -> Sequence[tuple[Op, Sequence[Dst]]]:
@@ -198,7 +210,7 @@ class Compiler:
         p = self._projections(acts)
         out = attention(b, state, self.cache, p, "layer.")
         s.at("layer.o")
-        middle = b.scratch(4, self.tiles * batch, 1)
+        middle = b.scratch(4, self.tiles * batch + 1, 1)
         self._residual("o", out, len(layout.out), c.q_size, self.x, middle)
         s.at("layer.mlp_norm")
         acts = b.activations(self.tiles * batch, "gate_up")
@@ -246,11 +258,25 @@ class Compiler:
         else:
             scale_and_cast(b, x, vectors, None, None, acts, "f16")
         results: dict[int, Buffer] = {}
-        self._linear(short, acts, rms, self._keep(results))
-        s.at(f"layer.{'attn' if short == 'o' else 'mlp'}_add")
-        for n, result in results.items():
-            s.vop([(f32("ADD", Mem(result), Mem(old, n * batch)), [Dst(new, n * batch)])], batch)
-            b.memory.release(result)
+        add = f"layer.{'attn' if short == 'o' else 'mlp'}_add"
+        if b.ranks == 1:
+            self._linear(short, acts, rms, self._keep(results))
+            s.at(add)
+            for n, result in results.items():
+                s.vop([(f32("ADD", Mem(result), Mem(old, n * batch)), [Dst(new, n * batch)])], batch)
+                b.memory.release(result)
+            return
+        partial = exchanged(b, old.n, new.side)
+        if b.place.roomy:
+            self._linear(short, acts, rms, lambda n, side, rest: Dst(partial, n * batch))
+        else:
+            self._linear(short, acts, rms, self._keep(results))
+            for n, result in results.items():
+                s.move(Mem(result), [Dst(partial, n * batch)], batch)
+                b.memory.release(result)
+        s.at(add)
+        all_reduce(b, partial, old, new)
+        b.memory.release(partial)
 
     def _gated(self, acts: Sequence[Buffer]) -> Buffer:
         """silu(gate) * up, f32 vector k * batch + sequence; silu(g) = g (1 + tanh(g / 2)) / 2."""
@@ -282,60 +308,98 @@ class Compiler:
             best.add(n, buffer, buffer.side)
         best.token(self.token)
 
-    # -- the whole program ------------------------------------------------------------------
-    def _end_block(self) -> None:
+    # -- blocks -----------------------------------------------------------------------------
+    def _end_block(self) -> Block:
         s = self.b.s
-        self.blocks.append(block_of(s.events, s.words, s.end))
+        s.links.check()
+        block = block_of(s.events, s.words, s.end, s.links)
         s.start_block()
         self.b.memory.new_block()
+        return block
 
-    def program(self, chip: Chip) -> Program:
-        b, s, g = self.b, self.b.s, self.g
+    def common(self) -> tuple[list[Block], list[Block]]:
+        """(blocks before the residual comes, blocks after it): the same for all chips of the stage."""
+        b, s = self.b, self.b.s
         self._place()
-        state = step_state(b, self.position)
-        if self.whole:
-            embedding(b, self.tables, self.token, self.x)
-        self._end_block()
-        self._layer(state)
-        self._end_block()
-        layer = self.blocks.pop()
-        self.blocks += [Block(layer.table, layer.words, layer.cycles, i, at) for at, i in enumerate(self.layers)]
-        if self.whole:
+        state = step_state(b, self.position) if self.layers else None
+        if self.stage.embedding:
+            self._embed()
+        before, after = [self._end_block()], []
+        if state is not None:
+            self._layer(state)
+            layer = self._end_block()
+            after = [replace(layer, layer=i, arena=at) for at, i in enumerate(self.layers)]
+        if self.stage.head:
             self._head()
         s.at("state")
         s.vop([(imm("ADDI", Mem(self.position), 1), [Dst(self.position)])], b.batch)
-        self._end_block()
-        text, cycles = make_text(g, b.memory, self.blocks, s.nodes, b.maps)
-        b.memory.check(text_words(g, len(text.words)))
-        image = make_image(g, b.memory, b.place.fills, self.layers, self.timing_only)
-        meta = {
-            "model": self.stored.name, "batch": b.batch, "context": b.context,
-            "layers": [self.layers[0], self.layers[-1] + 1], "timing_only": self.timing_only,
-            "predicted_cycles": cycles, "nodes": text.source.nodes,
-            "sram_words": b.memory.used_words + text_words(g, len(text.words)), "sram_words_available": g.words,
-        }
-        return Program("lpu", chip.name, chip.hash, [text], [image], [(0, 0, (0,))], self._tensors(), [], meta)
+        after.append(self._end_block())
+        return before, after
 
-    def _tensors(self) -> dict[str, Tensor]:
-        b, g, c = self.b, self.g, self.stored.config
-        found: dict[str, Tensor] = {}
+    def _embed(self) -> None:
+        b = self.b
+        if b.ranks == 1:
+            embedding(b, self.tables, self.token, self.x)
+            return
+        found = exchanged(b, self.x.n, 0)
+        embedding(b, self.tables, self.token, found)
+        all_reduce(b, found, None, self.x)
+        b.memory.release(found)
 
-        def add(name: str, dtype: str, shape: tuple[int, int], role: str, words: np.ndarray, replicated: bool = False,
-                phantom: bool = False) -> None:
+    def enter(self, peers: dict[int, PortTimes | None]) -> Block:
+        """The residual comes from the stage before. peers: what arrives on local ports, None: what is sent there."""
+        return self._crossing("enter", lambda: take_over(self.b, self.x), peers)
+
+    def leave(self) -> Block:
+        """The residual, or after the head the token, goes to the next stage."""
+        return self._crossing("leave", lambda: hand_over(self.b, self.token if self.stage.head else self.x), {})
+
+    def come_back(self, peers: dict[int, PortTimes | None]) -> Block:
+        """The token comes from the last stage to the first."""
+        return self._crossing("token", lambda: take_over(self.b, self.token), peers)
+
+    def _crossing(self, node: str, work: Callable[[], None], peers: dict[int, PortTimes | None]) -> Block:
+        links = self.b.s.links
+        links.peers = {port: links if other is None else other for port, other in peers.items()}
+        self.b.s.at(node)
+        work()
+        return self._end_block()
+
+    # -- results ----------------------------------------------------------------------------
+    def text(self, blocks: list[Block]) -> tuple[LpuText, int]:
+        """A chip's text and its cycles. Raises CapacityError where the SRAM does not hold it."""
+        b = self.b
+        text, cycles = make_text(self.g, b.memory, blocks, b.s.nodes, b.maps)
+        b.memory.check(text_words(self.g, len(text.words)))
+        return text, cycles
+
+    def image(self, layers: range, rank: int) -> LpuImage:
+        """Initial SRAM of a rank whose stage has these layers."""
+        b = self.b
+        shapes, b.rank = b.stored, rank
+        if not self.timing_only:
+            b.stored = share(self.model, rank, b.ranks, self.g.lanes)
+        image = make_image(self.g, b.memory, b.place.fills, layers, self.timing_only)
+        b.stored = shapes
+        return image
+
+    def tensor(self, name: str) -> Tensor:
+        """Where "position", "token", "logits" (a rank's share) or "hidden" lies on a chip."""
+        b, g, c = self.b, self.g, self.model.config
+
+        def rows(buffer: Buffer, n: int) -> np.ndarray:  # [batch, vectors, bytes] of vector v * batch + sequence
+            return buffer.words(g)[:n].reshape(-1, b.batch, len(buffer.slices)).transpose(1, 0, 2)
+
+        def made(dtype: str, columns: int, role: str, words: np.ndarray, replicated: bool, phantom: bool) -> Tensor:
             assert words.shape[2] == TYPE_BYTES[TYPES.index(dtype)]
-            found[name] = Tensor(name, dtype, shape, role, phantom, replicated, words.astype(np.int32))
+            return Tensor(name, dtype, (b.batch, columns), role, phantom, replicated, words.astype(np.int32))
 
-        def rows(buffer: Buffer) -> np.ndarray:  # [batch, vectors, bytes] of vector v * batch + sequence
-            return buffer.words(g).reshape(-1, b.batch, len(buffer.slices)).transpose(1, 0, 2)
-
-        add("position", "s32", (b.batch, g.lanes), "state", rows(self.position), True)
-        add("token", "s32", (b.batch, g.lanes), "state", rows(self.token), True)
-        if self.whole:
-            words = np.concatenate([rows(x) for x in self.logits], axis=1)
-            add("logits", "f32", (b.batch, c.vocab), "output", words, phantom=self.timing_only)
-        else:
-            add("hidden", "f32", (b.batch, c.hidden), "activation", rows(self.x), phantom=self.timing_only)
-        return found
+        if name in ("position", "token"):
+            return made("s32", g.lanes, "state", rows(getattr(self, name), b.batch), True, False)
+        if name == "logits":
+            words = np.concatenate([rows(x, b.batch) for x in self.logits], axis=1)
+            return made("f32", c.vocab, "output", words, False, self.timing_only)
+        return made("f32", c.hidden, "activation", rows(self.x, self.tiles * b.batch), False, self.timing_only)
 
 
-__all__ = ["CapacityError", "Compiler", "compile_lpu"]
+__all__ = ["CapacityError", "Compiler", "Stage", "stage_words", "weight_format"]

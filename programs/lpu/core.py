@@ -21,6 +21,7 @@ from programs.lpu.board import EAST, WEST, Alternative, Board, Resources, Use
 from programs.lpu.chain import Leaf
 from programs.lpu.memory import Buffer, Memory
 from programs.lpu.place import Placer
+from programs.lpu.ports import PortTimes
 
 ALL_QUADS = frozenset(range(8))
 REASON = {reason.name: reason_index(LPU_REASONS, reason.name) for reason in LPU_REASONS}
@@ -111,6 +112,7 @@ class Core:
 
     def start_block(self) -> None:
         self.board = Board(self.resources)
+        self.links = PortTimes(self.g.slot, self.g.hop)
         self.planes = [Plane() for _ in range(self.g.planes)]
         self.events = array("q")
         self.words = array("Q")

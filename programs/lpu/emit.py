@@ -19,6 +19,7 @@ from isa.timeline import Timeline
 from programs.lpu.core import EVENT_COLUMNS, REASON
 from programs.lpu.memory import Memory
 from programs.lpu.place import Fill
+from programs.lpu.ports import PortTimes
 
 ADDRESS_BIT = 8  # first bit of a memory instruction's address
 
@@ -26,18 +27,30 @@ ADDRESS_BIT = 8  # first bit of a memory instruction's address
 @dataclass
 class Block:
     """Instructions of a block with cycles from its start. layer: number of the layer, -1 = none; arena: its
-    place among the compiled layers."""
+    place among the compiled layers. gap: cycles that the chip waits before it. ports: when what crosses its
+    links, in cycles of the block."""
 
     table: np.ndarray  # int64 [n, len(EVENT_COLUMNS)]
     words: np.ndarray  # uint64 [n]
     cycles: int
+    ports: PortTimes
     layer: int = -1
     arena: int = -1
+    gap: int = 0
 
 
-def block_of(events: array, words: array, cycles: int) -> Block:
+def block_starts(g: Geometry, blocks: list[Block]) -> list[int]:
+    """First cycle of each block of a text."""
+    found, at = [], g.barrier
+    for block in blocks:
+        found.append(at + block.gap)
+        at = found[-1] + block.cycles
+    return found
+
+
+def block_of(events: array, words: array, cycles: int, ports: PortTimes) -> Block:
     table = np.array(events, dtype=np.int64).reshape(-1, len(EVENT_COLUMNS))
-    return Block(table, np.array(words, dtype=np.uint64), cycles)
+    return Block(table, np.array(words, dtype=np.uint64), cycles, ports)
 
 
 def text_words(g: Geometry, instructions: int) -> int:
@@ -50,12 +63,11 @@ def make_text(g: Geometry, memory: Memory, blocks: list[Block], nodes: list[str]
     """The text, and the cycles of one step as the schedule has them."""
     names = [n for n in nodes if not n.startswith("layer.")]
     number = {name: k for k, name in enumerate(names)}
-    tables, words = [], []
-    start = g.barrier
-    for block in blocks:
+    tables, words, end = [], [], g.barrier
+    for block, start in zip(blocks, block_starts(g, blocks), strict=True):
         table, code = block.table.copy(), block.words.copy()
         table[:, 1] += start
-        start += block.cycles
+        end = start + block.cycles
         if block.layer >= 0:
             base = np.array([memory.base(s, block.arena) for s in range(g.slices)], dtype=np.uint64)
             rows = table[:, 7] != 0
@@ -83,7 +95,7 @@ def make_text(g: Geometry, memory: Memory, blocks: list[Block], nodes: list[str]
     timeline.extend(rows, np.concatenate(words))
     packed, starts, source = timeline.pack(g.queues)
     lane_maps = np.array(maps, dtype=np.uint16) if maps else np.zeros((0, g.lanes), dtype=np.uint16)
-    return LpuText(packed, starts, lane_maps, source), start + g.superlanes - 1
+    return LpuText(packed, starts, lane_maps, source), end + g.superlanes - 1
 
 
 def make_image(g: Geometry, memory: Memory, fills: list[Fill], layers: range, timing_only: bool) -> LpuImage:
@@ -113,4 +125,4 @@ def make_image(g: Geometry, memory: Memory, fills: list[Fill], layers: range, ti
     return LpuImage(flat(words), content, flat(zeros), flat(phantom))
 
 
-__all__ = ["Block", "block_of", "make_image", "make_text", "text_words"]
+__all__ = ["Block", "block_of", "block_starts", "make_image", "make_text", "text_words"]

@@ -16,7 +16,7 @@ from programs.compile import scheme_for
 from programs.decode.reference import Reference, logit_bound
 from programs.decode.stored import StoredModel, store
 from programs.errors import CapacityError
-from programs.lpu.compile import compile_lpu
+from programs.lpu.system import compile_lpu
 from programs.models.checkpoint import load_model
 from tests.models import AWKWARD, AWKWARD_GROUPS, random_llama, random_weights, small_config, write_model
 

@@ -174,26 +174,10 @@ def _scores(b: Build, state: StepState, cache: Cache, queries: list[list[Buffer]
         return scores, scores[0]
     top = b.scratch(4, b.batch * heads, 0)
     for first, count in _halves(top.n):
-        most = _combined(b, "MAX", scores, first, count)
+        most = b.combined("MAX", scores, first, count)
         assert isinstance(most, Op)
         s.vop([(most, [Dst(top, first)])], count)
     return scores, top
-
-
-def _combined(b: Build, name: str, parts: Sequence[Buffer], first: int, count: int) -> Op | Mem:
-    """ADD or MAX of vectors first .. of several buffers, as an operation over at most four of them."""
-    while len(parts) > 4:
-        sums = []
-        for k in range(0, len(parts), 4):
-            value = _combined(b, name, parts[k : k + 4], first, count)
-            sums.append(b.scratch(4, parts[0].n, k // 4 % 2))
-            b.s.vop([(value if isinstance(value, Op) else imm("ADDI", value, 0), [Dst(sums[-1], first)])], count)
-        parts = sums
-    leaves: list[Op | Mem] = [Mem(part, first) for part in parts]
-    while len(leaves) > 1:
-        leaves = [f32(name, *pair) if len(pair) == 2 else pair[0]
-                  for pair in (leaves[k : k + 2] for k in range(0, len(leaves), 2))]
-    return leaves[0]
 
 
 def _transpose_values(b: Build, state: StepState, cache: Cache) -> None:
@@ -271,7 +255,7 @@ def _weighted_values(b: Build, cache: Cache, scores: list[Buffer], top: Buffer) 
     for (start, count), plane in zip(_halves(n), planes, strict=False):
         for t in range(tiles if tiles > 1 else 0):
             s.vop([(imm("ADDI", Mat(plane, F16, weights[t], start), 0), [Dst(sums[t], start)])], count)
-        total = _combined(b, "ADD", sums, start, count) if tiles > 1 else Mat(plane, F16, weights[0], start)
+        total = b.combined("ADD", sums, start, count) if tiles > 1 else Mat(plane, F16, weights[0], start)
         root = f32("RSQRT", total)
         s.vop([(f32("MUL", root, root), [Dst(inverse, start)])], count)
     out = b.scratch(4, len(b.layout.out) * batch, 0)

@@ -51,12 +51,18 @@ def place_embedding(b: Build) -> list[list[Buffer]]:
 
 
 def embedding(b: Build, tables: list[list[Buffer]], token: Buffer, x: Buffer) -> None:
-    """x (f32, vector v * batch + sequence) = embedding row of each sequence's token (s32, in every lane)."""
+    """x (f32, vector v * batch + sequence) = embedding row of each sequence's token (s32, in every lane);
+    zeros for a token in another rank's share."""
     s, batch, chunks = b.s, b.batch, len(tables)
     s.at("embed")
     rows = tables[0][0].n - 1
-    starts = np.repeat(np.arange(chunks, dtype=np.int32)[:, None] * rows, b.g.lanes, axis=1)
-    start = b.constant("chunk_starts", starts)
+    vocab = b.stored.config.vocab  # of a rank's share
+
+    def starts(rank: int) -> np.ndarray:
+        first = np.arange(chunks, dtype=np.int32)[:, None] * rows + rank * vocab
+        return byte_planes(np.repeat(first.astype(np.int32), b.g.lanes, axis=1))
+
+    start = b.rank_table("chunk_starts", chunks, 4, starts, 0)
     sides = [b.memory.hemisphere(t[0].slices[0]) for t in tables]
     for i in range(batch):
         row = b.scratch(4, chunks, 1)

@@ -6,8 +6,10 @@ import numpy as np
 
 from programs.lpu.build import Build
 from programs.lpu.chain import Op, copy, cvt, f32, imm
+from programs.lpu.kernels.network import exchange
 from programs.lpu.memory import Buffer
 from programs.lpu.patterns import switch
+from programs.lpu.place import byte_planes
 from programs.lpu.schedule import Dst, Mem
 
 PADDING = -3.0e38  # added to the logits of lanes that are no token
@@ -21,15 +23,24 @@ class ArgMax:
         self.best: dict[int, tuple[Buffer, Buffer]] = {}
 
     def add(self, n: int, logits: Buffer, hemisphere: int) -> None:
-        """Take in tile n (token ids lanes * n on); logits: one vector a sequence."""
+        """Take in tile n of a rank's share (token ids lanes * n on); logits: one vector a sequence."""
         b, s, batch = self.b, self.b.s, self.b.batch
         lanes, vocab = b.g.lanes, b.stored.config.vocab
-        lane = b.constant("lane_f32", np.arange(lanes, dtype=np.float32)[None])
-        ids = imm("ADDI", Mem(lane, 0, 0), float(lanes * n))
-        if (n + 1) * lanes > vocab:
-            pad = np.where(np.arange(lanes) + lanes * n < vocab, 0.0, PADDING).astype(np.float32)[None]
+
+        def first_ids(rank: int) -> np.ndarray:
+            return byte_planes(np.arange(rank * vocab, rank * vocab + lanes, dtype=np.float32)[None])
+
+        def padding(rank: int) -> np.ndarray:
+            ids = rank * vocab + lanes * n + np.arange(lanes)
+            real = (ids < b.vocab) & (lanes * n + np.arange(lanes) < vocab)
+            return byte_planes(np.where(real, 0.0, PADDING).astype(np.float32)[None])
+
+        ids = imm("ADDI", Mem(b.rank_table("first_ids", 1, 4, first_ids, 0), 0, 0), float(lanes * n))
+        least = min(vocab, b.vocab - (b.ranks - 1) * vocab)  # tokens of the rank that has the fewest
+        if (n + 1) * lanes > least:
+            pad = b.rank_table(f"padding{n}", 1, 4, padding, 0)
             padded = b.scratch(4, batch, hemisphere)
-            s.vop([(f32("ADD", Mem(logits), Mem(b.constant("padding", pad), 0, 0)), [Dst(padded)])], batch)
+            s.vop([(f32("ADD", Mem(logits), Mem(pad, 0, 0)), [Dst(padded)])], batch)
             logits = padded
         key = 2 * hemisphere + n % 2
         if key not in self.best:
@@ -46,11 +57,7 @@ class ArgMax:
     def token(self, token: Buffer) -> None:
         """Write the id of the largest logit of each sequence to every lane of token (s32)."""
         b, s, batch, lanes = self.b, self.b.s, self.b.batch, self.b.g.lanes
-        sets = list(self.best.values())
-        while len(sets) > 1:
-            sets = [self._merge(*pair) if len(pair) == 2 else pair[0]
-                    for pair in (sets[k : k + 2] for k in range(0, len(sets), 2))]
-        value, index = sets[0]
+        value, index = self._best(list(self.best.values()))
         step = 1
         while step < lanes:
             turn = b.lane_map((np.arange(lanes) + step) % lanes)
@@ -61,7 +68,15 @@ class ArgMax:
                 turned.append(there)
             value, index = self._merge((value, index), (turned[0], turned[1]))
             step *= 2
+        if b.ranks > 1:
+            value, index = self._best(list(zip(exchange(b, value), exchange(b, index), strict=True)))
         s.vop([(cvt("s32", "f32", Mem(index)), [Dst(token)])], batch)
+
+    def _best(self, sets: list[tuple[Buffer, Buffer]]) -> tuple[Buffer, Buffer]:
+        while len(sets) > 1:
+            sets = [self._merge(*pair) if len(pair) == 2 else pair[0]
+                    for pair in (sets[k : k + 2] for k in range(0, len(sets), 2))]
+        return sets[0]
 
     def _merge(self, one: tuple[Buffer, Buffer], two: tuple[Buffer, Buffer]) -> tuple[Buffer, Buffer]:
         """The larger value of each lane with its id; of equal values the lower id."""

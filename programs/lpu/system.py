@@ -1,0 +1,246 @@
+"""A stored model to an LPU program for one chip or a system of chips: one decode step, serving a whole generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from emulator.chip import Chip
+from emulator.lpu.geometry import Geometry, geometry
+from emulator.lpu.system import NODE, System, load_system
+from isa.opcodes import ROLE_PORT
+from isa.program import LpuImage, LpuText, Program, Tensor
+from programs.decode.stored import StoredModel
+from programs.errors import CapacityError
+from programs.lpu.build import Crossing
+from programs.lpu.compile import Compiler, Stage
+from programs.lpu.emit import Block, block_starts, text_words
+from programs.lpu.kernels.network import NEXT, PREVIOUS
+from programs.lpu.ports import PortTimes
+from programs.lpu.split import Split, choose_split
+
+SYSTEM = "groq_production"
+
+
+def compile_lpu(stored: StoredModel, chip: Chip, batch: int = 1, context: int = 1024, timing_only: bool = False,
+                layers: tuple[int, int] | None = None, chips: int | None = None, tensor_parallel: int | None = None,
+                pipeline_parallel: int | None = None) -> Program:
+    """Program of one decode step on `chips` chips, split as asked; default: the smallest system that fits.
+
+    layers (a, b): these layers only, from and to the tensor "hidden" f32 [batch, hidden]. Raises
+    CapacityError for what does not fit and for a split that is impossible.
+    """
+    g = geometry(chip)
+    split = choose_split(stored, g, batch, context, layers, chips, tensor_parallel, pipeline_parallel)
+    return SystemCompiler(stored, chip, g, batch, context, timing_only, split).program()
+
+
+@dataclass(frozen=True)
+class Way:
+    """Links from one stage to the next, one a rank at most: ((rank, port), (rank, port))."""
+
+    links: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
+    ranks: int
+
+    @property
+    def senders(self) -> dict[int, int]:
+        return {a[0]: k for k, (a, _) in enumerate(self.links)}
+
+    @property
+    def receivers(self) -> dict[int, int]:
+        return {b[0]: k for k, (_, b) in enumerate(self.links)}
+
+    def leaving(self, rank: int) -> Crossing:
+        return Crossing(len(self.links), sends=rank in self.senders)
+
+    def arriving(self, rank: int) -> Crossing:
+        heard = frozenset(p for p in range(1, self.ranks) if rank ^ p in self.receivers)
+        return Crossing(len(self.links), receives=rank in self.receivers, hears=heard)
+
+
+def chip_groups(stages: int, ranks: int) -> list[list[int]]:
+    """Chip numbers of every stage's ranks. In a ring of nodes, a value enters a node in the second half of
+    its chips and leaves it from the first half."""
+    if stages * ranks <= NODE:
+        return [list(range(k * ranks, (k + 1) * ranks)) for k in range(stages)]
+    per_node = NODE // ranks
+    half = per_node // 2
+    order = [*range(per_node - 1, half - 1, -1), *range(half)]
+    nodes = -(-stages // per_node)
+    found = []
+    for node in range(nodes):
+        count = stages // nodes + (node < stages % nodes)
+        for k in [*order[: count - 1], order[-1]]:
+            first = node * NODE + k * ranks
+            found.append(list(range(first, first + ranks)))
+    return found
+
+
+class SystemCompiler:
+    """Stages to texts, texts to chips, and the cycle in which every chip starts."""
+
+    def __init__(self, stored: StoredModel, chip: Chip, g: Geometry, batch: int, context: int, timing_only: bool,
+                 split: Split) -> None:
+        self.stored, self.chip, self.g, self.split = stored, chip, g, split
+        self.batch, self.context = batch, context
+        self.timing_only = timing_only or not stored.has_values
+        self.ranks, self.stages = split.ranks, split.stages
+        self.system: System | None = load_system(SYSTEM) if split.chips > 1 else None
+        self.groups = chip_groups(len(self.stages), self.ranks)
+        count = len(self.stages)
+        self.ways = [self._way(k) for k in range(count)] if count > 1 else []
+        self.compilers: dict[tuple, Compiler] = {}
+        self.common: dict[tuple, tuple[list[Block], list[Block]]] = {}
+        self.made: dict[tuple, Block] = {}
+
+    def _way(self, stage: int) -> Way:
+        """The links from a stage to the next one, and from the last one to the first."""
+        assert self.system is not None
+        here, there = self.groups[stage], self.groups[(stage + 1) % len(self.stages)]
+        installed = max(c for group in self.groups for c in group) + 1
+        found: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        for (a, p), (b, q) in self.system.links(here, there, installed):
+            if all(here.index(a) != x[0] and there.index(b) != y[0] for x, y in found):
+                found.append(((here.index(a), p), (there.index(b), q)))
+        if not found:
+            raise CapacityError(f"{self.system.name} has no link between the chips {here} and {there} of consecutive "
+                                "stages; choose another --pipeline-parallel", None)
+        return Way(tuple(found), self.ranks)
+
+    # -- blocks of every chip -----------------------------------------------------------------
+    def _compiler(self, stage: Stage) -> Compiler:
+        if stage.shape not in self.compilers:
+            made = Compiler(self.stored, self.g, self.batch, self.context, self.timing_only, stage, self.ranks)
+            self.compilers[stage.shape] = made
+            self.common[stage.shape] = made.common()
+        return self.compilers[stage.shape]
+
+    def _crossing(self, stage: Stage, kind: str, way: Way, rank: int) -> Block:
+        """The block in which a rank leaves a stage ("leave"), enters it ("enter") or gets the token ("come_back")."""
+        compiler = self._compiler(stage)
+        crossing = way.leaving(rank) if kind == "leave" else way.arriving(rank)
+        key = (stage.shape, kind, way, crossing)
+        if key not in self.made:
+            b = compiler.b
+            b.crossing, b.senders, b.receivers = crossing, way.senders, way.receivers
+            if kind == "leave":
+                self.made[key] = compiler.leave()
+            else:  # those that the others hear come first: their times of sending are known then
+                peers: dict[int, PortTimes | None] = {}
+                for port in crossing.hears:
+                    same = way.arriving(rank ^ port) == crossing
+                    peers[port] = None if same else self._crossing(stage, kind, way, rank ^ port).ports
+                b.crossing, b.senders, b.receivers = crossing, way.senders, way.receivers
+                self.made[key] = (compiler.enter if kind == "enter" else compiler.come_back)(peers)
+        return self.made[key]
+
+    def _blocks(self, k: int, rank: int) -> list[Block]:
+        """What a rank of stage k runs, without the token's return."""
+        stage = self.stages[k]
+        self._compiler(stage)
+        before, after = self.common[stage.shape]
+        blocks = list(before)
+        if k > 0:
+            way = self.ways[k - 1]
+            length = max(self._crossing(stage, "enter", way, r).cycles for r in range(self.ranks))
+            blocks.append(replace(self._crossing(stage, "enter", way, rank), cycles=length))
+        blocks += after
+        if self.ways:
+            blocks.append(self._crossing(stage, "leave", self.ways[k], rank))
+        return blocks
+
+    # -- when -----------------------------------------------------------------------------------
+    def _times(self, blocks: list[Block], port: int, sent: bool) -> list[int]:
+        """Cycles of a text in which it sends to or receives from a role port."""
+        found = []
+        for block, start in zip(blocks, block_starts(self.g, blocks), strict=True):
+            found += [start + t for t in (block.ports.sent if sent else block.ports.received).get(port, ())]
+        return found
+
+    def _lead(self, k: int, there: list[list[Block]]) -> int:
+        """Cycles from the start of stage k to the start of the chips `there`, so that all arrives in time."""
+        lead = 0
+        for (a, _), (b, _) in self.ways[k].links:
+            sent = self._times(self._blocks(k, a), NEXT, True)
+            received = self._times(there[b], PREVIOUS, False)
+            assert len(sent) == len(received)
+            lead = max(lead, max(t + self.g.hop - u for t, u in zip(sent, received, strict=True)))
+        return lead
+
+    # -- the program --------------------------------------------------------------------------------
+    def program(self) -> Program:
+        """Everything, for every chip. Raises CapacityError where a chip cannot hold its part."""
+        starts = [0]
+        for k in range(len(self.ways) - 1):
+            starts.append(starts[k] + self._lead(k, [self._blocks(k + 1, r) for r in range(self.ranks)]))
+        texts: list[LpuText] = []
+        images: list[LpuImage] = []
+        chips: list[tuple[int, int, tuple[int, ...]]] = []
+        known: dict[tuple, tuple[int, int]] = {}
+        pictures: dict[tuple, int] = {}
+        spans: list[tuple[int, int]] = []
+        end = words = 0
+        for k, stage in enumerate(self.stages):
+            compiler = self._compiler(stage)
+            busy = 0
+            for rank in range(self.ranks):
+                blocks = self._blocks(k, rank)
+                busy = max(busy, block_starts(self.g, blocks)[-1] + blocks[-1].cycles)
+                if self.ways and k == 0:
+                    blocks = [*blocks, self._tail(starts[-1], rank)]
+                key = (stage.shape, *(id(block.table) for block in blocks), blocks[-1].gap)
+                if key not in known:
+                    text, cycles = compiler.text(blocks)
+                    known[key] = len(texts), cycles
+                    texts.append(text)
+                    words = max(words, compiler.b.memory.used_words + text_words(self.g, len(text.words)))
+                number, cycles = known[key]
+                picture = (number,) if self.timing_only else (k, rank)
+                if picture not in pictures:
+                    pictures[picture] = len(images)
+                    images.append(compiler.image(range(*stage.layers), rank))
+                chips.append((number, pictures[picture], self._coordinates(k, rank, starts[k])))
+                end = max(end, starts[k] + cycles)
+            spans.append((starts[k], starts[k] + busy))
+        meta = {
+            "model": self.stored.name, "batch": self.batch, "context": self.context,
+            "layers": [self.stages[0].layers[0], self.stages[-1].layers[1]], "timing_only": self.timing_only,
+            "predicted_cycles": end, "nodes": texts[0].source.nodes, "sram_words": words,
+            "sram_words_available": self.g.words, "tensor_parallel": self.ranks,
+            "pipeline_parallel": len(self.stages), "stages": [list(span) for span in spans],
+        }
+        if self.system is not None:
+            meta["system"] = self.system.name
+        return Program("lpu", self.chip.name, self.chip.hash, texts, images, chips, self._tensors(), [], meta)
+
+    def _tail(self, last_start: int, rank: int) -> Block:
+        """The return of the token to the first stage, as late as the last stage sends it."""
+        stage, way = self.stages[0], self.ways[-1]
+        every = [self._crossing(stage, "come_back", way, r) for r in range(self.ranks)]
+        done = [block_starts(self.g, self._blocks(0, r))[-1] + self._blocks(0, r)[-1].cycles for r in range(self.ranks)]
+        begin = max(done)
+        for (a, _), (b, _) in way.links:
+            sent = self._times(self._blocks(len(self.stages) - 1, a), NEXT, True)
+            received = every[b].ports.received[PREVIOUS]
+            begin = max(begin, max(last_start + t + self.g.hop - u for t, u in zip(sent, received, strict=True)))
+        length = max(block.cycles for block in every)
+        return replace(every[rank], gap=begin - done[rank], cycles=length)
+
+    def _coordinates(self, k: int, rank: int, start: int) -> tuple[int, ...]:
+        if not self.ways:
+            return (self.groups[k][rank], start)
+        out = {a: p for (a, p), _ in self.ways[k].links}
+        back = {b: q for _, (b, q) in self.ways[k - 1].links}
+        roles = {NEXT: out.get(rank, -1), PREVIOUS: back.get(rank, -1)}
+        return self.groups[k][rank], start, *(roles[ROLE_PORT + i] for i in range(len(roles)))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        first, last = self._compiler(self.stages[0]), self._compiler(self.stages[-1])
+        every = tuple(range(self.split.chips))
+        head = every[-self.ranks :]
+        found = {"position": replace(first.tensor("position"), chips=every),
+                 "token": replace(first.tensor("token"), chips=every[: self.ranks])}
+        if self.stages[-1].head:
+            found["logits"] = replace(last.tensor("logits"), chips=head, sharded=self.ranks > 1)
+        else:
+            found["hidden"] = replace(last.tensor("hidden"), chips=head)
+        return found
