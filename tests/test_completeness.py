@@ -108,6 +108,7 @@ LPU_TEXT = """
 .data h f16 [16,320] random 5 @E32:E39
 .data g s8 [300,320] random 6 @E40
 .data z s8 [1,320] 1 @W43
+.data v s8 [1,320] @W33 chips (1)                     ; what the other chip sent
 .map turn (319 - l)
 .map twist [3, -1, 0, 5, 2, 2, 9, 15, 14, 13, 12, 11, 10, 8, 7, 6]
 .queue C2C.W0
@@ -186,6 +187,13 @@ W29: WRITE 1, S0.W                 leave 3544 MXM2
 W30: WRITE 1, S1.W                 leave 3544 MXM2
 W31: WRITE 1, S2.W                 leave 3544 MXM2
 W32: WRITE 1, S3.W                 leave 3544 MXM2
+E18: READ t, S0.E                  arrive 3600 C2C.E
+C2C.E1: SEND 1, S0.E               at 3600
+C2C.W1: RECV 1, S0.E               at 3870
+v: WRITE S0.E                      leave 3870 C2C.W
+.place 0 0 (0)
+.place 0 0 (1)
+.meta {"system": "groq_production"}
 """
 
 
@@ -204,6 +212,7 @@ def test_every_lpu_row_runs_alike_on_both_engines() -> None:
     assert (one.cycles, one.traffic, one.accounting) == (other.cycles, other.traffic, other.accounting)
     t, u = (fast.read(name).reshape(16, 20, 16) for name in "tu")
     assert np.array_equal(u, t.transpose(2, 1, 0)), "TRANSPOSE: lane l of stream j = lane j of stream l"
+    assert np.array_equal(fast.read("v").reshape(20, 16), t[2]), "RECV: chip 1 has what SEND took from E18 on chip 0"
 
 
 def test_types_are_listed_once() -> None:

@@ -82,55 +82,55 @@ def result_of(board: Board, engine: str, timing_only: bool = False):
 def random_board(seed: int, *, slip: bool = False, shared: bool = False) -> Board:
     """2 to 4 chips of a node that work and exchange vectors.
 
-    slip: one SEND or RECV is issued a few cycles off its place. shared: two texts for all chips.
+    slip: the SENDs or RECVs of one exchange are issued a few cycles off their place. shared: two texts for
+    all chips, so that chips 2 n and 2 n + 1 exchange with each other over port 1.
     """
     rng = random.Random(seed)
-    chip = load_chip("toy_lpu").with_override("core.superlanes", str(rng.choice((1, 2))))
-    count = rng.randrange(2, 5)
-    texts = min(count, 2) if shared else count
-    pads = [Pad(chip) for _ in range(texts)]
-    work = [Random(pad, random.Random(rng.getrandbits(32))) for pad in pads]
-    numbers = list(range(count))
-    starts = [rng.randrange(0, 30) for _ in pads]
-    # Equal chips must be joined alike: with shared texts, chips 2 n and 2 n + 1 exchange with each other over port 1.
-    rows = [(n % texts, number, starts[n % texts] if shared else starts[n]) for n, number in enumerate(numbers)]
+    chip = load_chip("toy_lpu").with_override("core.superlanes", str(rng.choice((1, 2)))).with_override(
+        "c2c.queues", "8")
+    count = rng.choice((2, 4)) if shared else rng.randrange(2, 5)
+    work = [Random(Pad(chip), random.Random(rng.getrandbits(32))) for _ in range(2 if shared else count)]
+    starts = [rng.randrange(0, 30) for _ in work]
+    taken: dict[tuple[int, int], list[tuple[int, int]]] = {}  # link -> (first, last) cycle of each exchange
     exchanges = rng.randrange(1, 10)
     slipping = rng.randrange(exchanges) if slip else -1
     for n in range(exchanges):
-        if shared:
-            a = rng.randrange(texts)
-            b, port = 1 - a, 1
-        else:
-            a, b = rng.sample(range(count), 2)
-            port = a ^ b
-        exchange(rng, work[a], work[b], port, port, starts[b] - starts[a], n == slipping)
+        a, b = rng.sample(range(len(work)), 2)
+        exchange(rng, work[a], work[b], a ^ b, starts[b] - starts[a], taken.setdefault((a, b), []), n, n == slipping)
     for piece in work:
         for _ in range(rng.randrange(0, 6)):
             rng.choice((piece.copy, piece.vxm, piece.sxm))(60 + rng.randrange(200))
             piece.commit()
-    if shared and count % 2:
-        rows.append((1, count, starts[1]))
-    return Board(pads, rows)
+    rows = [(n % len(work), n, starts[n % len(work)]) for n in range(count)]
+    return Board([piece.pad for piece in work], rows)
 
 
-def exchange(rng: random.Random, a: Random, b: Random, port: int, back: int, shift: int, slip: bool) -> None:
-    """READ .. SEND on one chip, RECV .. WRITE on the other, perhaps several vectors. shift: start of b minus a's."""
+def exchange(rng: random.Random, a: Random, b: Random, port: int, shift: int, taken: list[tuple[int, int]],
+             number: int, slip: bool) -> None:
+    """READ .. SEND on one chip, RECV .. WRITE on the other, up to 4 vectors. shift: start of b minus a's.
+
+    Exchanges over a link mostly come one after the other, and each has a queue of its own.
+    """
     n, d = rng.randrange(0, 4), rng.randrange(SLOT, SLOT + 4)
     repeat = {"n": n, "d": d} if n else {}
     t = rng.randrange(60, 200)
-    late = rng.choice((0, 0, 1, 5, 20))
+    span = (t - SLOT, t + n * d + SLOT)
+    if any(first < span[1] and span[0] < last for first, last in taken) and rng.random() < 0.9:
+        return
+    late, off = rng.choice((0, 0, 1, 5, 20)), rng.choice((-2, -1, 1, 2)) if slip else 0
+    at_send = off if rng.random() < 0.5 else 0
     stream, column = side(rng)
     a.feed(stream, column, t, **repeat)
-    off = rng.choice((-2, -1, 1, 2)) if slip else 0
-    a.issue(t + (off if rng.random() < 0.3 else 0), f"C2C.{'E' if column > 0 else 'W'}0", "SEND", port, stream, **repeat)
+    a.issue(t + at_send, f"C2C.{'E' if column > 0 else 'W'}{number % 8}", "SEND", port, stream, **repeat)
     stream, column = side(rng)
     inward = stream ^ WEST
-    arrives = t + HOP + late - shift + off
-    b.issue(arrives, f"C2C.{'E' if column > 0 else 'W'}0", "RECV", back, inward, **repeat)
+    arrives = t + HOP + late - shift + off - at_send
+    b.issue(arrives, f"C2C.{'E' if column > 0 else 'W'}{number % 8}", "RECV", port, inward, **repeat)
     b.drain(inward, column, arrives, **repeat)
     if all(fits(work) for work in (a, b)):
         a.commit()
         b.commit()
+        taken.append(span)
     a.plan, b.plan = [], []
 
 
@@ -141,9 +141,6 @@ def side(rng: random.Random) -> tuple[int, int]:
 
 
 def fits(work: Random) -> bool:
-    """`commit` would take the plan: no issue slot of it is taken."""
-    slots = [(work.g.queue(queue) if isinstance(queue, str) else queue, cycle) for cycle, queue, *_ in work.plan]
-    return len(set(slots)) == len(slots) and not set(slots) & work.taken and all(cycle >= 0 for _, cycle in slots)
-
-
-__all__ = ["Board", "error_of", "joined", "random_board", "result_of"]
+    """`commit` would take the plan: its issue slots are free."""
+    slots = {(queue, cycle) for cycle, queue, *_ in work.plan}
+    return len(slots) == len(work.plan) and not slots & work.taken and all(cycle >= 0 for _, cycle in slots)

@@ -13,6 +13,7 @@ from emulator.lpu.geometry import geometry
 from emulator.lpu.text import TextError
 from isa.opcodes import ALU_BASE, F16, F32, NO_STREAM, S8, S32, WEST
 from tests.emulator.lpu_programs import Pad, error_of
+from tests.emulator.test_lpu_network import CASES as link_cases
 
 E, W = 0, WEST
 LANES = 16
@@ -271,7 +272,8 @@ def test_both_engines_say_the_same(case) -> None:
 
 
 def test_every_kind_has_a_program() -> None:
-    found = {error_of(case()[0]).kind for case in CASES}
+    """Those of links are in test_lpu_network.py."""
+    found = {error_of(case()[0]).kind for case in CASES} | {case()[1][0] for case in link_cases}
     assert found == set(KINDS) - {""}
 
 

@@ -97,7 +97,7 @@ def test_a_step_reports_traffic_and_accounting(engine: str) -> None:
     step = m.step()
     assert step.cycles == 2
     assert step.traffic == {"sram_read": 16, "sram_write": 16, "instruction_fetch": 3 * 8, "stream_byte_hops": 5 * 16,
-                            "mxm_ingest": 0, "host": 0}
+                            "mxm_ingest": 0, "c2c_sent": 0, "c2c_received": 0, "host": 0}
     mem = step.accounting["mem"]
     # 16 slices x 2 cycles: two instructions, one NOP of a cycle without a reason, else idle.
     assert mem["busy"] == 2 and mem["no_work"] == 1 and mem["idle"] == 29
