@@ -16,7 +16,7 @@ import click
 from tools import console
 
 # In the order of --help: what a newcomer wants first.
-COMMANDS = ("compare", "generate", "compile", "run", "asm", "disasm", "chips", "models")
+COMMANDS = ("compare", "generate", "predict", "compile", "run", "asm", "disasm", "chips", "models")
 
 OWN_PACKAGES = ("isa", "emulator", "programs", "tools")
 

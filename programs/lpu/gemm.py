@@ -416,8 +416,8 @@ def _tile(values: np.ndarray, row: int, column: int, count: int, rows: int, lane
     return np.ascontiguousarray(out.view(np.uint8).reshape(count, lanes, -1).transpose(0, 2, 1))
 
 
-def gemm_program(chip: Chip, m: int, n: int, k: int, dtype: str, a: np.ndarray | None = None,
-                 b: np.ndarray | None = None) -> Program:
+def fitting_schedule(chip: Chip, m: int, n: int, k: int, dtype: str, a: np.ndarray | None = None,
+                     b: np.ndarray | None = None) -> Program:
     """C = A B with A [m, k] and B [k, n], float16 or int8; C is float16, or float32 for int8.
 
     Timing only without values. The operand with the shorter schedule is the stationary one. Tensor "c" is C, or
@@ -425,17 +425,16 @@ def gemm_program(chip: Chip, m: int, n: int, k: int, dtype: str, a: np.ndarray |
     """
     kind = TYPES[dtype]
     g = geometry(chip)
-    out = F16 if kind == F16 else F32
     a_stays, b_stays = Shape(m, n, k, kind), Shape(n, m, k, kind)
     shapes = sorted((b_stays, a_stays), key=lambda s: Plan(g, s, g.load_streams - 1).cycles)
     failed: CapacityError | None = None
     for shape in shapes:
         transposed = shape is a_stays
-        streamed, stationary = (b, a) if transposed else (a, b)
+        streamed, stationary = None, None
+        if a is not None and b is not None:
+            streamed, stationary = (b.T, a) if transposed else (a, b.T)
         try:
-            made = Gemm(chip, shape, None if streamed is None else np.ascontiguousarray(
-                streamed.T if transposed else streamed), None if stationary is None else np.ascontiguousarray(
-                stationary if transposed else stationary.T), out)
+            made = Gemm(chip, shape, streamed, stationary, F16 if kind == F16 else F32)
         except CapacityError as error:
             failed = failed or error
             continue
@@ -444,4 +443,4 @@ def gemm_program(chip: Chip, m: int, n: int, k: int, dtype: str, a: np.ndarray |
     raise failed
 
 
-__all__ = ["Gemm", "Plan", "Segment", "Shape", "gemm_program"]
+__all__ = ["TYPES", "Gemm", "Plan", "Segment", "Shape", "fitting_schedule"]

@@ -13,19 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from emulator.chip import Chip
-from isa.opcodes import S8
+from emulator.lpu.geometry import geometry
 from isa.program import Program
 from programs.decode.stored import StoredLinear
+from programs.errors import CapacityError
 from programs.lpu.chain import Op, cvt, f32, imm
 from programs.lpu.core import Dst, Mat, Mem
 from programs.lpu.kernels.linear import Partials, linear
 from programs.lpu.lone import Lone
 from programs.lpu.memory import Buffer
 from programs.lpu.partition import LinearPlan, natural
-from programs.lpu.place import NEAR_GROUPS, byte_planes, lane_vectors
+from programs.lpu.place import NEAR_GROUPS, lane_vectors
 from programs.lpu.skinny import activation_buffers, distinct
 
 GATES = ("i", "f", "c", "o")
+WORDS_A_ROW = 4 * 7 + 9  # a sequence: gates, c, h, sums in fp32; four copies of x and h, and x itself
 STATE_SCALE = 127.0  # h and x in int8 stand for h / 127
 
 
@@ -42,12 +44,17 @@ class LstmCell(Lone):
     """Tensors: "x" int8 [batch, hidden] (input), "c" and "h" f32 [batch, hidden] (state, result), "h8" int8."""
 
     def __init__(self, chip: Chip, hidden: int, batch: int, values: CellValues | None) -> None:
-        lanes = Lone(chip, "lstm", 0).g.lanes
+        g = geometry(chip)
+        lanes = g.lanes
         self.hidden, self.batch, self.values = hidden, batch, values
         self.tiles = natural(hidden, lanes)
         columns = [*self.tiles, *(t + hidden for t in self.tiles)]
         rows = [t + gate * hidden for gate in range(len(GATES)) for t in self.tiles]
         self.plan = LinearPlan("lstm", rows, columns)
+        need = self.plan.words + batch * len(self.tiles) * WORDS_A_ROW
+        if need > g.words:
+            raise CapacityError(f"an LSTM cell of hidden {hidden} and batch {batch} needs {need:,} SRAM words and one "
+                                f"{g.chip} has {g.words:,}", -(-need // g.words))
         super().__init__(chip, "lstm", self.plan.words, batch)
         self.timing_only = values is None
         self._place()

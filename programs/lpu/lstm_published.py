@@ -76,6 +76,7 @@ class PublishedCell(Lone):
         self.pauses = [slack * (n + 1) // PAUSES - slack * n // PAUSES for n in range(PAUSES)]
         self.now = 0
         self._place(x, h, c)
+        self.b.memory.check(0)
         self._schedule()
 
     # -- memory -----------------------------------------------------------------------------

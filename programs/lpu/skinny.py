@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from emulator.chip import Chip
+from emulator.lpu.geometry import geometry
 from isa.opcodes import F16, S8
 from isa.program import Program
 from programs.decode.stored import StoredLinear
+from programs.errors import CapacityError
 from programs.lpu.chain import Op, copy, cvt
 from programs.lpu.core import Dst, Mat
 from programs.lpu.kernels.linear import Partials, linear
@@ -49,8 +51,12 @@ def skinny_program(chip: Chip, kind: int, outputs: int, inputs: int, batch: int 
     Raises CapacityError when W does not fit.
     """
     form, size = ("s8", 1) if kind == S8 else ("f16", 2)
-    lanes = Lone(chip, "linear", 0).g.lanes
+    g = geometry(chip)
+    lanes = g.lanes
     plan = LinearPlan("linear", natural(outputs, lanes), natural(inputs, lanes))
+    if plan.words * size > g.words:
+        raise CapacityError(f"weights of {outputs} x {inputs} need {plan.words * size:,} SRAM words in tiles and one "
+                            f"{g.chip} has {g.words:,}", -(-plan.words * size // g.words))
     lone = Lone(chip, "linear", plan.words * size, batch, "int8" if kind == S8 else "fp16")
     b, memory = lone.b, lone.b.memory
     raw = None if weights is None else weights.view(np.uint16 if kind == F16 else np.int8)

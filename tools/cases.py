@@ -1,0 +1,178 @@
+"""Operations that `predict` measures: their columns, the program of a case, and the floor beside its time.
+
+A case is plain data, so that cases can run in processes; every figure comes from a program that an
+emulated machine has run. A new operation is a row of OPERATIONS.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emulator.chip import Chip
+    from emulator.lpu.geometry import Geometry
+    from isa.program import Program
+
+LARGEST = 1 << 31  # of any number in a case
+FLOOR_TYPES = {"float16": 2, "int8": 1}  # bytes
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation of given shape: its name and (column, value) pairs."""
+
+    op: str
+    values: tuple[tuple[str, int | str], ...]
+
+    def __getitem__(self, column: str) -> Any:
+        return dict(self.values)[column]
+
+    def numbers(self, *columns: str) -> list[int]:
+        """Values of several whole-number columns."""
+        return [self[column] for column in columns]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A cell of a case: a whole number of at least 1, or one of some words. default: for an absent cell."""
+
+    name: str
+    words: tuple[str, ...] = ()
+    default: int | str | None = None
+    only: int | None = None  # the one number that is taken
+    why: str = ""  # what to say about other numbers
+
+    def parse(self, cell: str) -> int | str:
+        """The value of a cell. Raises ValueError with one sentence."""
+        cell = cell.strip()
+        if not cell:
+            if self.default is None:
+                raise ValueError(f"{self.name} is missing")
+            return self.default
+        if self.words:
+            if cell not in self.words:
+                raise ValueError(f"{self.name} {cell} is not one of {', '.join(self.words)}")
+            return cell
+        number = int(cell) if re.fullmatch(r"[0-9]{1,10}", cell) else 0
+        if not 1 <= number <= LARGEST:
+            raise ValueError(f"{self.name} {cell!r} is not a whole number from 1 to {LARGEST}")
+        if self.only is not None and number != self.only:
+            raise ValueError(f"{self.name} {number}: {self.why}")
+        return number
+
+
+Cycles = dict[str, Fraction]  # resource -> least cycles
+
+
+@dataclass(frozen=True)
+class Operation:
+    """How one operation is measured on one kind of machine."""
+
+    columns: tuple[Column, ...]
+    program: Callable[[Chip, Case], Program]
+    floor: Callable[[Geometry, Case], Cycles]
+    calibrated: bool = False  # the program holds a calibrated constant, named in its meta
+
+
+# -- LPU -------------------------------------------------------------------------------------------
+
+
+def _gemm_program(chip: Chip, case: Case) -> Program:
+    from programs.lpu.product import product_program
+
+    return product_program(chip, *case.numbers("m", "n", "k"), case["dtype"])
+
+
+def _gemm_floor(g: Geometry, case: Case) -> Cycles:
+    """One operand enters as weights, the other as activations, whichever way round is less; every product once."""
+    m, n, k = case.numbers("m", "n", "k")
+    size = FLOOR_TYPES[case["dtype"]]
+    units, feed = (g.planes // 2, g.f16_feed) if size == 2 else (g.planes, 1)
+    ways = [{"weight ingest": Fraction(weights * k * size, g.ingest_bytes_per_cycle),
+             "activation feed": Fraction(rows * k * feed, units * g.lanes)} for weights, rows in ((n, m), (m, n))]
+    ends = 2 if size == 2 else 4
+    return min(ways, key=lambda way: max(way.values())) | {
+        "arithmetic": Fraction(m * n * k * feed, units * g.rows * g.lanes),
+        "SRAM": Fraction((m + n) * k * size + m * n * ends, g.sram_bytes_per_cycle)}
+
+
+def _lstm_program(chip: Chip, case: Case) -> Program:
+    from programs.lpu.lstm import lstm_program
+
+    return lstm_program(chip, *case.numbers("hidden", "batch"))
+
+
+def _published_program(chip: Chip, case: Case) -> Program:
+    from programs.lpu.lstm_published import published_program
+
+    return published_program(chip, *case.numbers("hidden", "batch"))
+
+
+def _lstm_floor(g: Geometry, case: Case) -> Cycles:
+    """Four gates of hidden x 2 hidden int8 weights."""
+    hidden, batch = case.numbers("hidden", "batch")
+    weights = 4 * hidden * 2 * hidden
+    return {"weight ingest": Fraction(weights, g.ingest_bytes_per_cycle),
+            "arithmetic": Fraction(weights * batch, g.planes * g.rows * g.lanes)}
+
+
+_CELL = (Column("hidden"), Column("batch"))
+OPERATIONS: dict[str, dict[str, Operation]] = {
+    "lpu": {
+        "gemm": Operation(
+            (Column("m"), Column("n"), Column("k"), Column("dtype", tuple(FLOOR_TYPES)),
+             Column("chips", default=1, only=1, why="products over several chips are not built; leave chips empty")),
+            _gemm_program, _gemm_floor),
+        "lstm_cell": Operation(_CELL, _lstm_program, _lstm_floor),
+        "lstm_cell_published": Operation(_CELL, _published_program, _lstm_floor, calibrated=True),
+    },
+    "gpu": {},
+}
+
+
+def parse_case(cells: Mapping[str, str], chip: Chip) -> Case:
+    """The case of a row (column -> cell). Raises ValueError with one sentence."""
+    known = OPERATIONS[chip.kind]
+    op = cells.get("op", "").strip()
+    if not known:
+        raise ValueError(f"no operation is built for {chip.name} yet; chips of kind lpu have some")
+    if not op:
+        raise ValueError(f"op is missing; known: {', '.join(known)}")
+    if op not in known:
+        near = difflib.get_close_matches(op, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"op {op} is unknown on {chip.name}; {hint}known: {', '.join(known)}")
+    try:
+        return Case(op, tuple((c.name, c.parse(cells.get(c.name, ""))) for c in known[op].columns))
+    except ValueError as error:
+        raise ValueError(f"{op}: {error}") from None
+
+
+def measure_case(chip: Chip, case: Case) -> dict[str, Any]:
+    """Cycles, utilisation, bound and traffic of a case, from an emulated run.
+
+    utilisation is the floor's share of the time: how busy the resource is that needs longest. Raises
+    ValueError for a case that the chip cannot hold, ScheduleError for a fault of the program.
+    """
+    from emulator.lpu.geometry import geometry
+    from emulator.run import load
+    from tools.floor import Floor
+    from tools.where import told_bound
+
+    operation = OPERATIONS[chip.kind][case.op]
+    program = operation.program(chip, case)
+    step = load(program, chip).step()
+    assert step.cycles == program.meta["predicted_cycles"], "the schedule's cycles are the machine's"
+    parts = [(name, float(cycles) / chip.clock_hz) for name, cycles in operation.floor(geometry(chip), case).items()]
+    floor = Floor(tuple(sorted(parts, key=lambda part: (-part[1], part[0]))))
+    seconds = step.cycles / chip.clock_hz
+    bound = told_bound(floor, seconds)
+    if operation.calibrated:
+        bound += f" ({program.meta['calibrated']})"
+    return {"cycles": step.cycles, "time_us": seconds * 1e6, "utilisation": floor.seconds / seconds, "bound_by": bound,
+            "traffic": dict(step.traffic)}
