@@ -16,9 +16,8 @@ from programs.lpu.memory import Buffer
 from programs.lpu.patterns import Load, install
 from programs.lpu.schedule import Dst, Mat, Mem
 
-PIECES = 3  # fp16 parts of an fp32 value
-PIECE = 2.0**11  # each piece carries 11 bits
-SQUARE_SCALE = 2.0**-18  # squares are scaled so that elements up to 131,000 stay in fp16's range (SmolLM2 has 22,400)
+PIECE = 2.0**11  # each of the three pieces carries 11 bits
+ROOT_SCALE = 2.0**-9  # elements are scaled so that squares of up to 131,000 stay in fp16's range (SmolLM2 has 22,400)
 
 
 def install_ones(b: Build, hemisphere: int) -> int:
@@ -33,53 +32,41 @@ def squares(b: Build, x: Buffer, tiles: int, hemisphere: int) -> Buffer:
     """Scaled sums of squares over the vectors of each sequence: x holds vector t * batch + sequence."""
     total = b.scratch(4, b.batch, hemisphere)
     for sequence in range(b.batch):
-        leaf = Mem(x, sequence, b.batch)
+        leaf = imm("MULI", Mem(x, sequence, b.batch), ROOT_SCALE)
         b.s.vop([(f32("MUL", leaf, leaf), [Dst(total, sequence)])], tiles, fold="ADD")
     return total
 
 
-def lane_sum(b: Build, values: Buffer, plane: int, scale: float, offset: float, outs: list[Dst],
-             hemisphere: int, kind: str = "rsqrt") -> None:
+def lane_sum(b: Build, values: Buffer, scale: float, offset: float, outs: list[Dst], kind: str = "rsqrt") -> None:
     """outs = rsqrt(scale * (sum of values over lanes) + offset), in every lane, for each sequence.
 
-    kind "both": outs[0] gets 1 / root, outs[1] the root itself. The plane holds the tile of ones.
+    values: as `squares` gives them. kind "both": outs[0] gets 1 / root, outs[1] the root itself. Both
+    plane pairs hold the tile of ones.
     """
     s, n = b.s, b.batch
-    rest = values
-    pieces = b.scratch(2, n * PIECES, hemisphere)
-    for piece in range(PIECES):
-        scaled = imm("MULI", Mem(rest), SQUARE_SCALE) if piece == 0 else None
-        here = Dst(pieces, piece * n)
-        if piece == 0:
-            whole = b.scratch(4, n, hemisphere)
-            assert scaled is not None
-            s.vop([(scaled, [Dst(whole)])], n)
-            rest = whole
-        part = cvt("f16", "f32", Mem(rest))
-        if piece == PIECES - 1:
-            s.vop([(part, [here])], n)
-            break
-        s.vop([(part, [here])], n)
-        smaller = b.scratch(4, n, hemisphere)
-        left = imm("MULI", f32("SUB", Mem(rest), cvt("f32", "f16", Mem(pieces, piece * n))), PIECE)
-        s.vop([(left, [Dst(smaller)])], n)
-        rest = smaller
-    high = b.scratch(4, n, hemisphere)
-    for piece in range(PIECES):
-        factor = scale / SQUARE_SCALE / PIECE**piece
-        total: Op = imm("MULI", Mat(plane, F16, pieces, piece * n), factor)
-        if piece:
-            total = f32("ADD", total, Mem(high))
-        if piece < PIECES - 1:
-            s.vop([(total, [Dst(high)])], n)
-            continue
-        if kind == "rsqrt":
-            s.vop([(f32("RSQRT", imm("ADDI", total, offset)), [outs[0]])], n)
-            continue
-        mean = b.scratch(4, n, hemisphere)
-        s.vop([(imm("ADDI", total, offset), [Dst(mean)])], n)
-        root = f32("RSQRT", Mem(mean))
-        s.vop([(root, [outs[0]]), (f32("MUL", root, Mem(mean)), [outs[1]])], n)
+    pieces = [b.scratch(2, n, side) for side in (0, 1, 0)]
+    rest: Op | Mem = Mem(values)
+    parts: list[tuple[Op, list[Dst]]] = []
+    for piece in pieces:
+        part = cvt("f16", "f32", rest)
+        parts.append((part, [Dst(piece)]))
+        rest = imm("MULI", f32("SUB", rest, cvt("f32", "f16", part)), PIECE)
+    s.vop(parts, n)
+    factor = scale / ROOT_SCALE**2
+
+    def product(k: int) -> Op:
+        return imm("MULI", Mat(2 * pieces[k].side, F16, pieces[k]), factor / PIECE**k)
+
+    low, high = b.scratch(4, n, 0), f32("ADD", product(0), product(1))
+    s.vop([(product(2), [Dst(low)])], n)
+    total = imm("ADDI", f32("ADD", high, Mem(low)), offset)
+    if kind == "rsqrt":
+        s.vop([(f32("RSQRT", total), [outs[0]])], n)
+        return
+    mean = b.scratch(4, n, 0)
+    s.vop([(total, [Dst(mean)])], n)
+    root = f32("RSQRT", Mem(mean))
+    s.vop([(root, [outs[0]]), (f32("MUL", root, Mem(mean)), [outs[1]])], n)
 
 
 def rms_norm(b: Build, x: Buffer, tiles: int, weight: Buffer | None, acts: Sequence[Buffer]) -> None:
@@ -88,10 +75,11 @@ def rms_norm(b: Build, x: Buffer, tiles: int, weight: Buffer | None, acts: Seque
     With 8-bit activations the weight is folded into the matrix, and 1 stands for 127 / 8.
     """
     c = b.stored.config
-    plane = install_ones(b, 1)
     total = squares(b, x, tiles, 1)
+    for hemisphere in (0, 1):
+        install_ones(b, hemisphere)
     root = b.scratch(4, b.batch, 0)
-    lane_sum(b, total, plane, 1.0 / c.hidden, c.norm_eps, [Dst(root)], 1)
+    lane_sum(b, total, 1.0 / c.hidden, c.norm_eps, [Dst(root)])
     scale_and_cast(b, x, tiles, root, weight, acts, "s8" if b.act_bytes == 1 else "f16")
 
 
@@ -118,8 +106,9 @@ def quantise(b: Build, x: Buffer, tiles: int, size: int, acts: Sequence[Buffer],
 
     total: sums of squares as `squares` gives them, in the east.
     """
-    plane = install_ones(b, 1)
+    for hemisphere in (0, 1):
+        install_ones(b, hemisphere)
     root, rms = b.scratch(4, b.batch, 0), b.scratch(4, b.batch, 0)
-    lane_sum(b, total, plane, 1.0 / size, RMS_FLOOR, [Dst(root), Dst(rms)], 1, "both")
+    lane_sum(b, total, 1.0 / size, RMS_FLOOR, [Dst(root), Dst(rms)], "both")
     scale_and_cast(b, x, tiles, root, None, acts, "s8")
     return rms
