@@ -222,7 +222,7 @@ def _meta(common: Common, line: Line, text: str) -> None:
         value = None
     if not isinstance(value, dict):
         raise AssemblyError(line.file, line.number, len(".meta ") + 1, ".meta takes a JSON object", text)
-    common.meta = value
+    common.meta.update(value)
 
 
 def _expect(common: Common, line: Line) -> None:
@@ -254,6 +254,11 @@ def _place(common: Common, line: Line) -> None:
     constants = common.scope.constants
     text, image = line.integer(constants), line.integer(constants)
     common.places.append((text, image, read_integers(common, line)))
+
+
+def _system(common: Common, line: Line) -> None:
+    """.system NAME: the layout that joins the chips."""
+    common.meta["system"] = line.name("the name of a system").text
 
 
 def read_integers(common: Common, line: Line) -> tuple[int, ...]:
@@ -300,4 +305,5 @@ def read_tensor(common: Common, line: Line) -> Tensor:
 
 
 HEADER: dict[str, Callable[[Common, Line], None]] = {".dialect": _dialect, ".chip": _chip, ".const": _const}
-COMMON: dict[str, Callable[[Common, Line], None]] = {".expect": _expect, ".place": _place}
+COMMON: dict[str, Callable[[Common, Line], None]] = {
+    ".expect": _expect, ".place": _place, ".system": _system}

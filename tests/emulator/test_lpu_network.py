@@ -7,11 +7,14 @@ column is 4, three columns from the slices at 1.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from emulator.assemble import assemble
 from emulator.chip import ChipError, load_chip
+from emulator.run import load
 from isa.opcodes import WEST
 from isa.program import Tensor
 from tests.emulator.lpu_network import Board, error_of, joined, result_of
@@ -106,6 +109,17 @@ def test_every_link_carries_a_vector_at_the_same_time() -> None:
     fast = result_of(board, "fast")
     assert fast[2]["c2c_sent"] == 8 * 7 * 16 and fast == result_of(board, "naive")
     assert result_of(board, "fast", timing_only=True)[:5] == fast[:5]
+
+
+@BOTH
+def test_the_program_of_the_manual_sends_a_vector(engine: str) -> None:
+    manual = (Path(__file__).resolve().parents[2] / "docs" / "assembly.md").read_text(encoding="utf-8")
+    block = next(part for part in manual.split("```") if ".system groq_production" in part)
+    program = assemble(block)
+    machine = load(program, engine=engine)
+    step = machine.step()
+    assert np.array_equal(machine.read("x"), machine.read("y")) and machine.read("x").any()
+    assert step.cycles == 290 + 15 + 1 + 19  # 15 columns to the slice, the WRITE, the last superlane
 
 
 def test_the_real_chip_needs_270_cycles_for_a_hop() -> None:

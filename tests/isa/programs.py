@@ -61,13 +61,18 @@ def lpu_programs(draw):
     count = draw(st.integers(0, 4))
     image = LpuImage(arrays(draw, np.int32, 1000, count), arrays(draw, np.uint8, 256, (count, lanes)),
                      arrays(draw, np.int32, 1000, 2), arrays(draw, np.int32, 1000, draw(st.integers(0, 2))))
+    chips = draw(st.sampled_from([[()], [(1, 2)], [(5, 0, 8, -1), (4,), (0, 1 << 39, 15)]]))
     tensors = {}
     for name in draw(st.lists(NAMES, unique=True, max_size=4)):
         dtype = draw(st.sampled_from(TYPES))
         tensor = Tensor(name, dtype, (2, lanes), draw(st.sampled_from(ROLES)), draw(st.booleans()), draw(st.booleans()))
         tensor.words = arrays(draw, np.int32, 1000, (2, 1, tensor.itemsize))
+        tensor.chips = tuple(draw(st.permutations(range(len(chips))))[:draw(st.integers(1, len(chips)))])
+        if not tensor.replicated and draw(st.booleans()):
+            tensor.sharded = True
+            tensor.shape = (2, draw(st.integers(1, lanes * len(tensor.chips))))
         tensors[name] = tensor
-    return Program("lpu", LPU.chip, LPU.hash, [text], [image], [(0, 0, draw(st.sampled_from([(), (1, 2)])))], tensors,
+    return Program("lpu", LPU.chip, LPU.hash, [text], [image], [(0, 0, place) for place in chips], tensors,
                    draw(expectations(list(tensors))), draw(META))
 
 

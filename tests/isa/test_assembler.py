@@ -440,6 +440,45 @@ def test_a_garbled_text_is_an_assembly_error_and_nothing_else(text, data):
         assert error.file == "<text>" and 1 <= error.line <= len(lines) and error.column >= 1
 
 
+def test_several_chips():
+    """Texts, places, data on chips, ports by number and role; arrive and leave know the link column."""
+    program = assemble(""".chip groq_tsp_v1
+.system groq_production
+.data x s8 [1,320] @E0
+.data y s8 [1,320] @E1 chips (1, 2)
+.data n s32 [1,1] 3 @W0:W3 replicated chips (0, 1, 2)
+x: READ S0.E arrive 20 C2C.E
+C2C.E0: SEND 3, S0.E leave 20 SXM.E
+.text
+C2C.E4: RECV 9, S0.W arrive 300 E0
+y: WRITE S0.W leave 290 C2C.E
+.place 0 0 (5, 0, 2, -1)
+.place 1 0 (6)
+.place 1 0 (7, 30)
+""", target)
+    assert queue(program, "C2C.E0") == ["NOP 20", "SEND 3, S0.E"]
+    assert queue(program, "MEM.E0") == ["NOP 5", "READ 0, S0.E"]  # column 1 to 16
+    text = program.texts[1]
+    first = text.starts[GEOMETRY.queue("C2C.E4")]
+    assert [instruction_text("lpu", int(w)) for w in text.words[first:first + 2]] == ["NOP 285", "RECV 9, S0.W"]
+    assert program.chips == [(0, 0, (5, 0, 2, -1)), (1, 0, (6,)), (1, 0, (7, 30))]
+    assert program.meta == {"system": "groq_production"}
+    assert [program.tensors[name].chips for name in "xyn"] == [(0,), (1, 2), (0, 1, 2)]
+
+
+@pytest.mark.parametrize("line, message", [
+    ("C2C.E0: SEND 0, S0.E at 1", "SEND: port is one of 1, 2, "), ("C2C.E0: SEND 16, S0.E at 1", "not in 0 to 15"),
+    ("E0: RECV 1, S0.E at 1", "RECV is not an instruction of queue MEM.E0"),
+    ("C2C.E0: READ 1, S0.E at 1", "READ is not an instruction of queue C2C.E0"),
+    ("C2C.E0: RECV 1, S0.W leave 9 SXM.E", "RECV takes nothing from a stream; use at or arrive"),
+    ("C2C.E0: SEND 1, S0.E arrive 9", "SEND puts nothing on a stream; use at or leave"),
+    (".data y s8 [1,320] @E1 chips (1)", r"tensor y lies on chips \[1\]; there are 1"),
+    (".system 3", "expected the name of a system")])
+def test_errors_about_several_chips(line, message):
+    with pytest.raises(AssemblyError, match=message):
+        assemble(f".chip groq_tsp_v1\n{line}\n", target)
+
+
 def test_the_complete_program_of_the_manual_assembles():
     manual = (Path(__file__).resolve().parents[2] / "docs" / "assembly.md").read_text(encoding="utf-8")
     block = next(part for part in manual.split("```") if part.startswith("\n.chip   groq_tsp_v1\n"))

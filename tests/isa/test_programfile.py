@@ -152,12 +152,30 @@ def test_damaged_gpu_programs(files, change, message):
     (lambda h, a: h["tensors"][0].pop("words"), "words is missing from the header"),
     (lambda h, a: a["tensor_words"].__setitem__(0, -5), "tensor x holds a negative word number"),
     (lambda h, a: a["text0.words"].__setitem__(0, int(a["text0.words"][1])), "a queue begins with REPEAT"),
+    (lambda h, a: a["text0.words"].__setitem__(0, 0x3C), r"0 \(SEND\): port = 0 is not allowed"),
+    (lambda h, a: h.update(chips=[[0, 0, [3]], [0, 0, [3]]]), "chip 3 is in the table of chips twice"),
+    (lambda h, a: h.update(chips=[[0, 0, [-1]]]), r"coordinates \(-1,\) hold a chip number or a start that"),
+    (lambda h, a: h.update(chips=[[0, 0, [0, 1 << 62]]]), "hold a chip number or a start that is not possible"),
+    (lambda h, a: h.update(chips=[[0, 0, [0, 0, 16]]]), "give a role to a port that no chip has"),
+    (lambda h, a: h["tensors"][0].update(chips=[1]), r"tensor x lies on chips \[1\]; there are 1"),
+    (lambda h, a: h["tensors"][0].update(chips=[]), r"tensor x lies on chips \[\]"),
+    (lambda h, a: h["tensors"][0].update(chips=[0, 0]), r"tensor x lies on chips \[0, 0\]"),
+    (lambda h, a: h["tensors"][0].update(sharded=1), "sharded is missing from the header or of another type"),
+    (lambda h, a: h["tensors"][0].update(sharded=True, replicated=True), "tensor x cannot be sharded"),
 ])
 def test_damaged_lpu_programs(files, change, message):
     header, arrays = parts(files["lpu"])
     change(header, arrays)
     write(files["lpu"], header, arrays)
     refused(files["lpu"], message)
+
+
+def test_files_from_before_there_were_several_chips_still_load(files):
+    header, arrays = parts(files["lpu"])
+    del header["tensors"][0]["chips"], header["tensors"][0]["sharded"]
+    write(files["lpu"], header, arrays)
+    tensor = load_program(files["lpu"]).tensors["x"]
+    assert tensor.chips == (0,) and not tensor.sharded
 
 
 def test_a_header_that_is_not_json(files):
