@@ -59,7 +59,7 @@ def test_a_vector_can_be_received_hop_cycles_after_its_send(engine: str) -> None
 def test_a_cycle_earlier_is_too_early(engine: str, timing_only: bool) -> None:
     error = error_of(exchange(receives=(16,)), engine, timing_only)
     assert error.key == ("receive_early", 16, 1, "C2C.E0", 1, 0)
-    assert "no vector has arrived on port 1 by cycle 16 for RECV 1, S0.W; the next one arrives in cycle 17" in str(error)
+    assert "by cycle 16 for RECV 1, S0.W; the next one arrives in cycle 17" in str(error)
 
 
 @MODES
@@ -96,7 +96,7 @@ def test_a_repeat_sends_and_receives_once_a_slot(engine: str) -> None:
 
 
 def test_every_link_carries_a_vector_at_the_same_time() -> None:
-    """8 chips of a node, each with the same text: port i leads to chip r XOR i, so all send over all 7 ports at once."""
+    """8 chips of a node with one text: port i leads to chip r XOR i, so all send over all 7 ports at once."""
     chip = load_chip("toy_lpu").with_override("c2c.queues", "7")
     pad = Pad(chip)
     pad.put(EAST, 0, np.arange(16))
@@ -151,7 +151,7 @@ def receive_early_never_sent() -> tuple[Board, tuple, str]:
 
 def link_busy() -> tuple[Board, tuple, str]:
     return exchange(sends=(3, 5), receives=(17, 20)), ("link_busy", 5, 0, "C2C.E0", 3, 0), (
-        r"SEND 1, S0\.E needs the link in cycle 5, but the vector before it keeps it until cycle 6 \(3 cycles a vector\)")
+        r"SEND 1, S0\.E needs the link in cycle 5, .* before it keeps it until cycle 6 \(3 cycles a vector\)")
 
 
 def link_busy_by_two_names() -> tuple[Board, tuple, str]:

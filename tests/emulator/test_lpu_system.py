@@ -123,7 +123,8 @@ def test_unknown_systems_and_bad_files_are_refused(tmp_path: Path) -> None:
         load_system("groq_prod")
     text = (Path(__file__).parents[2] / "emulator/systems/groq_production.toml").read_text()
     cases = (("chips = { value = 8", "chips = { value = 4", "must be 8"), ('kind = "ring"', 'kind = "torus"', "kind"),
-             ("links = { value = 4", "links = { value = 5", "at most 4"), ("reach = {", "reacx = {", "has no ring.reach"))
+             ("links = { value = 4", "links = { value = 5", "at most 4"),
+             ("reach = {", "reacx = {", "has no ring.reach"))
     for old, new, message in cases:
         path = tmp_path / "x.toml"
         path.write_text(text.replace(old, new))
