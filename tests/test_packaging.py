@@ -66,6 +66,8 @@ def test_the_wheel_holds_data_and_licence(wheel: Path) -> None:
         "decodelab.py",
         "emulator/chips/groq_tsp_v1.toml",
         "emulator/chips/h100_sxm.toml",
+        "emulator/systems/groq_production.toml",
+        "emulator/systems/groq_dragonfly.toml",
         "programs/models/presets/llama-3.1-8b.json",
         "programs/models/tiny_kjv/model.safetensors",
         "programs/models/tiny_kjv/tokenizer.json",
