@@ -17,7 +17,7 @@ import numpy as np
 
 from isa.opcodes import F16, S8
 from programs.lpu.build import Build
-from programs.lpu.chain import Op, cvt, f32, imm
+from programs.lpu.chain import Op, copy, cvt, f32, imm
 from programs.lpu.kernels.norm import install_ones
 from programs.lpu.kernels.state import StepState, capacity_blocks, position_tiles, value_blocks
 from programs.lpu.memory import Buffer
@@ -251,6 +251,8 @@ def _weighted_values(b: Build, cache: Cache, scores: list[Buffer], top: Buffer) 
     b.memory.release(bound, *scores)
     if tiles > 1:
         b.memory.release(top)
+    if len(planes) == 1:  # the products are in the other hemisphere, so that neither waits for the other
+        planes = [install_ones(b, 0)]
     inverse, sums = b.scratch(4, n, 0), [b.scratch(4, n, t % 2) for t in range(tiles)]
     for (start, count), plane in zip(_halves(n), planes, strict=False):
         for t in range(tiles if tiles > 1 else 0):
@@ -258,48 +260,59 @@ def _weighted_values(b: Build, cache: Cache, scores: list[Buffer], top: Buffer) 
         total = b.combined("ADD", sums, start, count) if tiles > 1 else Mat(plane, F16, weights[0], start)
         root = f32("RSQRT", total)
         s.vop([(f32("MUL", root, root), [Dst(inverse, start)])], count)
-    out = b.scratch(4, len(b.layout.out) * batch, 0)
-    _products(b, cache, weights, inverse, out)
+    out = _divided(b, _products(b, cache, weights), inverse)
     b.memory.release(inverse, *sums, *weights)
     return out
 
 
-def _products(b: Build, cache: Cache, weights: list[Buffer], inverse: Buffer, out: Buffer) -> None:
+def _products(b: Build, cache: Cache, weights: list[Buffer]) -> dict[tuple[int, int], list[Buffer]]:
+    """Products of the probabilities, not yet divided by their sums, with V: [sequence, output vector][tile],
+    one vector a query head that has lanes of the output vector."""
     s, heads, batch, layout = b.s, b.stored.config.heads, b.batch, b.layout
     tiles = len(weights)
     shared: dict[tuple[int, tuple[tuple[int, int, int], ...]], list[int]] = {}
     for o, vector in enumerate(layout.out):
         shared.setdefault((vector.tile, vector.loads), []).append(o)
+    parts: dict[tuple[int, int], list[Buffer]] = {}
     for i in range(batch):
         for (tile, loads), members in shared.items():
-            side = value_side(tile, i)
-            plane = 2 * side
-            parts, factors = {}, {}
-            for o in members:
-                vector = layout.out[o]
-                masks = b.constant(f"out_masks{_key(vector.masks)}", _wide(vector.masks, b.g.lanes), 1 - side)
-                factors[o] = b.scratch(4, masks.n, side)
-                parts[o] = b.scratch(4, tiles * masks.n, 1 - side)
-                at = 0
-                for piece in vector.pieces:
-                    value = f32("MUL", Mem(masks, at), Mem(inverse, i * heads + piece.first, piece.step))
-                    s.vop([(value, [Dst(factors[o], at)])], piece.count)
-                    at += piece.count
+            plane = 2 * value_side(tile, i)
             region = cache.values[i][tile]
+            for o in members:
+                count = len(layout.out[o].masks)
+                parts[i, o] = [b.scratch(4, count, (plane // 2 + t) % 2) for t in range(tiles)]
             for t in range(tiles):
                 install(s, plane, F16, [Load(region, t + tiles * first, count, row, step=tiles)
                                         for first, count, row in loads])
                 for o in members:
                     at = 0
                     for piece in layout.out[o].pieces:
-                        value = f32("MUL", Mat(plane, F16, weights[t], i * heads + piece.first, piece.step),
-                                    Mem(factors[o], at))
-                        s.vop([(value, [Dst(parts[o], t * factors[o].n + at)])], piece.count)
+                        value = copy(Mat(plane, F16, weights[t], i * heads + piece.first, piece.step))
+                        s.vop([(value, [Dst(parts[i, o][t], at)])], piece.count)
                         at += piece.count
-            for o in members:
-                leaf = Mem(parts[o])
-                s.vop([(imm("ADDI", leaf, 0.0), [Dst(out, o * batch + i)])], parts[o].n, fold="ADD")
-                b.memory.release(parts[o], factors[o])
+    return parts
+
+
+def _divided(b: Build, parts: dict[tuple[int, int], list[Buffer]], inverse: Buffer) -> Buffer:
+    """Sums of the products over tiles and heads, each in its head's lanes and divided by its head's sum."""
+    s, heads = b.s, b.stored.config.heads
+    out = b.scratch(4, len(b.layout.out) * b.batch, 0)
+    factors: dict[tuple[int, int], Buffer] = {}
+    for i, o in parts:
+        vector = b.layout.out[o]
+        masks = b.constant(f"out_masks{_key(vector.masks)}", _wide(vector.masks, b.g.lanes), o % 2)
+        factors[i, o] = b.scratch(4, masks.n, 1 - o % 2)
+        at = 0
+        for piece in vector.pieces:
+            value = f32("MUL", Mem(masks, at), Mem(inverse, i * heads + piece.first, piece.step))
+            s.vop([(value, [Dst(factors[i, o], at)])], piece.count)
+            at += piece.count
+    for (i, o), tiles in parts.items():
+        n = factors[i, o].n
+        value = f32("MUL", b.combined("ADD", tiles, 0, n), Mem(factors[i, o]))
+        s.vop([(value, [Dst(out, o * b.batch + i)])], n, fold="ADD")
+        b.memory.release(*tiles, factors[i, o])
+    return out
 
 
 def _key(masks: np.ndarray) -> str:
