@@ -176,7 +176,9 @@ def compile_stored(
         program: Program = compile_gpu(stored, chip, **common)
     else:
         from programs.lpu import system as lpu
+        from programs.lpu.requirements import check_chip
 
+        check_chip(chip)
         if timing_only:
             what = repr((chip.name, chip.hash, stored.name, config, stored.scheme, sorted(common.items())))
             program = kept(Path(lpu.__file__), what, lambda: lpu.compile_lpu(stored, chip, **common))

@@ -13,6 +13,10 @@ from emulator.dram.address import scramble_number, unscramble_number
 
 LINE_BYTES, BURST_BYTES, BURSTS = 128, 32, 4  # a queue entry is a line with a mask of its bursts
 MAX_BANKS, MAX_GROUPS = 62, 16  # bank masks are the bits of one positive 64-bit integer
+MAX_PSEUDO_CHANNELS = 1024
+MAX_CYCLES, MAX_REFRESH = 1024, 1 << 20  # of one timing: longer ones are slips, and a run would not end
+ORGANISATION = ("channels", "pseudo_channels", "stack_ids", "bank_groups", "banks_per_group", "row_bytes", "read_queue",
+                "write_queue", "drain_high", "drain_low", "age_cap", "chunk_bytes", "scramble_bits")
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,18 @@ class DramConfig:
         need(0 <= self.scramble_bits <= 30, f"map.scramble_bits must be 0 to 30, not {self.scramble_bits}")
         marks = (self.drain_low, self.drain_high, self.write_queue)
         need(0 <= marks[0] < marks[1] <= marks[2], f"needs drain_low < drain_high <= write_queue, not {marks}")
-        need(self.refi == 0 or self.refi * self.banks > self.rfc, "a bank would always be in refresh (rfc, refi)")
+        need(self.total_pseudo_channels <= MAX_PSEUDO_CHANNELS,
+             f"at most {MAX_PSEUDO_CHANNELS} pseudo-channels (channels x pseudo_channels), not "
+             f"{self.total_pseudo_channels}")
+        for name in (f.name for f in fields(self) if f.name not in ORGANISATION):
+            most = MAX_REFRESH if name in ("refi", "rfc") else MAX_CYCLES
+            need(0 <= getattr(self, name) <= most, f"{name} must be at most {most} cycles, not {getattr(self, name)}")
+        for name in ("read_queue", "write_queue"):
+            need(getattr(self, name) <= 4096, f"{name} must be at most 4096 lines, not {getattr(self, name)}")
+        access = self.rp + max(self.ras, self.rcd_rd + self.rtp, self.rcd_wr + self.cwl + self.burst + self.wr)
+        need(self.refi == 0 or self.refi * self.banks > self.rfc + self.rc + access,
+             f"a bank would always be in refresh (rfc, refi): {self.refi * self.banks} cycles from one refresh of a "
+             f"bank to its next must be more than its {self.rfc} and an access of {self.rc + access}")
 
     @property
     def groups(self) -> int:

@@ -16,6 +16,7 @@ from emulator.chip import Chip, ChipError
 from emulator.dram import layout as dram
 from emulator.dram.config import DramConfig
 from emulator.dram.layout import INF
+from emulator.gpu.timing import MAX_CYCLES, check_clock
 
 SECTOR_BYTES = 32
 NOTHING, ONE = np.int64(0), np.int64(1)  # typed: Numba compiles anew for each literal argument
@@ -49,17 +50,22 @@ def read_numbers(chip: Chip) -> tuple[DramConfig, dict[str, int]]:
     config = DramConfig.from_chip(chip)
     n = {key.split(".")[1]: int(chip[key]) for key in chip.numbers if key.startswith(("noc.", "l2."))}
     n["sms"] = int(chip["core.sms"])
-    if min(int(chip["dram.clock_hz"]), chip.clock_hz) < 1:
-        raise ChipError(f"{chip.name}: core.clock_hz and dram.clock_hz must be at least 1 Hz")
+    for key in ("core.clock_hz", "dram.clock_hz"):
+        check_clock(chip, key)
     common = gcd(int(chip["dram.clock_hz"]), chip.clock_hz)
     n["ratio_dram"], n["ratio_sm"] = int(chip["dram.clock_hz"]) // common, chip.clock_hz // common
     n["least_dram"] = min(config.cl, config.cwl) + config.burst  # DRAM cycles from a command to its data's end
     n["requests"] = n["sms"] * int(chip["sm.outstanding_sectors"] + chip["sm.outstanding_stores"])
     if n["least_dram"] * n["ratio_sm"] < n["ratio_dram"]:
         raise ChipError(f"{chip.name}: dram.timing cl and cwl are too short for a DRAM clock this fast")
-    if n["slices"] % config.channels or config.total_pseudo_channels % max(1, n["slices"]):
+    if n["slices"] < 1 or n["slices"] % config.channels or config.total_pseudo_channels % max(1, n["slices"]):
         raise ChipError(f"{chip.name}: l2.slices must be a multiple of dram.channels and divide the "
                         f"{config.total_pseudo_channels} pseudo-channels, not {n['slices']}")
+    if chip["dram.capacity_bytes"] < 1:
+        raise ChipError(f"{chip.name}.dram.capacity_bytes=0: must be at least 1")
+    for key in (key for key in chip.numbers if key.startswith(("noc.", "l2.")) and key.endswith("_latency")):
+        if chip[key] > MAX_CYCLES:
+            raise ChipError(f"{chip.name}.{key}={chip[key]}: must be at most {MAX_CYCLES} cycles")
     for name, low, high in (("mshrs", 1, 4095), ("write_buffers", 1, 4095), ("ways", 1, 64), ("sets", 1, 2**20)):
         if not low <= n[name] <= high:
             raise ChipError(f"{chip.name}: l2.{name} must be {low} to {high}, not {n[name]}")

@@ -11,6 +11,10 @@ from dataclasses import dataclass, fields
 from emulator.chip import Chip, ChipError
 from isa.opcodes import F32, Op
 
+MAX_CYCLES = 4096  # of one latency or interval: beyond it a number is a slip, and a run would not end
+MAX_GAP = 1 << 20  # cycles between kernels
+MAX_REGISTERS = 1 << 20  # of an SM
+CLOCK_HZ = (10**6, 10**10)  # what either clock can have: both machines count in whole cycles of the slower and faster
 SUB_CORES = 4  # a warp's slot modulo 4 is its sub-core
 MAX_WARPS = 64  # most warp slots an SM can have; the chip's number may be lower
 MAX_QUEUE = 16
@@ -115,11 +119,14 @@ KEYS = {
     "cta_start": "launch.cta_start",
 } | {f"{unit}_{what}": f"sm.{unit}.{what}" for unit in UNITS[:6] for what in ("latency", "interval")}
 
+OTHER_CYCLES = ("branch_taken", "lsu_phase_cycles", "l1_return", "copy_extra", "cta_start")
+
 
 def read_timing(chip: Chip) -> Timing:
     """The SM side of a GPU chip. Raises ChipError for numbers that no SM of this kind can have."""
     if chip.kind != "gpu":
         raise ChipError(f"{chip.name} is not a GPU")
+    check_clock(chip, "core.clock_hz")
     t = Timing(**{f.name: int(chip[KEYS[f.name]]) for f in fields(Timing)})
 
     def need(key: str, holds: bool, allowed: str) -> None:
@@ -138,7 +145,20 @@ def read_timing(chip: Chip) -> Timing:
     need("outstanding_sectors", 32 <= t.outstanding_sectors <= 1 << 16, "32 (one instruction) to 65536")
     need("outstanding_stores", 32 <= t.outstanding_stores <= 1 << 16, "32 (one instruction) to 65536")
     need("ctas_per_cycle", t.ctas_per_cycle >= 1, "at least 1")
+    need("registers", 32 <= t.registers <= MAX_REGISTERS, f"between 32 (one a lane) and {MAX_REGISTERS}")
+    for name in (f.name for f in fields(Timing)):
+        if name.endswith("_gap"):
+            need(name, getattr(t, name) <= MAX_GAP, f"at most {MAX_GAP} cycles")
+        elif "latency" in name or name.endswith("_interval") or name in OTHER_CYCLES:
+            need(name, getattr(t, name) <= MAX_CYCLES, f"at most {MAX_CYCLES} cycles")
     return t
+
+
+def check_clock(chip: Chip, key: str) -> None:
+    """Raise ChipError for a clock outside CLOCK_HZ."""
+    low, high = CLOCK_HZ
+    if not low <= chip[key] <= high:
+        raise ChipError(f"{chip.name}.{key}={chip[key]}: must be between {low} and {high} Hz")
 
 
 def unit_of(op: Op, typ: int) -> int:

@@ -45,7 +45,7 @@ SPECIAL_OPS = frozenset({"EXP2", "RSQRT", "TANH"})
 
 LANES_PER_SUPERLANE = 16  # fixed by TRANSPOSE (16 x 16) and by the map format
 MAX_DELAY = 4096  # cycles; bounds the engine's rings
-MAX_SUPERLANES = 32  # poison and written marks are one 32-bit mask a word
+MAX_SUPERLANES = 31  # a word's written and poison marks are 2 x 32 bits of one positive 64-bit integer
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from emulator.chip import Chip
+from emulator.gpu.memory_layout import read_numbers
+from emulator.gpu.timing import read_timing
 from isa.angles import cos_sin
 from isa.builder import Kernel
 from isa.program import GpuText, Launch, Program, Source, Tensor
@@ -65,6 +67,8 @@ class _Compiler:
         self.timing_only = timing_only
         self.whole = layers is None or layers == (0, self.config.layers)
         self.layers = (0, self.config.layers) if layers is None else layers
+        read_timing(chip)  # refuse impossible numbers before planning with them
+        read_numbers(chip)
         self.limits = Limits.of(chip)
         self.kernels: list[Kernel] = []
         self.index: dict[str, int] = {}

@@ -13,7 +13,8 @@ Sums over the warps' k ranges are made in shared memory, in warp order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from math import inf
 
 from emulator.chip import Chip
@@ -76,7 +77,8 @@ class Limits:
         rate = channels * 32 / chip["dram.timing.burst"] * chip["dram.clock_hz"]
         return Limits(
             sms=chip["core.sms"],
-            shared_bytes=chip["sm.shared.max_per_cta"],
+            shared_bytes=min(chip["sm.shared.max_per_cta"],
+                             max(0, chip["sm.shared.bytes"] - chip["sm.shared.reserved_per_cta"])),
             registers=chip["sm.registers"],
             warps_per_sm=chip["sm.max_warps"],
             stream_bytes_per_cycle=rate / chip.clock_hz / chip["core.sms"],
@@ -234,29 +236,44 @@ def plan_linear(outputs: int, k: int, weights: str, batch: int, paired: bool, li
 
     outputs: rows, or pairs of rows; batch at most 64. Raises PlanError when nothing fits.
     """
-    best, best_cost = None, inf
-    total = ceil_div(k * ELEMENT_BYTES[weights], KSTEP_BYTES)
-    for fused in (True, False):
-        if fused and batch * k > fused_values_max:
-            continue
-        for warps in (1, 2, 4, 8, 16):
-            for tiles in (1, 2, 4):
-                for ksteps in (1, 2, 3, 4) if fused else (2, 4):
-                    chunks = ceil_div(total, warps * ksteps)
-                    groups = ceil_div(outputs, tiles * TILE_ROWS // (2 if paired else 1))
-                    grid = min(limits.sms, groups)
-                    for slots in _slots(chunks, ceil_div(groups, grid), ksteps * tiles * TILE_BYTES):
-                        plan = LinearPlan(outputs, k, weights, batch, paired, fused, warps, tiles, ksteps, chunks,
-                                          slots, grid)
-                        if not _fits(plan, limits):
-                            continue
-                        cost = plan.cycles(limits)
-                        if cost < best_cost:
-                            best, best_cost = plan, cost
+    shape = (outputs, k, weights, batch, paired)
+    for fused in (True, False) if batch * k <= fused_values_max else (False,):
+        best, best_cost = None, inf
+        for plan in _cuts(*shape, fused, limits.sms):
+            if not _fits(plan, limits):
+                continue
+            cost = plan.cycles(limits)
+            if cost < best_cost:
+                best, best_cost = plan, cost
         if best is not None:
             return best
-    raise PlanError(f"no plan for a linear layer of {outputs} x {k} {weights}, batch {batch}: "
-                     f"{limits.shared_bytes} bytes of shared memory are too few")
+    raise PlanError(f"no plan for a linear layer of {outputs} x {k} {weights}, batch {batch}: {_short(shape, limits)}")
+
+
+def _cuts(outputs: int, k: int, weights: str, batch: int, paired: bool, fused: bool, sms: int) -> Iterator[LinearPlan]:
+    """Every way to cut a linear layer, whether it fits or not."""
+    total = ceil_div(k * ELEMENT_BYTES[weights], KSTEP_BYTES)
+    for warps in (1, 2, 4, 8, 16):
+        for tiles in (1, 2, 4):
+            for ksteps in (1, 2, 3, 4) if fused else (2, 4):
+                chunks = ceil_div(total, warps * ksteps)
+                groups = ceil_div(outputs, tiles * TILE_ROWS // (2 if paired else 1))
+                grid = min(sms, groups)
+                for slots in _slots(chunks, ceil_div(groups, grid), ksteps * tiles * TILE_BYTES):
+                    yield LinearPlan(outputs, k, weights, batch, paired, fused, warps, tiles, ksteps, chunks, slots,
+                                     grid)
+
+
+def _short(shape: tuple[int, int, str, int, bool], limits: Limits) -> str:
+    """Which numbers of an SM are too small: each one that alone keeps every cut from fitting, else all."""
+    words = {
+        "shared_bytes": f"{limits.shared_bytes} bytes of shared memory",
+        "registers": f"{limits.registers} registers",
+        "warps_per_sm": f"{limits.warps_per_sm} warps",
+    }
+    plans = list(_cuts(*shape, False, limits.sms))
+    alone = [name for name in words if any(_fits(plan, replace(limits, **{name: 1 << 40})) for plan in plans)]
+    return f"{' and '.join(words[name] for name in alone or words)} an SM are too few"
 
 
 def _fits(plan: LinearPlan, limits: Limits) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from emulator.chip import ChipError
 from emulator.lpu.geometry import MXM_ABC
 from isa.opcodes import ALU_BASE, F16, NO_STREAM, S8
 from programs.lpu import chain as vxm
@@ -91,7 +92,9 @@ class Scheduler(Core):
         best = None
         ways = vxm.assignments(self.g, chain.signature)
         if not ways:
-            raise ValueError(f"no ALUs for {[s.op.name for s in chain.steps]}")
+            large = ",".join(map(str, sorted(self.g.large_alus)))
+            words = " ".join(s.op.name for s in chain.steps)
+            raise ChipError(f"{self.g.chip}.vxm.large_alus = {large}: too few for the chain {words} of a compiled program")
         slacks = self._slacks(chain, n, d, period)
         self.half, self.quads = own_half, quads
         tries = 0
