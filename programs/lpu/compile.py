@@ -88,8 +88,9 @@ class Compiler:
         self.layers = range(*stage.layers)
         share = share_shapes(stored, ranks, g.lanes)
         layout = attention_layout(share.config, g.lanes)
-        self.plans = linear_plans(share, layout, g.lanes)
         self.format = weight_format(share)
+        units = g.planes if self.format == "s8" else g.planes // 2
+        self.plans = linear_plans(share, layout, g.lanes, units if ranks > 1 else 0)
         layer, cache, ends = stage_words(share, g, batch, context, stage)
         memory = Memory(g, len(self.layers))
         placer = Placer(g, memory, (len(self.layers) * (layer + cache) + ends) / g.words)
@@ -266,13 +267,13 @@ class Compiler:
                 s.vop([(f32("ADD", Mem(result), Mem(old, n * batch)), [Dst(new, n * batch)])], batch)
                 b.memory.release(result)
             return
-        partial = exchanged(b, old.n, new.side)
+        partial, order = exchanged(b, old.n, new.side), self.plans[short].order
         if b.place.roomy:
-            self._linear(short, acts, rms, lambda n, side, rest: Dst(partial, n * batch))
+            self._linear(short, acts, rms, lambda n, side, rest: Dst(partial, order[n] * batch))
         else:
             self._linear(short, acts, rms, self._keep(results))
             for n, result in results.items():
-                s.move(Mem(result), [Dst(partial, n * batch)], batch)
+                s.move(Mem(result), [Dst(partial, order[n] * batch)], batch)
                 b.memory.release(result)
         s.at(add)
         all_reduce(b, partial, old, new)

@@ -17,10 +17,12 @@ from programs.lpu.memory import Buffer
 from programs.lpu.schedule import Scheduler
 
 
-def send(s: Scheduler, ports: Sequence[int], source: Mem, index: Mem | None = None) -> None:
+def send(s: Scheduler, ports: Sequence[int], source: Mem, index: Mem | None = None,
+         vectors: Sequence[int] = ()) -> None:
     """Send a vector over several ports at once; all byte planes of its buffer lie on one column.
 
     index: an address map that is added to the vector's address (GATHER); it lies in the other hemisphere.
+    vectors: those of the buffer that the map may choose.
     """
     g, r, buffer = s.g, s.resources, source.buffer
     queues, column, out = _edge(s, buffer.side)
@@ -34,7 +36,7 @@ def send(s: Scheduler, ports: Sequence[int], source: Mem, index: Mem | None = No
         for k in range(len(planes)):
             fixed += s.read_uses(index.buffer, index.start, index.start, [g.slot * k], 1)
             fixed += r.read(buffer.slices[k], -1, g.slot * k + wait, 1, whole=True)
-        bound = max(s.ready_bound(index.buffer, index.start, 0, 1, 1, [0]), max(buffer.ready) - wait)
+        bound = max(s.ready_bound(index.buffer, index.start, 0, 1, 1, [0]), max(buffer.ready[v] for v in vectors) - wait)
         wait += g.gather
     else:
         for k in range(len(planes)):
@@ -79,7 +81,8 @@ def send(s: Scheduler, ports: Sequence[int], source: Mem, index: Mem | None = No
         s.note_read(buffer, source.start, 1, 1, 1, last)
     else:
         s.note_read(index.buffer, index.start, 1, 1, 1, last)
-        s.note_read(buffer, 0, 1, buffer.n, 0, last)
+        for v in vectors:
+            s.note_read(buffer, v, 0, 1, 1, last)
 
 
 @dataclass(frozen=True)

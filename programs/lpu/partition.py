@@ -6,7 +6,7 @@ array per vector: the row (or column) of the matrix that each lane holds, -1 for
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -136,11 +136,15 @@ def _out_vector(c: ModelConfig, tile: int, loads: tuple[tuple[int, int, int], ..
 
 @dataclass(frozen=True)
 class LinearPlan:
-    """A linear layer in tiles. rows[n], columns[k]: indices into the matrix a lane, -1 = padding."""
+    """A linear layer in tiles. rows[n], columns[k]: indices into the matrix a lane, -1 = padding.
+
+    order[n]: which vector of the result row tile n is, where that is not n.
+    """
 
     name: str  # short name, e.g. "qkv"
     rows: list[np.ndarray]
     columns: list[np.ndarray]
+    order: list[int] = field(default_factory=list)
 
     @property
     def words(self) -> int:
@@ -148,18 +152,32 @@ class LinearPlan:
         return len(self.columns) * sum(BLOCK * blocks(len(r)) for r in self.rows)
 
 
-def linear_plans(stored: StoredModel, layout: AttentionLayout, lanes: int) -> dict[str, LinearPlan]:
-    """Tiles of the layers' linears, and of lm_head. k and v come first: their appends take longest."""
+def dealt(count: int, units: int) -> list[int]:
+    """Order of row tiles for units that take equal runs of them, so that results are finished in the order of the
+    vectors: each unit's first tile, then each unit's second one, and so on."""
+    turns = [(n - first, first) for u in range(units)
+             for first, end in [(-(-count * u // units), -(-count * (u + 1) // units))] for n in range(first, end)]
+    ranks = {turn: rank for rank, turn in enumerate(sorted(turns))}
+    return [ranks[turn] for turn in turns]
+
+
+def linear_plans(stored: StoredModel, layout: AttentionLayout, lanes: int, units: int = 0) -> dict[str, LinearPlan]:
+    """Tiles of the layers' linears, and of lm_head. k and v come first: their appends take longest.
+
+    units: matrix units whose results of o and down are sent on as soon as they are there; 0: nobody waits.
+    """
     c = stored.config
     hidden = natural(c.hidden, lanes)
     gate = natural(c.ffn, lanes)
     up = natural(c.ffn, lanes, c.ffn)
     both = [tile for pair in zip(gate, up, strict=True) for tile in pair]
+    order = dealt(len(hidden), units) if units else list(range(len(hidden)))
+    rows = [hidden[n] for n in order]
     return {
         "qkv": LinearPlan("qkv", [*layout.k, *layout.v, *layout.q], hidden),
-        "o": LinearPlan("o", hidden, [o.columns for o in layout.out]),
+        "o": LinearPlan("o", rows, [o.columns for o in layout.out], order),
         "gate_up": LinearPlan("gate_up", both, hidden),
-        "down": LinearPlan("down", hidden, gate),
+        "down": LinearPlan("down", rows, gate, order),
         "lm_head": LinearPlan("lm_head", natural(c.vocab, lanes), hidden),
     }
 

@@ -169,8 +169,11 @@ def switch(s: Scheduler, op: str, argument: int, source: Mem, dst: Dst, side: in
     s.note_write(dst.buffer, dst.start, dst.step, n, 1, t + max(write))
 
 
-def gather(s: Scheduler, table: Buffer, base: int, index: Mem, dst: Dst) -> None:
-    """dst = vector base + m of a table, m from a map; map and dst are in the other hemisphere."""
+def gather(s: Scheduler, table: Buffer, base: int, index: Mem, dst: Dst, vectors: Sequence[int] = ()) -> None:
+    """dst = vector base + m of a table, m from a map; map and dst are in the other hemisphere.
+
+    vectors: those of the table that the map may choose, when they are written while the program runs.
+    """
     g, r = s.g, s.resources
     s.settle(dst.buffer, index.buffer.slices)
     size = len(table.slices)
@@ -186,7 +189,7 @@ def gather(s: Scheduler, table: Buffer, base: int, index: Mem, dst: Dst) -> None
     for byte, x in enumerate(table.slices):
         fixed += r.read(x, -1, issue[byte], 1, whole=True)
     fixed += s.write_uses(dst.buffer, dst.start, dst.start, write, 1)
-    bound = max(s.ready_bound(index.buffer, index.start, 1, 1, 1, [0]), max(table.ready) - min(issue),
+    bound = max(s.ready_bound(index.buffer, index.start, 1, 1, 1, [0]), max((table.ready[v] for v in vectors), default=0) - min(issue),
                 s.write_bound(dst.buffer, dst.start, 1, 1, 1, write))
     maps = [Alternative(s.flows(index.buffer, direction, [b], columns[0], [0], 1), (b,)) for b in s.groups(1)]
     words = []
@@ -202,7 +205,8 @@ def gather(s: Scheduler, table: Buffer, base: int, index: Mem, dst: Dst) -> None
     s.board.mark([*fixed, *m.uses, *w.uses], t)
     s.emit_reads(index.buffer, index.start, 1, 1, 1, [0], t, direction, [m.tag[0]], found.reason)
     s.note_read(index.buffer, index.start, 1, 1, 1, t)
-    s.note_read(table, 0, 1, table.n, 0, t + max(issue))
+    for v in vectors:
+        s.note_read(table, v, 0, 1, 1, t + max(issue))
     for byte, x in enumerate(table.slices):
         code = memory_word("GATHER", table.address(byte, base), stream_field(back, w.tag[0] + byte),
                            stream_field(direction, m.tag[0]))

@@ -84,16 +84,17 @@ def all_reduce(b: Build, partial: Buffer, old: Buffer | None, new: Buffer) -> No
     ports = range(1, ranks)
     maps = [owner_maps(b, "owner", n, ranks, _own, side) for side in (0, 1)]
     mine = maps[1 - partial.side]
+    dealt = [range(j * ranks, min((j + 1) * ranks, n)) for j in range(slots)]
     held = b.scratch(4, slots, 1 - partial.side)
     before = None if old is None else b.scratch(4, slots, 1 - old.side)
     got = {port: b.scratch(4, slots, port % 2) for port in ports}
     for j in range(slots):
         if old is not None and before is not None:
-            gather(s, old, 0, maps[1 - old.side](0, j), Dst(before, j))
+            gather(s, old, 0, maps[1 - old.side](0, j), Dst(before, j), dealt[j])
     for j in range(slots):
         for port in ports:
-            send(s, [port], Mem(partial), mine(port, j))
-        gather(s, partial, 0, mine(0, j), Dst(held, j))
+            send(s, [port], Mem(partial), mine(port, j), dealt[j])
+        gather(s, partial, 0, mine(0, j), Dst(held, j), dealt[j])
     total = own_vectors(b, slots, maps)
     for j in range(slots):
         for port in ports:
@@ -152,7 +153,7 @@ def hand_over(b: Build, source: Buffer) -> None:
     senders = dict(b.senders)
     maps = owner_maps(b, f"sender{senders}", n, links, lambda rank, port: senders.get(rank, -1), 1 - source.side)
     for j in range(-(-n // links)):
-        send(b.s, [NEXT], Mem(source), maps(0, j))
+        send(b.s, [NEXT], Mem(source), maps(0, j), range(j * links, min((j + 1) * links, n)))
 
 
 def take_over(b: Build, target: Buffer) -> None:
