@@ -85,7 +85,8 @@ class Operation:
 def _gemm_program(chip: Chip, case: Case) -> Program:
     from programs.lpu.product import product_program
 
-    return product_program(chip, *case.numbers("m", "n", "k"), case["dtype"])
+    m, n, k = case.numbers("m", "n", "k")
+    return product_program(chip, m, n, k, case["dtype"])
 
 
 def _gemm_floor(g: Geometry, case: Case) -> Cycles:
@@ -104,13 +105,13 @@ def _gemm_floor(g: Geometry, case: Case) -> Cycles:
 def _lstm_program(chip: Chip, case: Case) -> Program:
     from programs.lpu.lstm import lstm_program
 
-    return lstm_program(chip, *case.numbers("hidden", "batch"))
+    return lstm_program(chip, case["hidden"], case["batch"])
 
 
 def _published_program(chip: Chip, case: Case) -> Program:
     from programs.lpu.lstm_published import published_program
 
-    return published_program(chip, *case.numbers("hidden", "batch"))
+    return published_program(chip, case["hidden"], case["batch"])
 
 
 def _lstm_floor(g: Geometry, case: Case) -> Cycles:
@@ -121,6 +122,22 @@ def _lstm_floor(g: Geometry, case: Case) -> Cycles:
             "arithmetic": Fraction(weights * batch, g.planes * g.rows * g.lanes)}
 
 
+def _attention_program(chip: Chip, case: Case) -> Program:
+    from programs.lpu.lone_attention import attention_program
+
+    batch, positions, q_heads, kv_heads, head_dim = case.numbers("batch", "kv_len", "q_heads", "kv_heads", "head_dim")
+    return attention_program(chip, batch, positions, q_heads, kv_heads, head_dim)
+
+
+def _attention_floor(g: Geometry, case: Case) -> Cycles:
+    """K and V enter as weights; every query head meets all of its K and V once."""
+    batch, positions, q_heads, kv_heads, head_dim = case.numbers("batch", "kv_len", "q_heads", "kv_heads", "head_dim")
+    cache = 2 * batch * positions * kv_heads * head_dim
+    products = 2 * batch * positions * q_heads * head_dim
+    return {"KV ingest": Fraction(cache * FLOOR_TYPES[case["kv_dtype"]], g.ingest_bytes_per_cycle),
+            "arithmetic": Fraction(products * g.f16_feed, g.planes // 2 * g.rows * g.lanes)}
+
+
 _CELL = (Column("hidden"), Column("batch"))
 OPERATIONS: dict[str, dict[str, Operation]] = {
     "lpu": {
@@ -128,6 +145,10 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
             (Column("m"), Column("n"), Column("k"), Column("dtype", tuple(FLOOR_TYPES)),
              Column("chips", default=1, only=1, why="products over several chips are not built; leave chips empty")),
             _gemm_program, _gemm_floor),
+        "decode_attention": Operation(
+            (Column("batch"), Column("kv_len"), Column("q_heads"), Column("kv_heads"), Column("head_dim"),
+             Column("kv_dtype", ("float16",), default="float16")),
+            _attention_program, _attention_floor),
         "lstm_cell": Operation(_CELL, _lstm_program, _lstm_floor),
         "lstm_cell_published": Operation(_CELL, _published_program, _lstm_floor, calibrated=True),
     },

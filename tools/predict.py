@@ -170,8 +170,8 @@ def predict(cases: Path, out: Path, chip_name: str, settings: tuple[str, ...]) -
     """
     chip = load_chip_with(chip_name, settings)
     table = read_table(cases)
-    taken = next((name for name in table.columns if name in ADDED or name.endswith("_bytes") and name != "message_bytes"),
-                 None)
+    ours = (name for name in table.columns if name in ADDED or name.endswith("_bytes") and name != "message_bytes")
+    taken = next(ours, None)
     if taken is not None:
         raise ValueError(f"{cases}: column {taken} is one that predict adds; name it otherwise")
     if "op" not in table.columns:

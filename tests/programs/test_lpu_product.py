@@ -1,0 +1,178 @@
+"""Matrix products on one LPU: values against NumPy, rates against published figures and plain arithmetic."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emulator.chip import load_chip
+from emulator.lpu.engine import FastEngine
+from emulator.lpu.errors import ScheduleError
+from emulator.lpu.geometry import geometry
+from emulator.lpu.sram import Sram
+from emulator.run import load
+from isa.opcodes import S8, code
+from isa.program import LpuText, Program
+from programs.errors import CapacityError
+from programs.lpu.gemm import Plan, Shape, _Sums, fitting_schedule
+from programs.lpu.product import product_program
+from programs.lpu.skinny import skinny_program
+from tools.replay import issues
+
+CHIP = load_chip("groq_tsp_v1")
+G = geometry(CHIP)
+
+
+def operands(m: int, n: int, k: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    r = np.random.default_rng([m, n, k])
+    if dtype == "int8":
+        return r.integers(-128, 128, (m, k)).astype(np.int8), r.integers(-128, 128, (k, n)).astype(np.int8)
+    return r.standard_normal((m, k)).astype(np.float16), r.standard_normal((k, n)).astype(np.float16)
+
+
+def check(program: Program, a: np.ndarray, b: np.ndarray) -> None:
+    """int8: exact, sums stay below 2^24. float16: sums in fp32, tile by tile, and one rounding to fp16."""
+    machine = load(program, CHIP)
+    assert machine.step().cycles == program.meta["predicted_cycles"]
+    found = machine.read("c").T if program.meta["transposed"] else machine.read("c")
+    want = a.astype(np.float64) @ b.astype(np.float64)
+    if a.dtype == np.int8:
+        assert np.abs(want).max() < 2**24
+        assert np.array_equal(found, want)
+    else:
+        tiles = -(-a.shape[1] // G.lanes)
+        bound = (np.abs(a.astype(np.float64)) @ np.abs(b.astype(np.float64))) * tiles * 2.0**-23
+        assert (np.abs(found - want) <= bound + np.maximum(np.abs(want), 2.0**-14) * 2.0**-10.99).all()
+
+
+SHAPES = [
+    (1, 1, 1), (1, 700, 330), (3, 17, 700), (20, 700, 20),  # the linear layer
+    (30, 330, 700), (40, 1300, 970),  # few rows: passes wait for weights, sums take the banks in turn
+    (60, 700, 1300), (333, 641, 700), (1000, 340, 650),  # gapless passes, rows dealt to several units
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_are_those_of_numpy(shape: tuple[int, int, int], dtype: str) -> None:
+    a, b = operands(*shape, dtype)
+    check(product_program(CHIP, *shape, dtype, a, b), a, b)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+def test_more_rows_than_a_bank_holds_sums_of(dtype: str) -> None:
+    """4,096 words a bank: 4,500 rows go in two runs with the same weights."""
+    a, b = operands(4500, 20, 650, dtype)
+    check(fitting_schedule(CHIP, 4500, 20, 650, dtype, a, b), a, b)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 700), st.integers(1, 1000), st.sampled_from(["int8", "float16"]))
+def test_schedules_of_any_shape_run_in_the_predicted_cycles(m: int, n: int, k: int, dtype: str) -> None:
+    program = product_program(CHIP, m, n, k, dtype)
+    assert load(program, CHIP).step().cycles == program.meta["predicted_cycles"]
+
+
+def test_values_and_timing_only_take_the_same_cycles() -> None:
+    for dtype in ("int8", "float16"):
+        a, b = operands(60, 400, 700, dtype)
+        timed, real = product_program(CHIP, 60, 400, 700, dtype), product_program(CHIP, 60, 400, 700, dtype, a, b)
+        first, second = (load(p, CHIP).step() for p in (timed, real))
+        assert (first.cycles, first.traffic) == (second.cycles, second.traffic)
+        assert timed.meta["timing_only"] and not real.meta["timing_only"]
+
+
+@pytest.mark.parametrize("n", [1376, 1920, 2048, 2560, 3000, 3500])
+def test_fp16_gemm_reaches_80_percent_of_peak(n: int) -> None:
+    """[2304 x 4096] x [4096 x n], ISCA 2022 figure 13. Peak: two pairs x 320 x 320 products every 2 cycles."""
+    program = product_program(CHIP, 2304, n, 4096, "float16")
+    step = load(program, CHIP).step()
+    least = 2304 * n * 4096 / (2 * 320 * 320 / 2)
+    assert 0.8 <= least / step.cycles <= 1
+    passes = 13 * min(-(-n // 320) * 2304, 8 * n)  # 13 inner tiles; either operand's tiles stay, the other streams
+    assert step.cycles < passes + 400  # two pairs, two cycles a row: one cycle a row in all, and nothing but the ends
+    # every weight vector once, and once more where both pairs work on the rows of one output tile
+    stationary = 2304 if program.meta["transposed"] else n
+    assert 2 * stationary * 4160 <= step.traffic["mxm_ingest"] <= 2 * 320 * (-(-stationary // 320) + 1) * 4160
+
+
+def test_a_gapless_pass_takes_a_cycle_a_row_for_int8() -> None:
+    """2,304 rows, 7 x 320 outputs, 13 inner tiles on four planes: 7 x 13 x 2304 / 4 = 52,416 row cycles."""
+    step = load(product_program(CHIP, 2304, 2240, 4096, "int8"), CHIP).step()
+    assert 52416 < step.cycles < 52416 + 300
+
+
+def test_a_pass_of_few_rows_waits_for_its_weights() -> None:
+    """15 rows an LW: 22 LW and one IW a tile, however few rows there are."""
+    plan = Plan(G, Shape(4096, 20, 4096, S8), 15)
+    starts = [p.start for p in plan.passes[0]]
+    assert set(np.diff(starts)) == {20 + plan.furthest + 1} and 20 + plan.furthest + 1 > 23
+    plan = Plan(G, Shape(4096, 2, 4096, S8), 15)
+    assert set(np.diff([p.start for p in plan.passes[0]])) == {23}
+
+
+@settings(max_examples=60)
+@given(st.integers(8, 900), st.integers(1, 40), st.integers(2, 9))
+def test_sums_are_never_read_and_written_in_one_bank(rows: int, lag: int, passes: int) -> None:
+    """Slot t reads element t - rows and writes element t - lag; and no word is overwritten before it is read."""
+    if rows - lag < 1:
+        return
+    sums = _Sums(4096, rows, lag, True)
+    at: dict[int, int] = {}
+    for x, address, n in sums.runs(0, passes):
+        at.update({x + i: address + i for i in range(n)})
+    assert sorted(at) == list(range(rows * passes))
+    held: dict[int, int] = {}
+    for t in range(rows * (passes + 1)):
+        read, write = t - rows, t - lag
+        if read in at:
+            assert held[at[read]] == read
+        if write in at:
+            if read in at:
+                assert (at[read] < 4096) != (at[write] < 4096)
+            held[at[write]] = write
+
+
+def test_an_instruction_one_cycle_off_is_an_error() -> None:
+    """Nothing about the schedule is taken on trust: the engine finds a READ that comes a cycle late."""
+    program = product_program(CHIP, 60, 330, 700, "int8")
+    text, image = program.texts[0], program.images[0]
+    assert isinstance(text, LpuText)
+    words = text.words.copy()
+    queue = next(q for q in range(G.slices) if any(words[i] & 0xFF == code("READ")
+                                                   for i in range(text.starts[q], text.starts[q + 1])))
+    nop = next(i for i in range(text.starts[queue], text.starts[queue + 1]) if words[i] & 0xFF == code("NOP"))
+    words[nop] += np.uint64(1 << 8)
+    sram = Sram(G)
+    sram.load(image)  # type: ignore[arg-type]
+    with pytest.raises(ScheduleError):
+        FastEngine(G, LpuText(words, text.starts, text.maps, text.source), sram).run()
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "share"), [
+    (4096, 4096, Fraction(83, 100)), (4096, 14336, Fraction(9, 10)), (14336, 4096, Fraction(9, 10)),
+])  # fmt: skip
+def test_an_int8_linear_layer_keeps_the_weight_ingest_busy(inputs: int, outputs: int, share: Fraction) -> None:
+    """Floor: K x N / 20,480 cycles. LW slots of four planes at least 90 % busy from the first to the last LW."""
+    program = skinny_program(CHIP, S8, outputs, inputs)
+    found = issues(program.texts[0], CHIP)  # type: ignore[arg-type]
+    reads, writes, loads = (found.cycle[found.opcode == code(name)] for name in ("READ", "WRITE", "LW"))
+    floor = Fraction(inputs * outputs, 20480)
+    assert writes.max() - reads.min() + 1 <= floor / share
+    assert len(loads) / (4 * (loads.max() - loads.min() + 1)) >= 0.9
+    padded = -(-inputs // 320) * -(-outputs // 16)  # blocks of 16 rows, one LW each
+    assert len(loads) == padded
+    assert load(program, CHIP).step().cycles == program.meta["predicted_cycles"]
+
+
+def test_what_cannot_be_is_refused_with_numbers() -> None:
+    with pytest.raises(CapacityError, match="take 604 MB and groq_tsp_v1 has 230.7 MB; 3 chips could hold them"):
+        product_program(CHIP, 8192, 14336, 8192, "float16")
+    with pytest.raises(CapacityError, match="does not fit one groq_tsp_v1: .* memory slices"):
+        product_program(CHIP, 6000, 6000, 6000, "float16")
+    with pytest.raises(ValueError, match="dtype bfloat16 is not multiplied by groq_tsp_v1; it takes float16, int8"):
+        product_program(CHIP, 1, 1, 1, "bfloat16")
