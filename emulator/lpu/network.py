@@ -45,21 +45,20 @@ class FastNetwork:
                 shared[id(sram)] = FastEngine(g, text, sram, decoded=decoded[id(text)], blind=blind,
                                               ports=EVERY_PORT if blind else wiring.ports[row])
             self.engines.append(shared[id(sram)])
+        self.distinct = {id(engine): engine for engine in self.engines}
 
     def run(self) -> list[Outcome]:
         """One step of every chip, an Outcome a row. Raises the first ScheduleError."""
-        distinct = list({id(engine): engine for engine in self.engines}.values())
-        for engine in distinct:
+        for engine in self.distinct.values():
             engine.start()
-        if self.blind:
-            for engine in distinct:
+            if self.blind:
                 engine.advance(FOREVER)
-        else:
+        if not self.blind:
             self._advance_together()
         error = self._first_error()
         if error is not None:
             raise error
-        outcomes = {id(engine): engine.outcome() for engine in distinct}
+        outcomes = {key: engine.outcome() for key, engine in self.distinct.items()}
         return [outcomes[id(engine)] for engine in self.engines]
 
     # -- with values -------------------------------------------------------------------------------
@@ -111,7 +110,7 @@ class FastNetwork:
 
     def _transfers(self) -> list[Transfers]:
         """What each row sent and received; the same object for rows where it is the same."""
-        logs = {id(engine): _logged(engine.state) for engine in self.engines}
+        logs = {key: _logged(engine.state) for key, engine in self.distinct.items()}
         if not self.blind:
             return [logs[id(engine)] for engine in self.engines]
         known: dict[tuple[int, bytes], Transfers] = {}
