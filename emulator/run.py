@@ -12,20 +12,18 @@ import numpy as np
 
 from emulator.chip import Chip, ChipError, load_chip
 from emulator.result import Result, StepResult
+from emulator.step_state import RunError, batch_of, check_ids
 from isa.program import Program, Tensor
 
 StepCallback = Callable[[int, int], None]  # (steps done, steps in all)
-
-
-class RunError(ValueError):
-    """A run that was asked for and makes no sense; the message is one sentence for the user."""
 
 
 class Machine(Protocol):
     """One emulated chip with a program in its memory.
 
     `step` runs the whole program once. `token`, where given, is what the host writes to the tensor
-    "token" first, one id a sequence (host traffic); without it the program uses its own last argmax.
+    "token" first, one id a sequence (host traffic), a single id to all; without it the program uses its
+    own last argmax. Raises RunError for a foreign id, or when the program's context is full.
     `write` and `read` take and give a tensor's values in its shape, as f32 or integers (replicated
     tensors: one value a row).
     """
@@ -73,14 +71,6 @@ def load(
     from emulator.gpu.machine import GpuMachine
 
     return GpuMachine(program, chip, engine=engine, launch=launch or "graph", **options)
-
-
-def batch_of(program: Program) -> int:
-    """Sequences that a decode program serves. Raises RunError for a program without step state."""
-    token = program.tensors.get("token")
-    if token is None:
-        raise RunError("this program is not a decode step of a model: it has no tensor named token")
-    return token.shape[0]
 
 
 def run(
@@ -133,6 +123,8 @@ def generate(
     """
     program = machine.program
     prompts = check_prompts(program, prompt_ids)
+    if not isinstance(tokens, (int, np.integer)) or tokens < 1:
+        raise RunError(f"tokens = {tokens}: give a whole number of tokens to generate, at least 1")
     timing_only = bool(program.meta.get("timing_only"))
     longest = max(len(p) for p in prompts)
     steps = longest if timing_only else longest + tokens - 1
@@ -172,22 +164,12 @@ def check_prompts(program: Program, prompt_ids: Sequence[Sequence[int]] | Sequen
     batch = batch_of(program)
     flat = len(prompt_ids) > 0 and isinstance(prompt_ids[0], (int, np.integer))
     rows: list[Any] = [prompt_ids] if flat else list(prompt_ids)
-    prompts = [[int(i) for i in row] for row in rows]
+    prompts = [check_ids(program, row) for row in rows]
     if len(prompts) != batch:
         raise RunError(f"the program serves {batch} sequences, {len(prompts)} prompts were given")
-    vocab = int(program.meta.get("vocab", 0)) or _vocab(program)
-    for prompt in prompts:
-        if not prompt:
-            raise RunError("a prompt holds no token; give at least one id")
-        for token in prompt:
-            if token < 0 or (vocab and token >= vocab):
-                raise RunError(f"token id {token} is not in the vocabulary of {vocab} tokens (0 to {vocab - 1})")
+    if not all(prompts):
+        raise RunError("a prompt holds no token; give at least one id")
     return prompts
-
-
-def _vocab(program: Program) -> int:
-    logits = program.tensors.get("logits")
-    return logits.shape[1] if logits is not None else 0
 
 
 def tensor_of(program: Program, name: str) -> Tensor:

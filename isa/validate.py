@@ -228,6 +228,22 @@ def check_tensor(tensor: Tensor, lpu: bool, memory: int, chips: int = 1) -> None
         raise InvalidText(f"tensor {name} lies outside the memory image")
 
 
+# What machines and tools read from meta; anything else in it is for people.
+META_COUNTS = ("batch", "context", "predicted_cycles")
+META_TEXTS = ("model", "arithmetic", "weights", "system")
+
+
+def check_meta(program: Program) -> None:
+    """Raise InvalidText for a known entry of meta that is of another type."""
+    for name, value in program.meta.items():
+        if name in META_COUNTS and (type(value) is not int or not 1 <= value < 1 << 62):
+            raise InvalidText(f"meta {name} is {str(value)[:40]!r}, not a whole number of at least 1")
+        if name in META_TEXTS and not isinstance(value, str):
+            raise InvalidText(f"meta {name} is {str(value)[:40]!r}, not text")
+        if name == "timing_only" and not isinstance(value, bool):
+            raise InvalidText(f"meta {name} is {str(value)[:40]!r}, not true or false")
+
+
 def check_program(program: Program, queues: int | None = None, lanes: int | None = None) -> None:
     """Raise InvalidText unless every part of a program holds together; queues and lanes of an LPU when known."""
     for text in program.texts:
@@ -238,6 +254,7 @@ def check_program(program: Program, queues: int | None = None, lanes: int | None
     for image in program.images:
         check_image(image)
     check_places(program)
+    check_meta(program)
     memory = max((max(len(i.data), i.phantom_base + i.phantom_bytes) for i in program.images
                   if isinstance(i, GpuImage)), default=0)
     for tensor in program.tensors.values():

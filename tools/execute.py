@@ -99,7 +99,10 @@ def execute(
     arrays = {name: read_array(name, file) for name, file in inputs.items()}
     announce_compilation({chip.kind} if options["engine"] == "fast" else set())
     with console.Progress(f"running {path.name}") as progress:
-        machine = load(program, chip, engine=options["engine"], launch=options["launch"])
+        try:
+            machine = load(program, chip, engine=options["engine"], launch=options["launch"])
+        except ValueError as error:  # machines do not know the file
+            raise ValueError(f"{path}: {error}") from None
         for name, array in arrays.items():
             machine.write(name, array)
         handwritten = "token" not in program.tensors

@@ -16,6 +16,7 @@ from emulator.gpu.errors import LaunchError
 from emulator.gpu.launch import FastEngine, KernelRun, shape_of
 from emulator.gpu.timing import SECTOR_BYTES, SUB_CORES, read_timing
 from emulator.result import StepResult
+from emulator.step_state import check_room, fed_ids
 from isa import formats
 from isa.program import GpuImage, GpuText, Program, Tensor
 
@@ -101,13 +102,16 @@ class GpuMachine:
 
     # -- steps ------------------------------------------------------------------------------------
     def step(self, token: int | list[int] | None = None) -> StepResult:
-        """Run every launch once. `token`: ids that the host writes first, one a sequence. Raises MachineError."""
+        """Run every launch once. `token`: ids that the host writes first, one a sequence.
+
+        Raises RunError for a token or position that the program does not have, and MachineError.
+        """
         host = 0
         if token is not None:
-            batch = self.program.tensors["token"].shape[0]
-            ids = [token] * batch if isinstance(token, (int, np.integer)) else list(token)
-            self.write("token", np.array(ids, dtype=np.int64).reshape(batch, 1))
-            host = 4 * batch
+            ids = fed_ids(self.program, token)
+            self.write("token", np.array(ids, dtype=np.int64).reshape(-1, 1))
+            host = 4 * len(ids)
+        check_room(self)
         start = self.engine.now
         reasons_before = self.engine.reasons()
         gap = self.timing.gap(self.launch_mode)

@@ -14,7 +14,7 @@ from isa.opcodes import F32, Op
 MAX_CYCLES = 4096  # of one latency or interval: beyond it a number is a slip, and a run would not end
 MAX_GAP = 1 << 20  # cycles between kernels
 MAX_REGISTERS = 1 << 20  # of an SM
-CLOCK_HZ = (10**6, 10**10)  # what either clock can have: both machines count in whole cycles of the slower and faster
+CLOCK_HZ = (10**6, 10**11)  # of either clock: times of one are counted in whole cycles of the other
 SUB_CORES = 4  # a warp's slot modulo 4 is its sub-core
 MAX_WARPS = 64  # most warp slots an SM can have; the chip's number may be lower
 MAX_QUEUE = 16

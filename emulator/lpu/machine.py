@@ -13,6 +13,7 @@ from emulator.lpu.outcome import Outcome, together
 from emulator.lpu.sram import Sram
 from emulator.lpu.wiring import Wiring
 from emulator.result import Accounting, StepResult
+from emulator.step_state import check_room, fed_ids
 from isa import formats
 from isa.opcodes import OPS, code
 from isa.program import LpuImage, LpuText, Program, Tensor
@@ -73,6 +74,10 @@ class LpuMachine:
                 shared[key].load(image)
             self.srams.append(shared[key])
             texts.append(text)
+        for tensor in program.tensors.values():
+            words = tensor.words if tensor.words is not None else np.zeros(0)
+            if words.size and not 0 <= words.min() <= words.max() < g.words:
+                raise ValueError(f"tensor {tensor.name} lies beyond the chip's {g.words} SRAM words")
         self.network = make_network(engine, g, texts, self.srams, self.wiring, self.timing_only)
 
     # -- the host's view ---------------------------------------------------------------------------
@@ -139,11 +144,13 @@ class LpuMachine:
     def step(self, token: int | list[int] | None = None) -> StepResult:
         """Run the program once. token: ids that the host writes first, one a sequence.
 
-        Raises ScheduleError when the schedule is impossible.
+        Raises RunError for a token or position that the program does not have, and ScheduleError when
+        the schedule is impossible.
         """
         host = 0
         if token is not None:
-            host = self.write("token", np.atleast_1d(np.asarray(token, dtype=np.int64)))
+            host = self.write("token", np.array(fed_ids(self.program, token), dtype=np.int64))
+        check_room(self)
         fed = self._token_words()
         outcomes = self.network.run()
         spans = [(start, start + outcome.cycles) for start, outcome in zip(self.wiring.starts, outcomes, strict=True)]

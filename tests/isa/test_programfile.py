@@ -203,3 +203,17 @@ def test_links_and_devices_are_written_through(tmp_path):
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"abc"
     with pytest.raises(OSError):
         programfile.write_atomically(tmp_path, b"abc")
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("context", None), ("context", "x"), ("context", 0), ("context", True), ("batch", []), ("predicted_cycles", 1.5),
+    ("timing_only", 1), ("system", 3), ("model", None),
+])
+def test_meta_that_programs_rely_on_has_its_type(files, name, value):
+    header, arrays = parts(files["lpu"])
+    header["meta"] = {name: value, "note": [1]}
+    write(files["lpu"], header, arrays)
+    refused(files["lpu"], f"meta {name} is")
+    header["meta"] = {"note": [1]}
+    write(files["lpu"], header, arrays)
+    assert load_program(files["lpu"]).meta == {"note": [1]}

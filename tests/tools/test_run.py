@@ -180,6 +180,24 @@ def test_a_broken_program_file_is_refused(capsys, source: Path, tmp_path: Path) 
         assert "a.npz" in refused(capsys, "run", str(program))
 
 
+def test_a_tensor_beyond_the_sram_is_refused_by_file_and_name(capsys, tmp_path: Path) -> None:
+    import io
+    import zipfile
+
+    (tmp_path / "lpu.s").write_text(LPU)
+    program = tmp_path / "a.npz"
+    run(capsys, "asm", str(tmp_path / "lpu.s"), "-o", str(program))
+    with np.load(program) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays["tensor_words"][0] = 8192  # toy_lpu: 16 slices x 512 words
+    with zipfile.ZipFile(program, "w") as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.save(member, array)
+            archive.writestr(f"{name}.npy", member.getvalue())
+    assert "a.npz: tensor x lies beyond the chip's 8192 SRAM words" in refused(capsys, "run", str(program))
+
+
 def test_an_error_in_the_text_names_file_line_and_column(capsys, source: Path) -> None:
     source.write_text(source.read_text().replace("ADD.f32", "ADDD.f32"))
     code, out, err = run(capsys, "run", str(source))
