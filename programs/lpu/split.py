@@ -178,7 +178,7 @@ def _refusal(stored: StoredModel, g: Geometry, batch: int, context: int, need: N
     c = stored.config
     where = "one chip" if ranks * (stages or 1) == 1 else (
         f"{ranks} x {stages} chips" if stages else f"stages of {ranks} chip{'s' * (ranks > 1)}")
-    return (f"{stored.name} does not fit {where} of {g.chip}: a layer needs {need.layer + need.cache:,} SRAM words a chip "
+    return (f"{stored.name} does not fit {where} of {g.chip}: a layer needs {need.layer + need.cache:,} words a chip "
             f"({need.layer:,} weights, {need.cache:,} KV cache for {batch} x {context} positions), embedding and head "
             f"{need.embedding + need.head:,}; of {c.layers} layers the fullest chip would hold {worst:,} words of "
             f"{g.lanes} B = {worst * g.lanes / 1e6:,.0f} MB, and has {g.words:,} = {g.sram_bytes / 1e6:,.1f} MB")

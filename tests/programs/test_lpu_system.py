@@ -91,7 +91,9 @@ def test_an_address_map_is_16_bits_in_the_first_two_lanes_of_each_superlane() ->
     assert out[0, 0, :3].tolist() == [0x34, 0x12, 0] and out[0, 0, 16:18].tolist() == [0x34, 0x12]
 
 
-@pytest.mark.parametrize(("stages", "ranks"), [(2, 1), (8, 1), (72, 1), (9, 1), (2, 2), (10, 2), (6, 4), (5, 8), (72, 8)])
+@pytest.mark.parametrize(("stages", "ranks"), [
+    (2, 1), (8, 1), (72, 1), (9, 1), (2, 2), (10, 2), (6, 4), (5, 8), (72, 8),
+])  # fmt: skip
 def test_consecutive_stages_have_links_and_the_last_leads_to_the_first(stages: int, ranks: int) -> None:
     groups = chip_groups(stages, ranks)
     chips = [c for group in groups for c in group]
@@ -161,16 +163,18 @@ def test_balanced_stages_hold_whole_layers_and_none_is_fuller_than_it_must_be() 
     assert max(need.of(s) for s in stages) == need.of(Stage((0, 2), False, False))
 
 
-def test_the_smallest_system_is_chosen_and_of_equal_ones_that_with_most_ranks() -> None:
-    """llama-3.1-8b's embedding alone is more than one or two chips hold, so 4 and 8 ranks are left."""
-    stored = store(load_model("llama-3.1-8b"), SCHEMES["int8"], timing_only=True)
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "llama-2-7b", "smollm2-135m", "qwen2.5-7b"])
+def test_the_smallest_system_is_chosen_and_of_equal_ones_that_with_most_ranks(model: str) -> None:
+    stored = store(load_model(model), SCHEMES["int8"], timing_only=True)
+    counts = {}
+    for ranks in (1, 2, 4, 8):
+        try:
+            counts[ranks] = choose_split(stored, G, 1, 1024, None, ranks=ranks).chips
+        except CapacityError:
+            continue
     chosen = choose_split(stored, G, 1, 1024, None)
-    others = {ranks: ranks * len(choose_split(stored, G, 1, 1024, None, ranks=ranks).stages) for ranks in (4, 8)}
-    assert chosen.chips == min(others.values())
-    assert chosen.ranks == max(ranks for ranks, chips in others.items() if chips == chosen.chips)
-    for ranks in (1, 2):
-        with pytest.raises(CapacityError, match="does not fit"):
-            choose_split(stored, G, 1, 1024, None, ranks=ranks)
+    assert chosen.chips == min(counts.values())
+    assert chosen.ranks == max(ranks for ranks, chips in counts.items() if chips == chosen.chips)
 
 
 @pytest.mark.parametrize(("options", "words"), [
