@@ -35,8 +35,9 @@ def attention(v: AttentionValues, angle: np.ndarray) -> np.ndarray:
     return np.einsum("bhp,bphd->bhd", weights / weights.sum(axis=2, keepdims=True), values)
 
 
-@pytest.mark.parametrize(("batch", "positions", "q_heads", "kv_heads", "head_dim"),
-                         [(1, 1, 2, 1, 8), (1, 17, 3, 1, 10), (2, 40, 4, 2, 16), (1, 330, 6, 2, 64), (1, 641, 2, 2, 32)])
+@pytest.mark.parametrize(("batch", "positions", "q_heads", "kv_heads", "head_dim"), [
+    (1, 1, 2, 1, 8), (1, 17, 3, 1, 10), (2, 40, 4, 2, 16), (1, 330, 6, 2, 64), (1, 641, 2, 2, 32),
+])  # fmt: skip
 def test_attention_follows_the_softmax(batch: int, positions: int, q_heads: int, kv_heads: int, head_dim: int) -> None:
     """fp16 probabilities and sums of at most 641: 2^-11 relative each, 3e-3 of values up to about 4 in all."""
     r = np.random.default_rng(positions)

@@ -176,3 +176,13 @@ def test_what_cannot_be_is_refused_with_numbers() -> None:
         product_program(CHIP, 6000, 6000, 6000, "float16")
     with pytest.raises(ValueError, match="dtype bfloat16 is not multiplied by groq_tsp_v1; it takes float16, int8"):
         product_program(CHIP, 1, 1, 1, "bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+def test_both_engines_run_a_product_alike(dtype: str) -> None:
+    a, b = operands(40, 20, 650, dtype)
+    program = product_program(CHIP, 40, 20, 650, dtype, a, b)
+    fast, naive = load(program, CHIP), load(program, CHIP, engine="naive")
+    one, two = fast.step(), naive.step()
+    assert (one.cycles, one.traffic, one.counters) == (two.cycles, two.traffic, two.counters)
+    assert np.array_equal(fast.read("c"), naive.read("c"))
