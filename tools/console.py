@@ -10,12 +10,10 @@ import codecs
 import json
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import click
 
 _PLAIN = {
     "×": "x", "µ": "u", "μ": "u", "–": "-", "—": "-", "−": "-", "≤": "<=", "≥": ">=", "≈": "~", "±": "+-",
@@ -50,12 +48,18 @@ def prepare_streams() -> None:
 
 def message(text: str) -> None:
     """One line for the person at the terminal, on standard error."""
-    click.echo(text, err=True)
+    _write(sys.stderr, text)
 
 
 def data(text: str) -> None:
     """Text that was asked for, on standard output."""
-    click.echo(text)
+    _write(sys.stdout, text)
+
+
+def _write(stream: Any, text: str) -> None:
+    """A line on a stream as `prepare_streams` left it: click.echo would put its own, in UTF-8, over an ASCII one."""
+    stream.write(text + "\n")
+    stream.flush()
 
 
 def to_json(value: Any) -> str:
@@ -105,42 +109,69 @@ PATIENCE_SECONDS = 2.0  # shorter work shows nothing
 class Progress:
     """A line of progress on standard error for work that takes longer than two seconds.
 
-    On a terminal rich draws a bar with the rate and the remaining time; elsewhere each finished
-    stage that took long is one line. `step(done, total, what)` may be called as often as one likes.
+    On a terminal a bar with the elapsed time; once `step(done, total, what)` was called, which may be
+    done as often as one likes, also the rate and the remaining time. Elsewhere one line at the end,
+    unless the work failed (an exception, or `failed` was set).
     """
 
     def __init__(self, title: str) -> None:
         self.title = title
         self.started = time.monotonic()
+        self.failed = False
         self.bar: Any = None
         self.task: Any = None
+        self.state: tuple[int, int | None, str] = (0, None, title)
+        self.lock = threading.Lock()  # the bar may be opened by the timer
+        self.timer = threading.Timer(PATIENCE_SECONDS, self._open)
+        self.timer.daemon = True
 
     def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            self.timer.start()
         return self
 
     def step(self, done: int, total: int, what: str = "") -> None:
-        if self.bar is None:
-            if time.monotonic() - self.started < PATIENCE_SECONDS or not sys.stderr.isatty():
-                return
-            self._open(total)
-        self.bar.update(self.task, completed=done, total=total, description=what or self.title)
+        with self.lock:
+            self.state = (done, total, what or self.title)
+            self._show()
 
-    def _open(self, total: int) -> None:
+    def _show(self) -> None:
+        if self.bar is not None:
+            done, total, what = self.state
+            self.bar.update(self.task, completed=done, total=total, description=what)
+
+    def _open(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=Console(stderr=True), transient=True,
-        )  # fmt: skip
-        self.bar.start()
-        self.task = self.bar.add_task(self.title, total=total)
+        class Rate(TaskProgressColumn):
+            """Steps a second; nothing before the first."""
 
-    def __exit__(self, *_: object) -> None:
+            def render(self, task: Any) -> Any:
+                return self.render_speed(task.finished_speed or task.speed)
+
+        with self.lock:
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeElapsedColumn(),
+                TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self.task = self.bar.add_task(self.title, total=None)
+            self._show()
+            self.bar.start()
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self.timer.cancel()
+        if self.timer.ident is not None:
+            self.timer.join()
         if self.bar is not None:
             self.bar.stop()
-        elif time.monotonic() - self.started >= PATIENCE_SECONDS:
+        elif error is None and not self.failed and time.monotonic() - self.started >= PATIENCE_SECONDS:
             message(f"{self.title}: {time.monotonic() - self.started:.0f} s")
-
-
-StepCallback = Callable[[int, int, str], None]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tools import console
@@ -37,7 +38,7 @@ class JobFailed(Exception):
     """A machine refused what our own compiler made: a fault of this project, told with its place."""
 
 
-def attempt(job: Job) -> dict[str, Any]:
+def attempt(job: Job, on_step: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """`measure`, with a chip that cannot run the (checked) job told as an entry instead of an exception.
 
     Machine errors become JobFailed, which can travel from one process to another.
@@ -47,7 +48,7 @@ def attempt(job: Job) -> dict[str, Any]:
     from tools.measure import measure
 
     try:
-        return measure(job)
+        return measure(job, on_step)
     except ValueError as error:
         return {"chip": job.chip, "error": str(error), "chips_needed": getattr(error, "chips_needed", None)}
     except (MachineError, ScheduleError) as error:
@@ -68,15 +69,29 @@ def run_jobs(jobs: Sequence[Job], title: str, cold: bool = False) -> list[dict[s
     groups: dict[str, list[int]] = {}
     for n, job in enumerate(jobs):
         groups.setdefault(job.chip if cold else str(n), []).append(n)
-    workers = min(len(groups), os.cpu_count() or 1, int(os.environ.get("DECODELAB_JOBS", "64")))
+    workers = min(len(groups), os.cpu_count() or 1, jobs_wanted())
     with console.Progress(title) as progress:
         if workers <= 1 or getattr(sys.modules["__main__"], "__file__", None) is None:
             outcomes = []
             for n, job in enumerate(jobs):
-                progress.step(n, len(jobs), f"{job.model} on {job.chip}")
-                outcomes.append(attempt(job))
-            return outcomes
-        return _parallel(jobs, list(groups.values()), workers, progress)
+                what = f"{job.model} on {job.chip}" + (f" ({n + 1} of {len(jobs)})" if len(jobs) > 1 else "")
+
+                def on_step(done: int, total: int, what: str = what) -> None:
+                    progress.step(done, total, what)
+
+                outcomes.append(attempt(job, on_step))
+        else:
+            outcomes = _parallel(jobs, list(groups.values()), workers, progress)
+        progress.failed = all("error" in outcome for outcome in outcomes)
+        return outcomes
+
+
+def jobs_wanted() -> int:
+    """Most processes at once: DECODELAB_JOBS, where it is set. Raises ValueError unless it is a count."""
+    text = os.environ.get("DECODELAB_JOBS", "64")
+    if not re.fullmatch("0*[1-9][0-9]{0,5}", text):
+        raise ValueError(f"DECODELAB_JOBS={text}: must be how many processes may run at once, at least 1")
+    return int(text)
 
 
 def _parallel(

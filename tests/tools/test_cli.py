@@ -114,6 +114,12 @@ def test_output_is_ascii_when_the_stream_is_not_utf8() -> None:
     done.stdout.decode("ascii")
 
 
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "1.5", ""])
+def test_a_count_of_jobs_that_is_none_is_refused(capsys, monkeypatch, value: str) -> None:
+    monkeypatch.setenv("DECODELAB_JOBS", value)
+    assert f"DECODELAB_JOBS={value}: must be" in refused(capsys, "compare", "--timing-only", "--chip", "groq_tsp_v1")
+
+
 COMPARE_REFUSALS = [
     (["--chip", "h100"], "did you mean h100_sxm?"),
     (["--model", "llama-3.1-9b"], "did you mean llama-3.1-8b?"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 
 import pytest
 
@@ -28,6 +29,51 @@ def test_utf8_streams_are_left_alone(monkeypatch) -> None:
     print("×", file=stream)
     stream.flush()
     assert raw.getvalue() == "×\n".encode()
+
+
+def test_data_and_messages_keep_to_the_prepared_stream(monkeypatch) -> None:
+    raw = {name: io.BytesIO() for name in ("stdout", "stderr")}
+    for name, buffer in raw.items():
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(buffer, encoding="latin-1"))
+    console.prepare_streams()
+    console.data("café")
+    console.message("5 µs")
+    assert raw["stdout"].getvalue() == b"caf?\n"
+    assert raw["stderr"].getvalue() == b"5 us\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stepping", [False, True])
+def test_a_terminal_sees_that_long_work_goes_on(monkeypatch, stepping: bool) -> None:
+    """Without a single step the time runs; with steps also how many of how many."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(console, "PATIENCE_SECONDS", 0.05)
+    with console.Progress("slow work") as progress:
+        if stepping:
+            progress.step(3, 16, "tiny_kjv on h100_sxm")
+        for _ in range(100):
+            time.sleep(0.05)
+            if "0:00:0" in sys.stderr.getvalue():  # type: ignore[attr-defined]
+                break
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "0:00:0" in shown, "the elapsed time"
+    assert ("tiny_kjv on h100_sxm" in shown and "3/16" in shown) if stepping else "slow work" in shown
+
+
+def test_elsewhere_one_line_says_how_long_it_took_unless_it_failed(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(console, "PATIENCE_SECONDS", 0.0)
+    with console.Progress("work"):
+        pass
+    assert capsys.readouterr().err == "work: 0 s\n"
+    with console.Progress("work") as progress:
+        progress.failed = True
+    with pytest.raises(ValueError), console.Progress("work"):
+        raise ValueError
+    assert capsys.readouterr().err == ""
 
 
 def test_a_file_appears_only_when_it_is_complete(tmp_path, monkeypatch) -> None:
