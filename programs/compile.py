@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from emulator.chip import Chip
 from isa.program import Program
 from programs.decode.stored import BYTES
-from programs.errors import CapacityError
 from programs.program_cache import kept
 
 if TYPE_CHECKING:
@@ -112,13 +111,17 @@ def compile_decode(
     kv_format: str | None = None,
     layers: tuple[int, int] | None = None,
     timing_only: bool | None = None,
+    chips: int | None = None,
+    tensor_parallel: int | None = None,
+    pipeline_parallel: int | None = None,
 ) -> Program:
     """The program of one decode step of `model` on `chip`.
 
     batch: sequences in lock step. context: positions the KV cache holds (default 1024, or the
     model's own limit where that is smaller). layers (a, b): only these layers, without embedding
-    and head. timing_only: no values; default for a model that has no weights. Raises OptionError
-    for an option the chip does not take, and CapacityError where the model does not fit.
+    and head. timing_only: no values; default for a model that has no weights. chips, tensor_parallel,
+    pipeline_parallel (LPU): the system and its split; default the fewest chips that hold the model.
+    Raises OptionError for an option the chip does not take, and CapacityError where the model does not fit.
     """
     from programs.decode.stored import store
 
@@ -133,6 +136,9 @@ def compile_decode(
         layers=layers,
         timing_only=timing_only,
         name=model.name,
+        chips=chips,
+        tensor_parallel=tensor_parallel,
+        pipeline_parallel=pipeline_parallel,
     )
 
 
@@ -164,21 +170,30 @@ def compile_stored(
     layers: tuple[int, int] | None,
     timing_only: bool,
     name: str,
+    chips: int | None = None,
+    tensor_parallel: int | None = None,
+    pipeline_parallel: int | None = None,
 ) -> Program:
     """`compile_decode` for a model whose weights are already in the form that the machine stores."""
     config = stored.config
     context = context or default_context(None, config.context)
     layers = check_layers(layers, config.layers)
     common: dict[str, Any] = {"batch": batch, "context": context, "timing_only": timing_only, "layers": layers}
+    system = {"chips": chips, "tensor_parallel": tensor_parallel, "pipeline_parallel": pipeline_parallel}
     if chip.kind == "gpu":
         from programs.gpu.compile import compile_gpu
 
+        for option, value in system.items():
+            if value is not None:
+                name = option.replace("_", "-")
+                raise OptionError(f"--{name} {value} is for LPUs; {chip.name} is a GPU and runs alone")
         program: Program = compile_gpu(stored, chip, **common)
     else:
         from programs.lpu import system as lpu
         from programs.lpu.requirements import check_chip
 
         check_chip(chip)
+        common |= system
         if timing_only:
             what = repr((chip.name, chip.hash, stored.name, config, stored.scheme, sorted(common.items())))
             program = kept(Path(lpu.__file__), what, lambda: lpu.compile_lpu(stored, chip, **common))
@@ -200,24 +215,10 @@ def gpu_bytes(stored: StoredModel, batch: int, context: int) -> int:
 
 
 def chips_needed(stored: StoredModel, chip: Chip, *, batch: int, context: int) -> int:
-    """Chips whose memory holds the whole model with its KV cache: 1, or what the compiler's refusal says."""
+    """Chips of the smallest system that holds the whole model with its KV cache; CapacityError when none does."""
     if chip.kind == "gpu":
         return -(-gpu_bytes(stored, batch, context) // int(chip["dram.capacity_bytes"]))
     from emulator.lpu.geometry import geometry
-    from programs.lpu.system import compile_lpu
+    from programs.lpu.split import choose_split
 
-    # Every row of a matrix begins a new vector of lanes, K and V are held the same way. Beyond one chip the
-    # compiler refuses at once, with its own count by whole layers.
-    place, config, scheme = geometry(chip), stored.config, stored.scheme
-    matrices = [(one.out, one.inputs, BYTES[scheme.weights]) for one in stored.linears.values()]
-    matrices.append((config.vocab, config.hidden, BYTES[scheme.embed]))
-    keys = (context, config.kv_size, BYTES[scheme.kv])
-    values = (config.kv_size, context, BYTES[scheme.kv])  # transposed: positions along the lanes
-    matrices += [keys, values] * (batch * config.layers)
-    words = sum(rows * -(-columns // place.lanes) * size for rows, columns, size in matrices)
-    if words > place.words:
-        try:
-            compile_lpu(stored, chip, batch=batch, context=context, timing_only=True)
-        except CapacityError as error:
-            return error.chips_needed or -(-words // place.words)
-    return 1
+    return choose_split(stored, geometry(chip), batch, context, None).chips

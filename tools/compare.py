@@ -11,7 +11,7 @@ from typing import Any
 from tools import screen
 from tools.jobs import announce_compilation, kinds_of, run_jobs
 from tools.measure import Job, check, chosen_job
-from tools.options import load_chips
+from tools.options import load_chips, option_name
 
 SCHEMA = "decodelab.compare/1"
 SHOWN_MODEL = "llama-3.1-8b"  # of the second block, and what to try where a layer of it does not fit one chip
@@ -181,7 +181,10 @@ def real_size_job(model: str, chip: Any, options: dict[str, Any], common: dict[s
     )  # fmt: skip
 
 
-ONLY_FOR = {"arithmetic": "lpu", "weights": "gpu", "launch": "gpu"}  # option -> the kind of chip that takes it
+ONLY_FOR = {  # option -> the kind of chip that takes it
+    "arithmetic": "lpu", "weights": "gpu", "launch": "gpu", "system_chips": "lpu", "tensor_parallel": "lpu",
+    "pipeline_parallel": "lpu",
+}  # fmt: skip
 
 
 def check_kinds(options: dict[str, Any], kinds: set[str]) -> None:
@@ -189,7 +192,7 @@ def check_kinds(options: dict[str, Any], kinds: set[str]) -> None:
     for name, kind in ONLY_FOR.items():
         if options.get(name) is not None and kind not in kinds:
             word = "LPUs" if kind == "lpu" else "GPUs"
-            raise ValueError(f"--{name} {options[name]} is for {word}, and no {kind.upper()} takes part")
+            raise ValueError(f"{option_name(name)} {options[name]} is for {word}, and no {kind.upper()} takes part")
 
 
 def for_kind(options: dict[str, Any], kind: str) -> dict[str, Any]:

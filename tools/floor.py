@@ -62,24 +62,36 @@ def decode_work(
 
 @dataclass(frozen=True)
 class Floor:
-    """The floor of one step: `parts` are (resource, seconds) from slowest to fastest."""
+    """The floor of one step: `parts` are (resource, seconds) from slowest to fastest; links: seconds that values
+    must spend between chips, which nothing overlaps."""
 
     parts: tuple[tuple[str, float], ...]
+    links: float = 0.0
 
     @property
     def seconds(self) -> float:
-        return self.parts[0][1]
+        return self.parts[0][1] + self.links
 
     @property
     def bound_by(self) -> str:
         return self.parts[0][0]
 
 
-def floor(chip: Chip, work: Work, scheme: Scheme) -> Floor:
-    """Floor of `work` on `chip`; see the module's head."""
+def floor(chip: Chip, work: Work, scheme: Scheme, layers: int = 0, ranks: int = 1, stages: int = 1) -> Floor:
+    """Floor of `work` on `chip`; see the module's head.
+
+    ranks: chips that share each of `layers` layers; stages: groups of them that a token visits in turn.
+    """
     parts = lpu_parts(chip, work, scheme) if chip.kind == "lpu" else gpu_parts(chip, work, scheme)
-    ranked = sorted(((name, float(seconds)) for name, seconds in parts.items()), key=lambda p: (-p[1], p[0]))
-    return Floor(tuple(ranked))
+    ranked = sorted(((name, float(seconds / ranks)) for name, seconds in parts.items()), key=lambda p: (-p[1], p[0]))
+    return Floor(tuple(ranked), link_seconds(chip, layers, ranks, stages) if ranks * stages > 1 else 0.0)
+
+
+def link_seconds(chip: Chip, layers: int, ranks: int, stages: int) -> float:
+    """Seconds of link latency that no schedule can hide: two all-reduces a layer of two hops each, where ranks
+    share the layers, and a hop from stage to stage."""
+    hop = int(chip["c2c.link_latency_cycles"]) + int(chip["c2c.overhead_cycles"])
+    return ((4 * layers if ranks > 1 else 0) + stages - 1) * hop / chip.clock_hz
 
 
 def lpu_parts(chip: Chip, work: Work, scheme: Scheme) -> dict[str, Fraction]:

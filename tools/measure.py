@@ -41,6 +41,9 @@ class Job:
     kv_format: str | None = None
     launch: str | None = None
     layers: tuple[int, int] | None = None
+    system_chips: int | None = None
+    tensor_parallel: int | None = None
+    pipeline_parallel: int | None = None
     prompts: tuple[str, ...] = ()
     prompt_ids: tuple[tuple[int, ...], ...] = ()
     tokens: int | None = None
@@ -157,7 +160,8 @@ def prepare(job: Job) -> Prepared:
     stored = store(c.model, c.scheme, timing_only=job.timing_only)
     program = compile_stored(
         stored, c.chip, batch=job.batch, context=c.job.context, layers=c.job.layers, timing_only=job.timing_only,
-        name=c.model.name,
+        name=c.model.name, chips=c.job.system_chips, tensor_parallel=c.job.tensor_parallel,
+        pipeline_parallel=c.job.pipeline_parallel,
     )  # fmt: skip
     return Prepared(c.job, c.model, c.chip, c.scheme, c.prompts, c.tokens, stored, program)
 
@@ -208,11 +212,14 @@ def entry(ready: Prepared, step: StepResult, positions: int) -> dict[str, Any]:
     """The entry's part that needs no values: time, traffic, floor, accounting."""
     from programs.compile import FORMATS, arithmetic_words
     from tools.floor import decode_work, floor, l2_capacity_bytes
+    from tools.published import published
     from tools.where import cycles_by_cause, told_bound
 
     job, chip, scheme = ready.job, ready.chip, ready.scheme
     work = decode_work(ready.model.config, scheme, job.batch, positions, job.layers)
-    least = floor(chip, work, scheme)
+    count = ready.model.config.layers if job.layers is None else job.layers[1] - job.layers[0]
+    system = System.of(ready.program, step)
+    least = floor(chip, work, scheme, count, system.ranks, system.stages)
     seconds = step.cycles / chip.clock_hz
     arithmetic, weights = arithmetic_words(scheme)
     causes = cycles_by_cause(ready.program, chip, step)
@@ -221,9 +228,10 @@ def entry(ready: Prepared, step: StepResult, positions: int) -> dict[str, Any]:
         "model": ready.model.name,
         "parameters": ready.model.config.weight_count(),
         "chip_hash": chip.hash,
-        "chips_used": 1,
-        "tensor_parallel": 1,
-        "pipeline_parallel": 1,
+        "chips_used": len(ready.program.chips),
+        "tensor_parallel": system.ranks,
+        "pipeline_parallel": system.stages,
+        "system": system.name,
         "arithmetic": arithmetic,
         "weights": weights,
         "kv_format": next(word for word, form in FORMATS.items() if form == scheme.kv),
@@ -235,10 +243,10 @@ def entry(ready: Prepared, step: StepResult, positions: int) -> dict[str, Any]:
         "clock_hz": chip.clock_hz,
         "seconds_per_token": seconds,
         "tokens_per_second": job.batch / seconds,
-        "pipeline_tokens_per_second": job.batch / seconds,
+        "pipeline_tokens_per_second": job.batch * chip.clock_hz / system.interval,
         "traffic_bytes": dict(step.traffic),
         "floor_seconds": least.seconds,
-        "floor_parts": dict(least.parts),
+        "floor_parts": dict(least.parts) | ({"links": least.links} if least.links else {}),
         "bound_by": told_bound(least, seconds),
         "cycles_by_cause": causes,
         "unit_accounting": {unit: dict(buckets) for unit, buckets in step.accounting.items()},
@@ -246,17 +254,38 @@ def entry(ready: Prepared, step: StepResult, positions: int) -> dict[str, Any]:
     }
     if chip.kind == "gpu":
         found["l2_capacity_bytes"] = l2_capacity_bytes(chip)
+    elif "layer_cycles" in ready.program.meta:
+        found["cycles_per_layer"] = ready.program.meta["layer_cycles"] // count
+    if job.layers is None:
+        found["published"] = published(ready.model.name, chip.name, job.batch / seconds)
     if job.whole_model:
         found |= whole_model(ready, seconds)
     return found
 
 
+@dataclass(frozen=True)
+class System:
+    """How the chips of a program share the work. interval: cycles from token to token in a full pipeline."""
+
+    name: str | None
+    ranks: int
+    stages: int
+    interval: int
+
+    @classmethod
+    def of(cls, program: Program, step: StepResult) -> System:
+        meta = program.meta
+        spans = meta.get("stages") or [[0, step.cycles]]
+        interval = max(end - start for start, end in spans) if len(spans) > 1 else step.cycles
+        return cls(meta.get("system"), meta.get("tensor_parallel", 1), len(spans), interval)
+
+
 def whole_model(ready: Prepared, seconds: float) -> dict[str, Any]:
     """How many chips the whole model needs, and the chip-milliseconds a token then costs.
 
-    Scaled from the layers that ran: embedding, head and links between chips are left out. Alone, one
-    token occupies all chips for its whole latency; in a full pipeline for one stage's time, where
-    the stages share the layers evenly.
+    Scaled from the layers that ran on one chip: embedding, head and links between chips are left out.
+    Alone, one token occupies all chips for its whole latency; in a full pipeline for one stage's time,
+    where the stages share the layers evenly.
     """
     from programs.compile import chips_needed
 
@@ -274,8 +303,10 @@ def no_values() -> dict[str, Any]:
 def checked_values(ready: Prepared, result: Result) -> dict[str, Any]:
     """What was generated, and how it compares with the float64 oracle of the same stored weights."""
     from programs.decode.reference import check_agreement
+    from programs.lpu.shard import with_parts
 
-    check = check_agreement(ready.stored, ready.prompts, result.token_ids, chosen_logits(ready.prompts, result))
+    stored = with_parts(ready.stored, ready.program.meta.get("tensor_parallel", 1))
+    check = check_agreement(stored, ready.prompts, result.token_ids, chosen_logits(ready.prompts, result))
     tokenizer = ready.model.tokenizer
     texts = None
     if tokenizer is not None:

@@ -144,6 +144,14 @@ arithmetic_options = option_group(
         help="Number format of the KV cache [default: fp16 on the LPU, the activations' on the GPU].",
     ),
 )  # fmt: skip
+system_options = option_group(
+    click.option(
+        "--chips", "system_chips", type=Count(), default=None,
+        help="LPU: chips of the system [default: the fewest that hold the model].",
+    ),
+    click.option("--tensor-parallel", type=Count(), default=None, help="LPU: chips that share every layer: 1, 2, 4, 8."),
+    click.option("--pipeline-parallel", type=Count(), default=None, help="LPU: stages that layers are dealt out to."),
+)  # fmt: skip
 prompt_options = option_group(
     click.option(
         "--prompt", "prompts", multiple=True,
@@ -155,6 +163,11 @@ prompt_options = option_group(
     ),
     click.option("--tokens", type=Count(), default=None, help="Tokens to generate [default: 16]."),
 )  # fmt: skip
+
+
+def option_name(field: str) -> str:
+    """How an option is written: its name in Python to its name on the command line."""
+    return "--chips" if field == "system_chips" else "--" + field.replace("_", "-")
 
 
 def load_chip_with(name: str, settings: tuple[str, ...]) -> Chip:

@@ -49,8 +49,9 @@ def time_cell(e: dict[str, Any]) -> str:
 
 
 def floor_cell(e: dict[str, Any]) -> str:
-    name, least = next(iter(e["floor_parts"].items()))
-    return f"{seconds(least)} {name}"
+    name = next(iter(e["floor_parts"]))
+    links = " + links" if e["floor_parts"].get("links") else ""
+    return f"{seconds(e['floor_seconds'])} {name}{links}"
 
 
 def bound_sentence(e: dict[str, Any]) -> str:
@@ -220,12 +221,42 @@ def one_point(model: str, entries: Sequence[dict[str, Any]], job: Job) -> str:
         if not job.timing_only:
             lines += texts(good)
         extra: list[tuple[str, Any]] = [
-            ("tokens per second", lambda e: significant(e["tokens_per_second"])),
+            ("system", system_cell),
+            ("time per layer", layer_cell),
+            ("tokens per second", rate_cell),
         ]
         lines.append(columns(entries, [*agreement_rows(), *measured_rows(entries), *extra]))
         lines += [f"    {e['chip']}: {bound_sentence(e)}" for e in good]
         lines.append(where_table(good))
+        lines += [published_line(e) for e in good if e.get("published")]
     return "\n".join([*lines, *same_arithmetic(entries), *failures(entries)])
+
+
+def system_cell(e: dict[str, Any]) -> str:
+    """Chips and how they share the model; empty for one chip."""
+    if e["chips_used"] == 1:
+        return ""
+    split = f"{e['tensor_parallel']} share a layer x {e['pipeline_parallel']} stages"
+    return f"{e['chips_used']} chips: {split} ({e['system']})"
+
+
+def layer_cell(e: dict[str, Any]) -> str:
+    cycles = e.get("cycles_per_layer")
+    return f"{seconds(cycles / e['clock_hz'])} ({cycles:,} cyc)" if cycles else ""
+
+
+def rate_cell(e: dict[str, Any]) -> str:
+    """Tokens a second for one user, and with all stages at work on tokens of other users."""
+    alone = significant(e["tokens_per_second"])
+    if e["pipeline_parallel"] == 1:
+        return alone
+    return f"{alone} one user, {significant(e['pipeline_tokens_per_second'])} full pipeline"
+
+
+def published_line(e: dict[str, Any]) -> str:
+    found = e["published"]
+    return (f"    {e['chip']}: {found['ratio']:.1f}x the published {found['tokens_per_second']:.0f} tokens/s a user "
+            f"({found['source']}): {found['differs']}")
 
 
 def sweep(rows: Sequence[tuple[int, int | None, dict[str, Any]]], model: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from emulator.chip import Chip
 from emulator.result import StepResult
 from isa.opcodes import code
-from isa.program import LpuText, Program
+from isa.program import LpuText, Program, place_of
 from tools.floor import Floor
 
 # An LPU cycle belongs to the first line that is true of it.
@@ -16,7 +16,8 @@ LPU_CAUSES = (
     ("KV load", "an LW of K or V issues"),
     ("matrix", "activations enter a plane, or sums leave it"),
     ("vector", "a VXM ALU issues"),
-    ("network", "an SXM unit issues"),
+    ("lane switch", "an SXM unit issues"),
+    ("links", "a vector is between two chips"),
     ("memory", "a slice issues"),
     ("in flight", "nothing issues, values are on their way"),
 )
@@ -54,9 +55,7 @@ def shares(total: int, parts: dict[str, int]) -> dict[str, int]:
 def cycles_by_cause(program: Program, chip: Chip, step: StepResult) -> dict[str, int]:
     """Cause -> cycles of the step, adding up to its total. Causes without cycles are left out."""
     if program.dialect == "lpu":
-        text = program.texts[0]
-        assert isinstance(text, LpuText)
-        found = lpu_causes(text, chip, step.cycles)
+        found = lpu_causes(program, chip, step.cycles)
     else:
         buckets = step.accounting["sub_core"]
         found = shares(step.cycles, {GPU_CAUSES[name]: cycles for name, cycles in buckets.items()})
@@ -64,8 +63,31 @@ def cycles_by_cause(program: Program, chip: Chip, step: StepResult) -> dict[str,
     return {name: cycles for name, cycles in found.items() if cycles}
 
 
-def lpu_causes(text: LpuText, chip: Chip, cycles: int) -> dict[str, int]:
-    """Owner of every cycle of an LPU step by the ordered table LPU_CAUSES, from the schedule itself."""
+def lpu_causes(program: Program, chip: Chip, cycles: int) -> dict[str, int]:
+    """Owner of every cycle of an LPU step by the ordered table LPU_CAUSES, from the schedules themselves.
+
+    On several chips a line is true of a cycle when it is true on any chip.
+    """
+    owner = np.full(cycles, len(LPU_CAUSES) - 1, dtype=np.int8)
+    known: dict[int, list[np.ndarray]] = {}
+    seen: set[tuple[int, int]] = set()
+    for number, _, coordinates in program.chips:
+        start = place_of(coordinates).start
+        if (number, start) in seen:  # ranks that do the same in the same cycles
+            continue
+        seen.add((number, start))
+        if number not in known:
+            text = program.texts[number]
+            assert isinstance(text, LpuText)
+            known[number] = _cycles_of_causes(text, chip)
+        for cause, at in enumerate(known[number]):
+            np.minimum.at(owner, at + start, np.int8(cause))
+    counts = np.bincount(owner, minlength=len(LPU_CAUSES))
+    return {name: int(count) for (name, _), count in zip(LPU_CAUSES, counts)}
+
+
+def _cycles_of_causes(text: LpuText, chip: Chip) -> list[np.ndarray]:
+    """Cycles of a text in which each of LPU_CAUSES but the last is true."""
     from emulator.lpu.geometry import KIND_CLASS, geometry
     from tools.replay import issues
 
@@ -75,19 +97,10 @@ def lpu_causes(text: LpuText, chip: Chip, cycles: int) -> dict[str, int]:
     loads = np.isin(found.opcode, (code("LW"), code("IW")))
     node = text.source.node[found.index]
     attention = np.array(["attention" in name for name in text.source.nodes] + [False])[node]
-    wanted = (
-        loads & ~attention,
-        loads & attention,
-        ~loads & (unit == "mxm"),
-        unit == "vxm",
-        unit == "sxm",
-        unit == "mem",
-    )
-    owner = np.full(cycles, len(wanted), dtype=np.int8)
-    for cause in reversed(range(len(wanted))):  # the first true line wins: write it last
-        owner[found.cycle[wanted[cause]]] = cause
-    counts = np.bincount(owner, minlength=len(LPU_CAUSES))
-    return {name: int(count) for (name, _), count in zip(LPU_CAUSES, counts)}
+    sent = np.unique(found.cycle[found.opcode == code("SEND")])
+    crossing = np.unique((sent[:, None] + np.arange(place.hop)[None, :]).ravel())
+    wanted = (loads & ~attention, loads & attention, ~loads & (unit == "mxm"), unit == "vxm", unit == "sxm")
+    return [*(np.unique(found.cycle[w]) for w in wanted), crossing, np.unique(found.cycle[unit == "mem"])]
 
 
 def told_bound(floor: Floor, seconds: float) -> str:

@@ -36,7 +36,8 @@ def send(s: Scheduler, ports: Sequence[int], source: Mem, index: Mem | None = No
         for k in range(len(planes)):
             fixed += s.read_uses(index.buffer, index.start, index.start, [g.slot * k], 1)
             fixed += r.read(buffer.slices[k], -1, g.slot * k + wait, 1, whole=True)
-        bound = max(s.ready_bound(index.buffer, index.start, 0, 1, 1, [0]), max(buffer.ready[v] for v in vectors) - wait)
+        ready = max(buffer.ready[v] for v in vectors)
+        bound = max(s.ready_bound(index.buffer, index.start, 0, 1, 1, [0]), ready - wait)
         wait += g.gather
     else:
         for k in range(len(planes)):

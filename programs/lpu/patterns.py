@@ -189,7 +189,8 @@ def gather(s: Scheduler, table: Buffer, base: int, index: Mem, dst: Dst, vectors
     for byte, x in enumerate(table.slices):
         fixed += r.read(x, -1, issue[byte], 1, whole=True)
     fixed += s.write_uses(dst.buffer, dst.start, dst.start, write, 1)
-    bound = max(s.ready_bound(index.buffer, index.start, 1, 1, 1, [0]), max((table.ready[v] for v in vectors), default=0) - min(issue),
+    ready = max((table.ready[v] for v in vectors), default=0)
+    bound = max(s.ready_bound(index.buffer, index.start, 1, 1, 1, [0]), ready - min(issue),
                 s.write_bound(dst.buffer, dst.start, 1, 1, 1, write))
     maps = [Alternative(s.flows(index.buffer, direction, [b], columns[0], [0], 1), (b,)) for b in s.groups(1)]
     words = []

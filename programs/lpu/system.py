@@ -207,10 +207,15 @@ class SystemCompiler:
             "predicted_cycles": end, "nodes": texts[0].source.nodes, "sram_words": words,
             "sram_words_available": self.g.words, "tensor_parallel": self.ranks,
             "pipeline_parallel": len(self.stages), "stages": [list(span) for span in spans],
+            "layer_cycles": sum(self._layer_cycles(stage) for stage in self.stages),
         }
         if self.system is not None:
             meta["system"] = self.system.name
         return Program("lpu", self.chip.name, self.chip.hash, texts, images, chips, self._tensors(), [], meta)
+
+    def _layer_cycles(self, stage: Stage) -> int:
+        """Cycles of a stage's layers, without what comes before, after and between them."""
+        return sum(block.cycles for block in self.common[stage.shape][1] if block.layer >= 0)
 
     def _tail(self, last_start: int, rank: int) -> Block:
         """The return of the token to the first stage, as late as the last stage sends it."""

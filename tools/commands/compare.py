@@ -19,12 +19,13 @@ from tools.options import (
     option_group,
     prompt_options,
     set_option,
+    system_options,
 )
 
 # With none of these given, compare shows its three blocks.
 CHOICES = (
     "model", "prompts", "prompt_ids", "tokens", "batch", "context", "timing_only", "arithmetic", "weights",
-    "kv_format", "layers", "stop_at_eos",
+    "kv_format", "layers", "stop_at_eos", "system_chips", "tensor_parallel", "pipeline_parallel",
 )  # fmt: skip
 
 work_options = option_group(
@@ -39,6 +40,7 @@ work_options = option_group(
     click.option("--timing-only", is_flag=True, help="No values: cycles and traffic only; weights are not needed."),
     arithmetic_options,
     launch_option,
+    system_options,
     click.option("--layers", type=Layers(), default=None, help="Only these layers, without embedding and head."),
     click.option("--stop-at-eos", is_flag=True, help="Stop when every sequence has met the end-of-text token."),
 )  # fmt: skip

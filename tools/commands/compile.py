@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tools import console
-from tools.options import DEFAULT_CHIPS, Count, Layers, arithmetic_options, model_option, set_option
+from tools.options import DEFAULT_CHIPS, Count, Layers, arithmetic_options, model_option, set_option, system_options
 
 
 @click.command("compile", short_help="Compile a model's decode step for one chip to a program file.")
@@ -18,6 +18,7 @@ from tools.options import DEFAULT_CHIPS, Count, Layers, arithmetic_options, mode
 @click.option("--batch", type=Count(), default=1, show_default=True, help="Sequences in lock step.")
 @click.option("--context", type=Count(), default=None, help="KV capacity in positions [default: 1024].")
 @arithmetic_options
+@system_options
 @click.option("--layers", type=Layers(), default=None, help="Only these layers, without embedding and head.")
 @click.option("--timing-only", is_flag=True, help="No values: weights and KV are phantom.")
 @set_option
@@ -36,6 +37,7 @@ def command(output: Path | None, settings: tuple[str, ...], **options: Any) -> N
     console.check_writable(output, Path(name))
     if options["context"] is None and model.weights is not None:
         options["context"] = min(1024, model.config.context)
+    options["chips"] = options.pop("system_chips")
     with console.Progress(f"compiling {model.name} for {chip.name}"):
         program = compile_decode(model, chip, **options)
         save_program(program, output)

@@ -17,6 +17,7 @@ from tools.options import (
     model_option,
     prompt_options,
     set_option,
+    system_options,
 )
 
 
@@ -28,6 +29,7 @@ from tools.options import (
 @click.option("--context", type=Count(), default=None, help="Capacity [default: prompt + tokens, rounded up to 64].")
 @arithmetic_options
 @launch_option
+@system_options
 @click.option("--stop-at-eos", is_flag=True, help="Stop when every sequence has met the end-of-text token.")
 @click.option("--timing-only", is_flag=True, help="No values: feed the given ids and count cycles.")
 @set_option
