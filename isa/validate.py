@@ -244,6 +244,14 @@ def check_meta(program: Program) -> None:
             raise InvalidText(f"meta {name} is {str(value)[:40]!r}, not true or false")
 
 
+def check_columns(tensor: Tensor, lanes: int) -> None:
+    """Raise InvalidText unless a tensor's columns have room in its words, on an LPU with vectors of `lanes`."""
+    if tensor.words is not None:
+        room = tensor.words.shape[1] * lanes * (len(tensor.chips) if tensor.sharded else 1)
+        if tensor.shape[1] > room:
+            raise InvalidText(f"tensor {tensor.name} has {tensor.shape[1]} columns, its words hold {room}")
+
+
 def check_program(program: Program, queues: int | None = None, lanes: int | None = None) -> None:
     """Raise InvalidText unless every part of a program holds together; queues and lanes of an LPU when known."""
     for text in program.texts:
@@ -259,7 +267,5 @@ def check_program(program: Program, queues: int | None = None, lanes: int | None
                   if isinstance(i, GpuImage)), default=0)
     for tensor in program.tensors.values():
         check_tensor(tensor, program.dialect == "lpu", memory, len(program.chips))
-        if lanes is not None and tensor.words is not None:
-            room = tensor.words.shape[1] * lanes * (len(tensor.chips) if tensor.sharded else 1)
-            if tensor.shape[1] > room:
-                raise InvalidText(f"tensor {tensor.name} has {tensor.shape[1]} columns, its words hold {room}")
+        if lanes is not None:
+            check_columns(tensor, lanes)

@@ -17,6 +17,7 @@ from emulator.step_state import check_room, fed_ids
 from isa import formats
 from isa.opcodes import OPS, code
 from isa.program import LpuImage, LpuText, Program, Tensor
+from isa.validate import check_columns
 
 SRAM_READERS, SRAM_WRITERS = ("READ", "GATHER"), ("WRITE", "SCATTER")
 UNIT_OPS = tuple(op.name for op in OPS if op.lpu is not None and op.unit != "icu")
@@ -78,6 +79,7 @@ class LpuMachine:
             words = tensor.words if tensor.words is not None else np.zeros(0)
             if words.size and not 0 <= words.min() <= words.max() < g.words:
                 raise ValueError(f"tensor {tensor.name} lies beyond the chip's {g.words} SRAM words")
+            check_columns(tensor, g.lanes)
         self.network = make_network(engine, g, texts, self.srams, self.wiring, self.timing_only)
 
     # -- the host's view ---------------------------------------------------------------------------

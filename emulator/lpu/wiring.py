@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from emulator.chip import ChipError
 from emulator.lpu.geometry import Geometry
-from emulator.lpu.system import GLOBAL_PORT, load_system
+from emulator.lpu.system import GLOBAL_PORT, load_system, system_names
 from isa.opcodes import PORTS, ROLE_PORT
 from isa.program import Program, place_of
 
@@ -15,7 +16,7 @@ class Wiring:
 
     places: coordinates of each row. ports: int64 [rows, PORTS], link of a port in an instruction, -1 for
     none. peers: (row, link) -> (row, link) at the other end. Raises ChipError when the program's system
-    has no room for its chips.
+    is unknown or has no room for its chips.
     """
 
     def __init__(self, program: Program, g: Geometry) -> None:
@@ -26,6 +27,8 @@ class Wiring:
         name = program.meta.get("system")
         if name is None:
             return
+        if name not in system_names():  # a program file may not make us read any other file
+            raise ChipError(f"the program's system {name!r} is unknown; known: {', '.join(system_names())}")
         system = load_system(name)
         chips = max(place.number for place in self.places) + 1
         system.check(chips)

@@ -37,12 +37,10 @@ class Board:
             images.append(LpuImage(real, data, NONE, np.array(sorted(pad.phantom), dtype=np.int32)))
         chip = self.pads[0].chip
         return Program("lpu", chip.name, chip.hash, [pad.text() for pad in self.pads], images,
-                       [(pad, pad, coordinates) for pad, *coordinates in map(tuple, self.rows)], {}, meta=meta)
+                       [(row[0], row[0], row[1:]) for row in self.rows], {}, meta=meta)
 
     def machine(self, engine: str = "fast", timing_only: bool = False) -> LpuMachine:
-        program = self.program(timing_only)
-        program.chips = [(text, image, tuple(coordinates)) for text, image, coordinates in program.chips]
-        return LpuMachine(program, self.pads[0].chip, engine)
+        return LpuMachine(self.program(timing_only), self.pads[0].chip, engine)
 
 
 def joined(chips: int = 2, chip: Chip | str = "toy_lpu", starts: tuple[int, ...] = ()) -> Board:

@@ -14,6 +14,7 @@ import pytest
 
 from emulator.assemble import assemble
 from emulator.chip import ChipError, load_chip
+from emulator.lpu.machine import LpuMachine
 from emulator.run import load
 from isa.opcodes import WEST
 from isa.program import Tensor
@@ -272,6 +273,10 @@ def test_a_system_with_too_many_chips_is_refused() -> None:
     board.rows[1] = (1, 20_000, 0)
     with pytest.raises(ChipError, match="groq_production has 1 to 10,440 chips, not 20,001"):
         board.machine()
+    for name in ("groq_rack", "/etc/other.toml"):
+        board.system = name
+        with pytest.raises(ChipError, match=f"system '{name}' is unknown; known: groq_dragonfly, groq_production"):
+            board.machine()
 
 
 # -- what a step reports ------------------------------------------------------------------------------
@@ -311,6 +316,14 @@ def test_steps_start_with_empty_links(engine: str) -> None:
 def tensor(name: str, columns: int, chunks: int, chips: tuple[int, ...], sharded: bool) -> Tensor:
     words = np.arange(2 * chunks, dtype=np.int32).reshape(2, chunks, 1) + 200
     return Tensor(name, "s8", (2, columns), "activation", words=words, chips=chips, sharded=sharded)
+
+
+def test_columns_need_room() -> None:
+    board = joined(2)
+    program = board.program()
+    program.tensors["x"] = tensor("x", 33, 1, (0, 1), True)
+    with pytest.raises(ValueError, match="tensor x has 33 columns, its words hold 32"):
+        LpuMachine(program, board.pads[0].chip)
 
 
 def test_a_copy_lies_on_every_chip() -> None:
