@@ -63,6 +63,7 @@ class Memory:
         self.layers = max(layers, 1)
         self.static = [0] * g.slices
         self.layer = [0] * g.slices
+        self.high = [0] * g.slices  # words given out from a slice's end
         self.buffers: list[Buffer] = []
         self.columns = g.slices_per_hemisphere // 4  # groups of four slices on one column
         self.reuse = False  # whether released words are given out again
@@ -71,7 +72,8 @@ class Memory:
 
     def free(self, slice_number: int) -> int:
         """Words left in a slice."""
-        return self.g.words_per_slice - self.static[slice_number] - self.layers * self.layer[slice_number]
+        used = self.static[slice_number] + self.layers * self.layer[slice_number] + self.high[slice_number]
+        return self.g.words_per_slice - used
 
     def take(self, slice_number: int, count: int, layered: bool = False) -> int:
         """First of `count` words of a slice. Overflow is found by `check`."""
@@ -94,6 +96,16 @@ class Memory:
     def buffer(self, slices: tuple[int, ...], n: int, layered: bool = False) -> Buffer:
         """n vectors over the given slices, one a byte."""
         made = Buffer(slices, tuple(self.take(s, n, layered) for s in slices), n, layered=layered,
+                      side=self.hemisphere(slices[0]))
+        self.buffers.append(made)
+        return made
+
+    def top(self, slices: tuple[int, ...], n: int) -> Buffer:
+        """n vectors at the end of the given slices, where the second bank is: they can be written while words of
+        the first bank are read, and the other way round."""
+        for s in slices:
+            self.high[s] += n
+        made = Buffer(slices, tuple(self.g.words_per_slice - self.high[s] for s in slices), n,
                       side=self.hemisphere(slices[0]))
         self.buffers.append(made)
         return made
@@ -169,7 +181,7 @@ class Memory:
 
     @property
     def used_words(self) -> int:
-        return sum(self.static) + self.layers * sum(self.layer)
+        return sum(self.static) + self.layers * sum(self.layer) + sum(self.high)
 
     def check(self, text_words: int) -> None:
         """Raise CapacityError when a slice, or the chip with its instruction text, is over-full."""

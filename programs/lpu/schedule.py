@@ -139,12 +139,13 @@ class Scheduler(Core):
                     self.settle(dst.buffer, () if n == 1 and dst.buffer.groups else taken)
                     taken |= set(dst.buffer.slices)
         chain = vxm.arrange(self.g, [s[0] for s in split], [s[2] for s in split], self._leaf_direction)
-        reads: list[tuple[int, int, Mem]] = []
+        reads: list[tuple[int, int, int]] = []  # slice, issue, bank
         for number, (leaf, sampled) in enumerate(chain.leaves):
             if not isinstance(leaf, Mem):
                 continue
             offsets = self.read_offsets(leaf.buffer, 0, sampled)
             mine = list(zip(leaf.buffer.slices, offsets, strict=True))
+            banks = self._banks(leaf, n)
             if any(x == y and abs(a - o) < span for x, a, _ in reads for y, o in mine):
                 if leaf.step == 0:
                     temporary, count = self.memory.later(leaf.buffer.size, 1, leaf.buffer.side), 1
@@ -157,15 +158,17 @@ class Scheduler(Core):
                 leaf = Mem(temporary, 0, min(leaf.step, 1))
                 chain.leaves[number] = (leaf, sampled)
                 mine = list(zip(temporary.slices, self.read_offsets(temporary, 0, sampled), strict=True))
-            reads += [(x, o, leaf) for x, o in mine]
+                banks = self._banks(leaf, n)
+            reads += [(x, o, bank) for (x, o), bank in zip(mine, banks, strict=True)]
         later: list[tuple[Mem, Dst]] = []
         for number, (_, dsts, _) in enumerate(split):
             appears = next(s.result for s in chain.steps if s.out == number) + (span - 1 if fold else 0)
             for k, dst in enumerate(dsts):
                 offsets = [appears + abs(c) - self.g.result_column for c in self.columns(dst.buffer)]
-                width = 1 if fold else span
-                if any(x == y and (a == o or (a < o + width and o < a + span))
-                       for x, a, _ in reads for y, o in zip(dst.buffer.slices, offsets, strict=True)):
+                width, banks = 1 if fold else span, self._banks(dst, 1 if fold else n)
+                mine = list(zip(dst.buffer.slices, offsets, banks, strict=True))
+                if any(x == y and (a == o or a < o + width and o < a + span and (bank == other or -1 in (bank, other)))
+                       for x, a, bank in reads for y, o, other in mine):
                     count = 1 if fold else n
                     temporary = self.memory.later(dst.buffer.size, count, dst.buffer.side)
                     self.settle(temporary, taken)

@@ -73,7 +73,12 @@ def skinny_program(chip: Chip, kind: int, outputs: int, inputs: int, batch: int 
     results: dict[int, Buffer] = {}
 
     def final(n: int, value: Op | Mat, rest: int, side: int) -> Sequence[tuple[Op, Sequence[Dst]]]:
-        results[n] = memory.later(4 if kind == S8 else 2, batch, side, (rest,))
+        size = 4 if kind == S8 else 2
+        results[n] = memory.later(size, batch, side, (rest,))
+        if batch > 1 and len(plan.columns) % 2 == 0:  # the sum that is read is in the first bank
+            results[n] = memory.top(memory.group(side, rest)[:size], batch)
+        elif batch > 1:
+            results[n] = memory.buffer(memory.group(side, rest)[:size], batch)
         if kind == F16:
             value = cvt("f16", "f32", value)
         return [(value if isinstance(value, Op) else copy(value), [Dst(results[n])])]

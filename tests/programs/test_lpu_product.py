@@ -15,7 +15,7 @@ from emulator.lpu.errors import ScheduleError
 from emulator.lpu.geometry import geometry
 from emulator.lpu.sram import Sram
 from emulator.run import load
-from isa.opcodes import S8, code
+from isa.opcodes import F16, S8, code
 from isa.program import LpuText, Program
 from programs.errors import CapacityError
 from programs.lpu.gemm import Plan, Shape, _Sums, fitting_schedule
@@ -50,7 +50,7 @@ def check(program: Program, a: np.ndarray, b: np.ndarray) -> None:
 
 
 SHAPES = [
-    (1, 1, 1), (1, 700, 330), (3, 17, 700), (20, 700, 20),  # the linear layer
+    (1, 1, 1), (1, 700, 330), (3, 17, 700), (14, 640, 1300), (20, 700, 14),  # the linear layer
     (30, 330, 700), (40, 1300, 970),  # few rows: passes wait for weights, sums take the banks in turn
     (60, 700, 1300), (333, 641, 700), (1000, 340, 650),  # gapless passes, rows dealt to several units
 ]  # fmt: skip
@@ -166,6 +166,20 @@ def test_an_int8_linear_layer_keeps_the_weight_ingest_busy(inputs: int, outputs:
     assert len(loads) / (4 * (loads.max() - loads.min() + 1)) >= 0.9
     padded = -(-inputs // 320) * -(-outputs // 16)  # blocks of 16 rows, one LW each
     assert len(loads) == padded
+    assert load(program, CHIP).step().cycles == program.meta["predicted_cycles"]
+
+
+@pytest.mark.parametrize(("batch", "kind"), [(2, S8), (8, S8), (32, S8), (4, F16), (16, F16)])
+def test_rows_of_a_batch_pause_the_weights_and_nothing_else_does(batch: int, kind: int) -> None:
+    """A tile: 20 LW, then a cycle a row (fp16: two, of which the IW and LW may use the second one): 20 / (20 + d B)
+    of the LW slots, less 3 % for uneven shares of the planes."""
+    program = skinny_program(CHIP, kind, 4096, 4096, batch)
+    found = issues(program.texts[0], CHIP)  # type: ignore[arg-type]
+    loads = found.cycle[found.opcode == code("LW")]
+    planes, d = (4, 1) if kind == S8 else (2, 2)
+    assert len(loads) / (planes * (loads.max() - loads.min() + 1)) >= 0.97 * 20 / (20 + d * batch)
+    sums = 13 * 13 * batch * 4  # a vector of four bytes for each tile and row; results and shared sums on top
+    assert (found.opcode == code("WRITE")).sum() < 1.1 * sums
     assert load(program, CHIP).step().cycles == program.meta["predicted_cycles"]
 
 

@@ -17,7 +17,11 @@ Final = Callable[[int, Op | Mat, int, int], Sequence[tuple[Op, Sequence[Dst]]]]
 
 
 class Partials:
-    """Scratch for partial sums of each unit: four sets in the group that rests, used in turn."""
+    """Scratch for partial sums of each unit: four sets in the group that rests, used in turn.
+
+    With several rows a sum is written while the one before is still being read: then they lie in
+    different banks.
+    """
 
     def __init__(self, b: Build) -> None:
         self.b = b
@@ -26,7 +30,11 @@ class Partials:
     def get(self, hemisphere: int, group: int, unit: int, turn: int) -> Buffer:
         key = (unit, group, turn)
         if key not in self.sets:
-            self.sets[key] = self.b.place.scratch(4, self.b.batch, hemisphere, group=group)
+            batch, memory = self.b.batch, self.b.memory
+            if batch > 1 and turn % 2 and memory.group_free(hemisphere, group) >= batch + 2:
+                self.sets[key] = memory.top(memory.group(hemisphere, group), batch)
+            else:
+                self.sets[key] = self.b.place.scratch(4, batch, hemisphere, group=group)
         return self.sets[key]
 
 
@@ -108,6 +116,8 @@ def _shared(placed: PlacedLinear) -> set[int]:
 def _partial(b: Build, partials: Partials, t: PlacedTile, hemisphere: int, unit: int, shared: bool) -> Buffer:
     """A partial-sum buffer; one of its own for a row tile that another unit finishes."""
     if shared:
+        if b.place.roomy and b.batch > 1 and t.tile.k % 2:
+            return b.memory.top(b.memory.group(hemisphere, t.rest), b.batch)
         buffer = b.memory.later(4, b.batch, hemisphere)
         b.memory.settle(buffer, set(), (t.rest,))
         return buffer
