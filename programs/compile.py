@@ -84,10 +84,14 @@ def arithmetic_words(scheme: Scheme) -> tuple[str, str]:
 
 
 def default_context(positions: int | None, limit: int) -> int:
-    """Context capacity when --context is not given: `positions` rounded up to 64, or 1024 for timing only (None)."""
+    """Context capacity when --context is not given. limit: what the model allows.
+
+    positions: prompt + tokens, rounded up to 64 (the last token is never fed, so one position fewer
+    will do at the limit); None for timing only: 1024.
+    """
     if positions is None:
         return min(TIMING_CONTEXT, limit)
-    return max(positions, min(-(-positions // VALUES_BUCKET) * VALUES_BUCKET, limit))
+    return max(positions - 1, min(-(-positions // VALUES_BUCKET) * VALUES_BUCKET, limit))
 
 
 def check_layers(layers: tuple[int, int] | None, count: int) -> tuple[int, int] | None:
@@ -127,7 +131,9 @@ def compile_decode(
 
     if timing_only is None:
         timing_only = model.weights is None
-    scheme = check_options(model, chip, batch, context, arithmetic, weights, kv_format, timing_only)
+    scheme = check_options(model, chip, batch, arithmetic, weights, kv_format, timing_only)
+    context = context or default_context(None, model.config.positions_max)
+    model.config.check_context(context, model.name)
     return compile_stored(
         store(model, scheme, timing_only=timing_only),
         chip,
@@ -146,18 +152,16 @@ def check_options(
     model: Model,
     chip: Chip,
     batch: int,
-    context: int | None,
     arithmetic: str | None,
     weights: str | None,
     kv_format: str | None,
     timing_only: bool,
 ) -> Scheme:
-    """The number formats, after every option was found possible. Raises OptionError or ModelError."""
+    """The number formats, after every option but the context was found possible. Raises OptionError."""
     if model.weights is None and not timing_only:
         raise OptionError(f"model {model.name} has shapes but no weights: it runs with --timing-only")
     if not 1 <= batch <= 4096:
         raise OptionError(f"--batch {batch} is not between 1 and 4096")
-    model.config.check_context(context or default_context(None, model.config.context))
     return scheme_for(model, chip, arithmetic, weights, kv_format)
 
 
@@ -176,7 +180,7 @@ def compile_stored(
 ) -> Program:
     """`compile_decode` for a model whose weights are already in the form that the machine stores."""
     config = stored.config
-    context = context or default_context(None, config.context)
+    context = context or default_context(None, config.positions_max)
     layers = check_layers(layers, config.layers)
     common: dict[str, Any] = {"batch": batch, "context": context, "timing_only": timing_only, "layers": layers}
     system = {"chips": chips, "tensor_parallel": tensor_parallel, "pipeline_parallel": pipeline_parallel}

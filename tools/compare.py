@@ -10,7 +10,7 @@ from typing import Any
 
 from tools import screen
 from tools.jobs import announce_compilation, kinds_of, run_jobs
-from tools.measure import Job, check, chosen_job
+from tools.measure import Job, check, chosen_job, disagreement
 from tools.options import load_chips, option_name
 
 SCHEMA = "decodelab.compare/1"
@@ -59,6 +59,10 @@ class Outcome:
             for chip in [next(c for c, r in sorted(found) if r == reason)]
         ]
 
+    def disagreements(self) -> list[str]:
+        """What does not agree with the reference, one sentence an entry."""
+        return [told for point in self.points for told in map(disagreement, point.chips) if told is not None]
+
     def json(self) -> dict[str, Any]:
         """One point: its keys at the top. A sweep: `points`, a list of the same."""
         first: dict[str, Any] = {"schema": SCHEMA}
@@ -98,16 +102,22 @@ class Outcome:
 
 
 def flat(entry: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as dotted keys, lists as text with spaces, None as an empty cell."""
+    """Nested dictionaries as dotted keys, lists as text with spaces (their own lists between semicolons), None as an
+    empty cell."""
     found: dict[str, Any] = {}
     for key, value in entry.items():
         if isinstance(value, dict):
             found |= flat(value, f"{prefix}{key}.")
         elif isinstance(value, list):
-            found[prefix + key] = " ".join(str(v) for v in value)
+            nested = any(isinstance(v, list) for v in value) or key in ("text", "prompt")  # one a sequence
+            found[prefix + key] = ";".join(_cell(v) for v in value) if nested else _cell(value)
         else:
             found[prefix + key] = "" if value is None else value
     return found
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(v) for v in value) if isinstance(value, list) else str(value)
 
 
 def trust_of(chips: Sequence[Any]) -> list[dict[str, Any]]:
@@ -138,13 +148,18 @@ def sweep(options: dict[str, Any]) -> Outcome:
         for chip in chips
     ]
     jobs = [check(job).job for job in jobs]  # with defaults filled in
-    entries = run_jobs(jobs, f"compare {jobs[0].model}", announce_compilation(kinds_of(chips)))
+    entries = run_jobs(jobs, f"compare {jobs[0].model}", announce_compilation(compiled(chips, options)))
     points = []
     for first in range(0, len(jobs), len(chips)):
         found = entries[first : first + len(chips)]
         model = next((e["model"] for e in found if "model" in e), jobs[first].model)
         points.append(Point(model, jobs[first].context, jobs[first].batch, found))
     return Outcome(points, trust_of(chips), jobs[0])
+
+
+def compiled(chips: Sequence[Any], options: dict[str, Any]) -> set[str]:
+    """The kinds of chip whose compiled engine is going to run."""
+    return kinds_of(chips) if options["engine"] == "fast" else set()
 
 
 def default_comparison(options: dict[str, Any]) -> Outcome:
@@ -155,7 +170,7 @@ def default_comparison(options: dict[str, Any]) -> Outcome:
     tokens = [Job("tiny_kjv", chip.name, launch=for_kind(options, chip.kind)["launch"], **common) for chip in chips]
     layer = [real_size_job(SHOWN_MODEL, chip, options, common) for chip in chips]
     # longest first, so that no core waits at the end
-    entries = run_jobs([*layer, *tokens], "compare", announce_compilation(kinds_of(chips)))
+    entries = run_jobs([*layer, *tokens], "compare", announce_compilation(compiled(chips, options)))
     shown, small = entries[: len(chips)], entries[len(chips) :]
     model = SHOWN_MODEL
     for model in (SHOWN_MODEL, *SMALLER_MODELS):

@@ -57,7 +57,9 @@ def chosen_job(options: dict[str, Any]) -> Job:
     """A Job from the options of a command; `batch` None means one sequence a prompt. Raises ValueError."""
     given = max(len(options.get("prompts", ())), len(options.get("prompt_ids", ())))
     chosen = {name: value for name, value in options.items() if name in Job.__dataclass_fields__}
-    chosen["model"] = options.get("model") or DEFAULT_MODEL
+    chosen["model"] = DEFAULT_MODEL if options.get("model") is None else options["model"]
+    if not chosen["model"]:
+        raise ValueError("--model is empty: give a name, a Hugging Face folder or a .gguf file")
     chosen["batch"] = options.get("batch") or max(1, given)
     if given > chosen["batch"]:
         raise ValueError(f"--batch {chosen['batch']} is fewer than the {given} prompts given")
@@ -112,11 +114,32 @@ def prompts_of(job: Job, model: Model) -> list[list[int]]:
             raise ValueError(f"model {model.name} has no tokenizer: give --prompt-ids instead of --prompt")
         given = [[model.config.bos if model.config.bos is not None else 0]]
     else:
+        for text in job.prompts:
+            if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
+                raise ValueError(f"--prompt {ascii(text)} is not text in UTF-8")
         given = [model.tokenizer.encode(text) for text in job.prompts or (DEFAULT_PROMPT,)]
         for text, ids in zip(job.prompts, given):
             if not ids:
                 raise ValueError(f"--prompt {text!r} holds no token")
     return [given[i % len(given)] for i in range(job.batch)]
+
+
+def check_used(job: Job) -> None:
+    """Refuse options that would be ignored without a word. Raises ValueError that names the option."""
+    if not job.timing_only:
+        return
+    why = "makes no sense with --timing-only: "
+    if job.stop_at_eos:
+        raise ValueError(f"--stop-at-eos {why}no token is generated")
+    if job.feeds:
+        if job.tokens is not None:
+            raise ValueError(f"--tokens {why}the prompt's ids are fed and no token is generated")
+        return
+    for option, value in (("--prompt", job.prompts), ("--prompt-ids", job.prompt_ids)):
+        if value:
+            raise ValueError(f"{option} {why}one step is measured, whatever its token; generate feeds a prompt's ids")
+    if job.tokens not in (None, 1):
+        raise ValueError(f"--tokens {job.tokens} {why}one step is measured, its attention reads --context positions")
 
 
 def check(job: Job) -> Checked:
@@ -125,29 +148,27 @@ def check(job: Job) -> Checked:
 
     chip = load_chip_with(job.chip, job.settings)
     model = open_model(job.model)
-    limit = model.config.context
+    limit = model.config.positions_max
+    check_used(job)
     if job.launch is not None and chip.kind == "lpu":
         raise ValueError(f"--launch {job.launch} is for GPUs; {chip.name} is an LPU and launches no kernels")
     layers = check_layers(job.layers, model.config.layers)
     if layers is not None and not job.timing_only:
         raise ValueError("--layers leaves out embedding and head, so it needs --timing-only")
-    check_options(model, chip, job.batch, None, job.arithmetic, job.weights, job.kv_format, job.timing_only)
+    scheme = check_options(model, chip, job.batch, job.arithmetic, job.weights, job.kv_format, job.timing_only)
     prompts: list[list[int]] = []
     tokens = job.tokens or (1 if job.timing_only else DEFAULT_TOKENS)
-    context = job.context
+    context = job.context or (default_context(None, limit) if job.timing_only else None)
     if not job.timing_only or job.feeds:
         prompts = prompts_of(job, model)
         longest = max(len(p) for p in prompts)
-        positions = longest + (0 if job.timing_only else tokens)
+        positions = longest if job.timing_only else longest + tokens - 1  # the last token is not fed
         if context is not None and positions > context:
             new = "" if job.timing_only else f" and {tokens} new ones"
             raise ValueError(f"{longest} prompt tokens{new} need {positions} positions, over --context {context}")
-        context = context or default_context(positions, limit)
-    elif context is None:
-        context = default_context(None, limit)
-    scheme = check_options(
-        model, chip, job.batch, context, job.arithmetic, job.weights, job.kv_format, job.timing_only
-    )
+        context = context or default_context(longest + tokens, limit)
+    assert context is not None
+    model.config.check_context(context, model.name)
     return Checked(replace(job, context=context, layers=layers), model, chip, scheme, prompts, tokens)
 
 
@@ -307,7 +328,7 @@ def checked_values(ready: Prepared, result: Result) -> dict[str, Any]:
 
     stored = with_parts(ready.stored, ready.program.meta.get("tensor_parallel", 1))
     check = check_agreement(stored, ready.prompts, result.token_ids, chosen_logits(ready.prompts, result))
-    tokenizer = ready.model.tokenizer
+    error, tokenizer = check.logits_max_abs_error, ready.model.tokenizer
     texts = None
     if tokenizer is not None:
         texts = [tokenizer.continuation(p, g) for p, g in zip(ready.prompts, result.token_ids)]
@@ -316,14 +337,29 @@ def checked_values(ready: Prepared, result: Result) -> dict[str, Any]:
         "tokens_match_reference": check.tokens_match,
         "near_ties": len(check.near_ties),
         "mismatches": len(check.mismatches),
-        "logits_max_abs_error": check.logits_max_abs_error,
+        "logits_max_abs_error": error if error is not None and error < np.inf else None,
         "logits_error_bound": check.bound,
+        "logits_within_bound": check.logits_within_bound,
         "margins": _unbatched([list(m) for m in check.margins], single),
         "prompt": _unbatched([tokenizer.decode(p) for p in ready.prompts], single) if tokenizer else None,
         "prompt_token_ids": _unbatched(ready.prompts, single),
         "token_ids": _unbatched(result.token_ids, single),
         "text": texts and _unbatched(texts, single),
     }
+
+
+def disagreement(entry: dict[str, Any]) -> str | None:
+    """Why an entry's values are not those of the reference, in one sentence; None when they are, or without values."""
+    if entry.get("tokens_match_reference") is None:
+        return None
+    where, bound = f"{entry['chip']}: ", f"the error bound of {entry['logits_error_bound']:.4f}"
+    if entry["mismatches"]:
+        return f"{where}{entry['mismatches']} generated tokens differ from the float64 reference by more than {bound}"
+    if not entry["logits_within_bound"]:
+        error = entry["logits_max_abs_error"]
+        off = "a logit is not a number" if error is None else f"a logit is off by {error:.4f}"
+        return f"{where}{off}, more than {bound}"
+    return None
 
 
 def _unbatched(values: list[Any], single: bool) -> Any:

@@ -161,7 +161,10 @@ prompt_options = option_group(
         "--prompt-ids", "prompt_ids", multiple=True, type=TokenIds(), metavar="5,77,640",
         help="The same, as token ids.",
     ),
-    click.option("--tokens", type=Count(), default=None, help="Tokens to generate [default: 16]."),
+    click.option(
+        "--tokens", type=Count(), default=None,
+        help="Tokens to generate [default: 16; with --timing-only one step is measured].",
+    ),
 )  # fmt: skip
 
 

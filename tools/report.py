@@ -82,9 +82,10 @@ def agreement(entry: dict[str, Any]) -> str:
 
 def logit_error(entry: dict[str, Any]) -> str:
     """The worst logit error with its bound; empty without values."""
-    if entry.get("logits_max_abs_error") is None:
+    if entry.get("logits_within_bound") is None:
         return ""
-    return f"{entry['logits_max_abs_error']:.4f} (bound {entry['logits_error_bound']:.4f})"
+    error = entry["logits_max_abs_error"]
+    return f"{'not a number' if error is None else f'{error:.4f}'} (bound {entry['logits_error_bound']:.4f})"
 
 
 def smallest_lead(entry: dict[str, Any]) -> str:

@@ -76,7 +76,7 @@ def measured_rows(entries: Sequence[dict[str, Any]]) -> list[tuple[str, Any]]:
     return [
         ("arithmetic", lambda e: f"{e['arithmetic']}, KV {e['kv_format']}"),
         ("time per token", time_cell),
-        ("floor, bound by", floor_cell),
+        ("floor, set by", floor_cell),
         ("moved", lambda e: traffic(e["traffic_bytes"])),
     ]
 
@@ -142,7 +142,7 @@ def real_size(model: str, entries: Sequence[dict[str, Any]]) -> str:
     lines = ["[2] WHERE MEMORY DECIDES   " + real_size_head(model, good)]
     rows: list[tuple[str, Any]] = [
         ("time per layer", time_cell),
-        ("floor, bound by", floor_cell),
+        ("floor, set by", floor_cell),
         ("moved", lambda e: traffic(e["traffic_bytes"])),
         ("chips to hold it all", lambda e: str(e["chips_needed"])),
         ("chip-ms per token", chip_milliseconds),
@@ -268,7 +268,11 @@ def sweep(rows: Sequence[tuple[int, int | None, dict[str, Any]]], model: str) ->
             continue
         lines.append(
             [e["chip"], batch, e["context"], e["arithmetic"], seconds(e["seconds_per_token"]), e["cycles_per_token"],
-             significant(e["tokens_per_second"]), seconds(e["floor_seconds"]), e["bound_by"]]
+             significant(e["tokens_per_second"]), seconds(e["floor_seconds"]), e["bound_by"], agreement(e)]
         )  # fmt: skip
+    if any(line[-1] for line in lines):
+        header.append("tokens")
+    else:
+        lines = [line[:-1] for line in lines]
     refused = [f"batch {b}, context {c}: {e['chip']}: {e['error']}" for b, c, e in rows if "error" in e]
     return "\n".join([model, table(lines, header), *refused])

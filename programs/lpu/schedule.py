@@ -94,7 +94,8 @@ class Scheduler(Core):
         if not ways:
             large = ",".join(map(str, sorted(self.g.large_alus)))
             words = " ".join(s.op.name for s in chain.steps)
-            raise ChipError(f"{self.g.chip}.vxm.large_alus = {large}: too few for the chain {words} of a compiled program")
+            raise ChipError(f"{self.g.chip}.vxm.large_alus = {large}: too few for the chain {words} of a compiled "
+                            "program")
         slacks = self._slacks(chain, n, d, period)
         self.half, self.quads = own_half, quads
         tries = 0

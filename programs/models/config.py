@@ -144,17 +144,22 @@ class ModelConfig:
         """Parameters in the checkpoint; a tied head counts once."""
         return sum(int(np.prod(shape)) for shape in self.weight_shapes().values())
 
-    def check_context(self, positions: int) -> None:
-        """Raise ModelError unless a sequence may be this long."""
+    @property
+    def positions_max(self) -> int:
+        """Most positions of a sequence: what the model was trained for, or a sliding window below that."""
+        return self.context if self.window is None else min(self.context, self.window)
+
+    def check_context(self, positions: int, model: str = "the model") -> None:
+        """Raise ModelError, with the model's name, unless a sequence may be this long."""
         if positions < 1:
             raise ModelError(f"a context of {positions} positions is too short; at least 1 is needed")
         if self.window is not None and self.window < min(positions, self.context):
             raise ModelError(
-                f"a context of {positions} positions needs the model's sliding window of {self.window}, "
+                f"a context of {positions} positions needs the sliding window of {self.window} of {model}, "
                 f"which is not supported; at most {self.window} positions can be used"
             )
         if positions > self.context:
-            raise ModelError(f"a context of {positions} positions is over the model's {self.context}")
+            raise ModelError(f"a context of {positions} positions is over the {self.context} of {model}")
 
 
 def read_json(path: Path, limit: int) -> dict[str, Any]:

@@ -88,5 +88,5 @@ def test_graph_and_floor_count_the_same_work(scheme: str) -> None:
 
 
 def test_context_over_the_model_s_is_refused() -> None:
-    with pytest.raises(ModelError, match="context of 513 positions is over the model's 512"):
+    with pytest.raises(ModelError, match="context of 513 positions is over the 512 of the model"):
         decode_graph(TINY, 1, 513)

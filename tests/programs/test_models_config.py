@@ -159,11 +159,11 @@ def test_sliding_window_is_known_where_it_is_used(changes: dict[str, Any], windo
 def test_contexts_inside_the_window_are_exact_and_longer_ones_refused() -> None:
     config = parsed(sliding_window=64)
     config.check_context(64)
-    with pytest.raises(ModelError, match="context of 65 positions needs the model's sliding window of 64"):
+    with pytest.raises(ModelError, match="context of 65 positions needs the sliding window of 64 of the model"):
         config.check_context(65)
     wide = parsed(sliding_window=4096)  # never reached
     wide.check_context(256)
-    with pytest.raises(ModelError, match="context of 257 positions is over the model's 256"):
+    with pytest.raises(ModelError, match="context of 257 positions is over the 256 of the model"):
         wide.check_context(257)
     with pytest.raises(ModelError, match="context of 0 positions is too short"):
         wide.check_context(0)

@@ -197,6 +197,8 @@ def test_bound_of_exact_agreement_is_the_floor() -> None:
     assert logit_bound([np.array([[8.0, -2.0]])], [np.array([[8.0, -2.0]])]) == 8 * 2**-16
     # 4 x 0.5 + 2**-16 x 8
     assert logit_bound([np.array([[8.0, -2.0]])], [np.array([[8.0, -1.5]])]) == 2 + 8 * 2**-16
+    # 2 x 0.5 + 2**-16 x 8
+    assert logit_bound([np.array([[8.0, -2.0]])], [np.array([[8.0, -1.5]])], 2) == 1 + 8 * 2**-16
 
 
 def test_agreement_tells_near_ties_from_mismatches(tmp_path: Path) -> None:
@@ -213,7 +215,42 @@ def test_agreement_tells_near_ties_from_mismatches(tmp_path: Path) -> None:
     assert nothing.logits_max_abs_error == np.inf
 
 
-def test_a_token_within_twice_the_bound_is_a_near_tie(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("scheme", "safety"), [("fp16", 4), ("int8", 2)])
+def test_a_token_is_a_near_tie_up_to_the_bound_and_wrong_beyond(scheme: str, safety: int, tmp_path: Path) -> None:
+    """A second-best head row, scaled so that its logit is half a bound below the best, and then one and a half.
+
+    The bound itself: safety times the largest shift of the prompt's and the new token's logits.
+    """
+    config = small_config()
+    weights = random_weights(config)
+    prompt = [5, 9, 33]
+    best = int(forward(write_model(tmp_path / "m", config, weights), prompt)[-1].argmax())
+    other = (best + 1) % 61
+    plain = opened(write_model(tmp_path / "m", config, weights), scheme)
+    exact, like = (oracle_logits(plain, [prompt], [[best]], machine_like=m, before=2)[0] for m in (False, True))
+    assert len(exact) == 3 and int(exact[-1].argmax()) == best
+    bound = check_agreement(plain, [prompt], [[best]]).bound
+    assert bound == pytest.approx(safety * np.abs(exact - like).max() + 2.0**-16 * np.abs(exact).max(), rel=1e-12)
+    for lead, near in ((0.5, True), (1.5, False)):
+        factor = np.float32(1 - lead * bound / exact[-1, best])
+        weights["lm_head.weight"][other] = weights["lm_head.weight"][best] * factor
+        stored = opened(write_model(tmp_path / "m", config, weights), scheme)
+        check = check_agreement(stored, [prompt], [[other]])
+        assert (check.near_ties, check.mismatches) == ((((0, 0),), ()) if near else ((), ((0, 0),)))
+
+
+def test_a_logit_beyond_the_bound_is_told(tmp_path: Path) -> None:
+    stored = opened(random_llama(tmp_path / "m"))
+    exact = oracle_logits(stored, [[3, 17]], [[0]])[0]
+    token, bound = int(exact[0].argmax()), check_agreement(stored, [[3, 17]], [[0]]).bound
+    off = exact.copy()
+    for error, within in ((0.9, True), (1.1, False), (np.nan, False)):
+        off[0, 7] = exact[0, 7] + error * bound
+        assert check_agreement(stored, [[3, 17]], [[token]], [off]).logits_within_bound is within
+    assert check_agreement(stored, [[3, 17]], [[token]]).logits_within_bound is None
+
+
+def test_equal_logits_are_a_near_tie(tmp_path: Path) -> None:
     """Two vocabulary entries with the same head row have the same logit: either is right."""
     config = small_config()
     weights = random_weights(config)

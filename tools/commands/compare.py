@@ -35,8 +35,14 @@ work_options = option_group(
         help=f"Chip to run on; repeatable, in output order [default: {', '.join(DEFAULT_CHIPS)}].",
     ),
     prompt_options,
-    click.option("--batch", type=Count(many=True), default=None, help="Sequences; a list (1,8,64) sweeps."),
-    click.option("--context", type=Count(many=True), default=None, help="KV capacity; a list (1k,8k) sweeps."),
+    click.option(
+        "--batch", type=Count(many=True), default=None,
+        help="Sequences; a list (1,8,64) sweeps [default: one a prompt given, else 1].",
+    ),
+    click.option(
+        "--context", type=Count(many=True), default=None,
+        help="KV capacity; a list (1k,8k) sweeps [default: as for generate].",
+    ),
     click.option("--timing-only", is_flag=True, help="No values: cycles and traffic only; weights are not needed."),
     arithmetic_options,
     launch_option,
@@ -56,14 +62,15 @@ def command(as_json: bool, csv_file: str | None, **options: Any) -> None:
     """The same token on several chips, side by side.
 
     Without options it answers in three blocks: the same tokens of a small real model on both chips, one layer of
-    llama-3.1-8b where memory decides, and how far to trust the numbers.
+    llama-3.1-8b where memory decides, and how far to trust the numbers. Exit code 1 when a token or a logit is
+    further from the float64 reference than the error bound.
     """
     from tools.compare import default_comparison, sweep
 
     console.check_writable(csv_file)
     given = [name for name in CHOICES if options[name] not in (None, False, ())]
     outcome = sweep(options) if given else default_comparison(options)
-    if csv_file is not None:
+    if csv_file is not None and not outcome.failed:
         console.write_file(csv_file, outcome.csv())
     if as_json:
         console.data(console.to_json(outcome.json()))
@@ -73,3 +80,7 @@ def command(as_json: bool, csv_file: str | None, **options: Any) -> None:
         for line in outcome.errors():
             console.message(f"error: {line}")
         raise click.exceptions.Exit(2)
+    if wrong := outcome.disagreements():
+        for line in wrong:
+            console.message(f"comparison failed: {line}")
+        raise click.exceptions.Exit(1)

@@ -26,7 +26,8 @@ from tools.options import (
 @click.option("--chip", default=DEFAULT_CHIPS[0], show_default=True, help="Chip to run on.")
 @prompt_options
 @click.option("--batch", type=Count(), default=None, help="Sequences [default: one a prompt].")
-@click.option("--context", type=Count(), default=None, help="Capacity [default: prompt + tokens, rounded up to 64].")
+@click.option("--context", type=Count(), default=None,
+              help="Capacity [default: prompt + tokens, rounded up to 64; 1024 with --timing-only].")  # fmt: skip
 @arithmetic_options
 @launch_option
 @system_options
@@ -38,21 +39,27 @@ from tools.options import (
 def command(as_json: bool, **options: Any) -> None:
     """Generate text on one chip, token by token, and check it against the float64 reference.
 
+    Exit code 1 when a token or a logit is further from the reference than the error bound.
+
     With a batch above 1, token_ids, text, prompt_token_ids and margins of --json are lists, one entry a sequence.
     """
     from tools.jobs import announce_compilation
-    from tools.measure import chosen_job, generated, prepare
+    from tools.measure import chosen_job, disagreement, generated, prepare
 
     job = chosen_job(options | {"feeds": options["timing_only"]})
     with console.Progress(f"{job.model} on {job.chip}") as progress:
         ready = prepare(job)
-        announce_compilation({ready.chip.kind})
+        announce_compilation({ready.chip.kind} if job.engine == "fast" else set())
         result = generated(ready, progress.step)
         report = _report(ready, result)
     if as_json:
         console.data(console.to_json(report))
-        return
-    _print(ready, report)
+    else:
+        _print(ready, report)
+    wrong = disagreement(report)
+    if wrong is not None:
+        console.message(f"comparison failed: {wrong}")
+        raise click.exceptions.Exit(1)
 
 
 def _report(ready: Any, result: Any) -> dict[str, Any]:
