@@ -176,6 +176,11 @@ def attention_program(chip: Chip, batch: int, kv_len: int, q_heads: int, kv_head
 
     Raises ValueError for head numbers that make no attention, CapacityError for a cache that does not fit.
     """
+    g = geometry(chip)
+    least = batch * kv_len * (4 * kv_heads * head_dim + 6 * q_heads) + 4 * batch * q_heads * head_dim
+    if least > g.sram_bytes:  # K and V in fp16, scores in fp32 and fp16, q; before anything is sized by it
+        raise CapacityError(f"K, V and scores of {batch} x {kv_len} positions take at least {least / 1e6:,.0f} MB and "
+                            f"{g.chip} has {g.sram_bytes / 1e6:,.1f} MB", -(-least // g.sram_bytes))
     config = attention_config(q_heads, kv_heads, head_dim, kv_len)
     made = LoneAttention(chip, config, batch, kv_len, values)
     return made.finish({"op": "decode_attention", "batch": batch, "kv_len": kv_len, "q_heads": q_heads,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emulator.chip import Chip
-from emulator.lpu.geometry import geometry
+from emulator.lpu.geometry import Geometry, geometry
 from isa.program import Program
 from programs.decode.stored import StoredLinear
 from programs.errors import CapacityError
@@ -40,21 +40,27 @@ class CellValues:
     bias: np.ndarray
 
 
+def check_cell(g: Geometry, hidden: int, batch: int) -> None:
+    """Raise CapacityError for a cell whose weights and vectors one chip cannot hold."""
+    tiles = -(-hidden // g.lanes)
+    need = len(GATES) * hidden * 2 * tiles + batch * tiles * WORDS_A_ROW
+    if need > g.words:
+        raise CapacityError(f"an LSTM cell of hidden {hidden} and batch {batch} needs {need:,} SRAM words and one "
+                            f"{g.chip} has {g.words:,}", -(-need // g.words))
+
+
 class LstmCell(Lone):
     """Tensors: "x" int8 [batch, hidden] (input), "c" and "h" f32 [batch, hidden] (state, result), "h8" int8."""
 
     def __init__(self, chip: Chip, hidden: int, batch: int, values: CellValues | None) -> None:
         g = geometry(chip)
         lanes = g.lanes
+        check_cell(g, hidden, batch)
         self.hidden, self.batch, self.values = hidden, batch, values
         self.tiles = natural(hidden, lanes)
         columns = [*self.tiles, *(t + hidden for t in self.tiles)]
         rows = [t + gate * hidden for gate in range(len(GATES)) for t in self.tiles]
         self.plan = LinearPlan("lstm", rows, columns)
-        need = self.plan.words + batch * len(self.tiles) * WORDS_A_ROW
-        if need > g.words:
-            raise CapacityError(f"an LSTM cell of hidden {hidden} and batch {batch} needs {need:,} SRAM words and one "
-                                f"{g.chip} has {g.words:,}", -(-need // g.words))
         super().__init__(chip, "lstm", self.plan.words, batch)
         self.timing_only = values is None
         self._place()
@@ -119,4 +125,4 @@ def lstm_program(chip: Chip, hidden: int, batch: int, values: CellValues | None 
     return LstmCell(chip, hidden, batch, values).finish({"op": "lstm_cell", "hidden": hidden, "batch": batch})
 
 
-__all__ = ["GATES", "STATE_SCALE", "CellValues", "LstmCell", "lstm_program"]
+__all__ = ["GATES", "STATE_SCALE", "CellValues", "LstmCell", "check_cell", "lstm_program"]

@@ -33,7 +33,7 @@ from programs.errors import CapacityError
 from programs.lpu.chain import Op, arrange, copy, cvt, f32, imm, s32
 from programs.lpu.core import Dst, Mat, Mem
 from programs.lpu.lone import Lone
-from programs.lpu.lstm import GATES, CellValues
+from programs.lpu.lstm import GATES, CellValues, check_cell
 from programs.lpu.memory import Buffer
 from programs.lpu.partition import BLOCK
 from programs.lpu.patterns import Load, install
@@ -67,6 +67,7 @@ class PublishedCell(Lone):
                  slack: int = PHASE_SLACK) -> None:
         super().__init__(chip, "lstm_published", 0, batch, barrier=False)
         g = self.g
+        check_cell(g, hidden, batch)
         self.hidden, self.batch, self.values = hidden, batch, values
         self.inner, self.outer = equal_tiles(2 * hidden, g.lanes), equal_tiles(hidden, g.rows)
         if self.inner * self.outer > PASSES_MAX:

@@ -12,7 +12,7 @@ from programs.errors import CapacityError
 from programs.lpu.gemm import TYPES, fitting_schedule
 from programs.lpu.skinny import skinny_program
 
-SKINNY = 16  # up to so many rows the linear layer may be the shorter schedule
+SKINNY = 24  # up to so many rows the linear layer may be the shorter schedule
 
 
 def product_program(chip: Chip, m: int, n: int, k: int, dtype: str, a: np.ndarray | None = None,

@@ -83,5 +83,11 @@ def test_impossible_heads_are_refused(numbers: tuple[int, ...], message: str) ->
 
 
 def test_a_cache_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(CapacityError, match="a KV cache of 64 x 4096 positions needs .* SRAM words"):
+    """2 x 2 B x 1,024 channels a position, and 6 B of scores a query head: 4,288 B."""
+    with pytest.raises(CapacityError, match="64 x 4096 positions take at least 1,125 MB and groq_tsp_v1 has 230.7 MB"):
         attention_program(CHIP, 64, 4096, 32, 8, 128)
+    with pytest.raises(CapacityError, match="a KV cache of 1 x 250000 positions needs .* SRAM words"):
+        attention_program(CHIP, 1, 250000, 1, 1, 170)  # half of the lanes of K are padding
+    for numbers in ((1 << 31, 1, 1, 1, 2), (1, 1 << 31, 1, 1, 2), (1, 1, 1 << 31, 1, 2)):
+        with pytest.raises(CapacityError):
+            attention_program(CHIP, *numbers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -114,3 +116,14 @@ def test_the_published_structure_computes_the_cell(hidden: int, batch: int) -> N
     assert np.abs(read("c") - want_c).max() < 4 / GRID
     assert np.abs(read("h") - want_h).max() < 4 / GRID
     assert np.abs(read("h")).max() > 0.1
+
+
+@pytest.mark.parametrize("program", [lstm_program, published_program])
+def test_a_cell_that_does_not_fit_is_refused_before_it_is_laid_out(program: Callable[..., object]) -> None:
+    """8 x 8192 x 8192 B of weights are 537 MB, in 26 vectors an output: 8192 x 4 x 2 x 26 words and some more."""
+    with pytest.raises(CapacityError, match="hidden 8192 and batch 1 needs 1,704,8.. SRAM words .* 720,896") as error:
+        program(CHIP, 8192, 1)
+    assert error.value.chips_needed == 3
+    for hidden, batch in ((1 << 31, 1), (512, 1 << 31)):
+        with pytest.raises(CapacityError):
+            program(CHIP, hidden, batch)
