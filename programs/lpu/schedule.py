@@ -167,9 +167,9 @@ class Scheduler(Core):
             for k, dst in enumerate(dsts):
                 offsets = [appears + abs(c) - self.g.result_column for c in self.columns(dst.buffer)]
                 width, banks = 1 if fold else span, self._banks(dst, 1 if fold else n)
-                mine = list(zip(dst.buffer.slices, offsets, banks, strict=True))
+                writes = list(zip(dst.buffer.slices, offsets, banks, strict=True))
                 if any(x == y and (a == o or a < o + width and o < a + span and (bank == other or -1 in (bank, other)))
-                       for x, a, bank in reads for y, o, other in mine):
+                       for x, a, bank in reads for y, o, other in writes):
                     count = 1 if fold else n
                     temporary = self.memory.later(dst.buffer.size, count, dst.buffer.side)
                     self.settle(temporary, taken)
