@@ -10,7 +10,7 @@ import numpy as np
 from emulator.chip import Chip, load_chip
 from emulator.lpu.errors import ScheduleError
 from emulator.lpu.machine import LpuMachine
-from isa.opcodes import WEST
+from isa.opcodes import ROLE_PORT, WEST
 from isa.program import LpuImage, Program
 from tests.emulator.lpu_programs import Pad, Random
 
@@ -99,7 +99,7 @@ def random_board(seed: int, *, slip: bool = False, shared: bool = False) -> Boar
         for _ in range(rng.randrange(0, 6)):
             rng.choice((piece.copy, piece.vxm, piece.sxm))(60 + rng.randrange(200))
             piece.commit()
-    rows = [(n % len(work), n, starts[n % len(work)]) for n in range(count)]
+    rows = [(n % len(work), n, starts[n % len(work)], 1, 2, 3) for n in range(count)]  # role k is port k + 1
     return Board([piece.pad for piece in work], rows)
 
 
@@ -107,23 +107,25 @@ def exchange(rng: random.Random, a: Random, b: Random, port: int, shift: int, ta
              number: int, slip: bool) -> None:
     """READ .. SEND on one chip, RECV .. WRITE on the other, up to 4 vectors. shift: start of b minus a's.
 
-    Exchanges over a link mostly come one after the other, and each has a queue of its own.
+    Exchanges over a link mostly come one after the other, and each has a queue of its own. Either end may
+    name its port or the role that the port plays.
     """
+    here, there = (rng.choice((port, port, ROLE_PORT + port - 1)) for _ in range(2))
     n, d = rng.randrange(0, 4), rng.randrange(SLOT, SLOT + 4)
     repeat = {"n": n, "d": d} if n else {}
     t = rng.randrange(60, 200)
     span = (t - SLOT, t + n * d + SLOT)
-    if any(first < span[1] and span[0] < last for first, last in taken) and rng.random() < 0.9:
+    if any(first < span[1] and span[0] < last for first, last in taken) and rng.random() < 0.8:
         return
     late, off = rng.choice((0, 0, 1, 5, 20)), rng.choice((-2, -1, 1, 2)) if slip else 0
     at_send = off if rng.random() < 0.5 else 0
     stream, column = side(rng)
     a.feed(stream, column, t, **repeat)
-    a.issue(t + at_send, f"C2C.{'E' if column > 0 else 'W'}{number % 8}", "SEND", port, stream, **repeat)
+    a.issue(t + at_send, f"C2C.{'E' if column > 0 else 'W'}{number % 8}", "SEND", here, stream, **repeat)
     stream, column = side(rng)
     inward = stream ^ WEST
     arrives = t + HOP + late - shift + off - at_send
-    b.issue(arrives, f"C2C.{'E' if column > 0 else 'W'}{number % 8}", "RECV", port, inward, **repeat)
+    b.issue(arrives, f"C2C.{'E' if column > 0 else 'W'}{number % 8}", "RECV", there, inward, **repeat)
     b.drain(inward, column, arrives, **repeat)
     if all(fits(work) for work in (a, b)):
         a.commit()
