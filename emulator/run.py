@@ -13,6 +13,7 @@ import numpy as np
 from emulator.chip import Chip, ChipError, load_chip
 from emulator.result import Result, StepResult
 from emulator.step_state import RunError, batch_of, check_ids
+from isa.formats import check_range
 from isa.program import Program, Tensor
 
 StepCallback = Callable[[int, int], None]  # (steps done, steps in all)
@@ -95,7 +96,12 @@ def run(
     """
     machine = load(program, chip, engine=engine, launch=launch)
     for name, array in (inputs or {}).items():
-        machine.write(tensor_of(program, name).name, array)
+        tensor = tensor_of(program, name)
+        try:
+            check_range(array, tensor.dtype)
+        except ValueError as error:
+            raise RunError(f"inputs[{name!r}] {error}") from None
+        machine.write(name, array)
     if prompt_ids is None:
         if "token" in program.tensors and not inputs:
             raise RunError("a decode program needs prompt_ids: token ids to feed, one list a sequence")

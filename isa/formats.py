@@ -18,7 +18,7 @@ INTEGERS = ("s32", "s8", "u8")
 INTEGER_RANGE = {"s32": (-(2**31), 2**31 - 1), "s8": (-128, 127), "u8": (0, 255)}
 
 NAN_BITS = {"f32": 0x7FC00000, "f16": 0x7E00, "bf16": 0x7FC0, "e4m3": 0x7F}
-E4M3_MAX = 448.0
+HIGHEST = {"f32": (2 - 2.0**-23) * 2.0**127, "bf16": (2 - 2.0**-7) * 2.0**127, "f16": 65504.0, "e4m3": 448.0}
 
 
 def item_bytes(dtype: str) -> int:
@@ -43,6 +43,20 @@ def encode(values: np.ndarray, dtype: str) -> np.ndarray:
         rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
         return np.where(np.isnan(single), np.uint16(NAN_BITS["bf16"]), rounded.astype(np.uint16))
     return _encode_e4m3(single)
+
+
+def check_range(values: np.ndarray, dtype: str) -> None:
+    """Raise ValueError, with the first such value, for values that `encode` would have to replace in `dtype`."""
+    values = np.asarray(values)
+    low, high = INTEGER_RANGE[dtype] if dtype in INTEGERS else (-HIGHEST[dtype], HIGHEST[dtype])
+    good = (values >= low) & (values <= high)
+    if dtype not in INTEGERS:
+        good |= np.isnan(values)
+        if dtype != "e4m3":
+            good |= np.isinf(values)
+    if not good.all():
+        span = f"{low} to {high}" if dtype in INTEGERS else f"{low:g} to {high:g}"
+        raise ValueError(f"holds {values[~good].reshape(-1)[0]}, and {dtype} goes from {span}")
 
 
 def decode(raw: np.ndarray, dtype: str) -> np.ndarray:

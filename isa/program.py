@@ -164,6 +164,13 @@ class Program:
     expectations: list[Expectation] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """One line: everything in a program would be megabytes."""
+        words = sum(len(text.words) for text in self.texts)
+        name = f"{self.meta['model']}, " if "model" in self.meta else ""
+        count = f", {len(self.chips)} chips" if len(self.chips) > 1 else ""
+        return f"<Program {name}{self.chip}{count}: {words:,} instructions, {len(self.tensors)} tensors>"
+
 
 @dataclass(frozen=True)
 class Place:

@@ -87,6 +87,7 @@ def execute(
     """Run one program and check its expectations. Raises ValueError, or what the machine raises."""
     from emulator.run import generate, load, tensor_of
     from isa.expressions import failure
+    from isa.formats import check_range
     from tools import grid as grids
 
     program = open_program(path, settings)
@@ -97,6 +98,11 @@ def execute(
     for name in (*inputs, *outputs):
         tensor_of(program, name)
     arrays = {name: read_array(name, file) for name, file in inputs.items()}
+    for name, array in arrays.items():
+        try:
+            check_range(array, program.tensors[name].dtype)
+        except ValueError as error:
+            raise ValueError(f"--in {name}={inputs[name]}: {error}") from None
     announce_compilation({chip.kind} if options["engine"] == "fast" else set())
     with console.Progress(f"running {path.name}") as progress:
         try:
@@ -118,7 +124,10 @@ def execute(
             steps, tokens = [machine.step()], []
     after = {name: machine.read(name) for name in names}
     found = [failure(e, before, after, steps[-1].cycles) for e in program.expectations]
-    shown = {name: array for name, array in after.items() if array.tobytes() != before[name].tobytes()}
+    outputs_too = {name for name in after if program.tensors[name].role == "output"}
+    shown = {
+        name: array for name, array in after.items() if name in outputs_too or array.tobytes() != before[name].tobytes()
+    }
     report = Report(program, chip.clock_hz, steps, tokens, shown, [f for f in found if f is not None])
     if recorder is not None and window is not None:
         report.grid = grids.render(recorder(), window)

@@ -131,9 +131,13 @@ def render(events: Events, window: tuple[int, int]) -> str:
     lines = []
     for start in range(0, end - first, COLUMNS):
         part = range(start, min(start + COLUMNS, end - first))
-        lines.append(" " * width + "  " + ruler(first + part.start, len(part)))
         shown = [(name, cells[part.start : part.stop]) for name, cells in rows]
-        lines += [f"{name:<{width}}  {cells}" for name, cells in shown if cells.strip(".")]
+        shown = [(name, cells) for name, cells in shown if cells.strip(".")]
+        if shown:
+            lines.append(" " * width + "  " + ruler(first + part.start, len(part)))
+            lines += [f"{name:<{width}}  {cells}" for name, cells in shown]
+        else:
+            lines.append(f"nothing is issued from cycle {first + part.start} to {first + part.stop - 1}")
         lines.append("")
     legend = "  ".join(f"{letter} {BY_CODE[number].name}" for number, letter in named.items())
     return "\n".join([*lines, f"{legend}  . nothing issued"])

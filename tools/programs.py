@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tools import console
 from tools.options import load_chip_with, split_setting
@@ -11,21 +11,9 @@ from tools.options import load_chip_with, split_setting
 if TYPE_CHECKING:
     import numpy as np
 
-    from emulator.chip import Chip
     from isa.program import Program
 
 ARRAY_BYTES_MAX = 1 << 32  # an .npy larger than this is not read
-
-
-def chip_loader(settings: tuple[str, ...]) -> tuple[Any, list[str]]:
-    """(function from chip name to Chip with the --set values, names it was asked for)."""
-    asked: list[str] = []
-
-    def load(name: str) -> Chip:
-        asked.append(name)
-        return load_chip_with(name, settings)
-
-    return load, asked
 
 
 def check_settings_used(settings: tuple[str, ...], chip: str) -> None:
@@ -39,8 +27,7 @@ def assemble_with(source: Path, settings: tuple[str, ...]) -> Program:
     """Assemble a file, with --set values for its chip."""
     from emulator.assemble import assemble
 
-    load, _ = chip_loader(settings)
-    program = assemble(source, load)
+    program = assemble(source, lambda name: load_chip_with(name, settings))
     check_settings_used(settings, program.chip)
     return program
 
@@ -105,7 +92,7 @@ def read_array(name: str, path: Path) -> np.ndarray:
         if path.stat().st_size > ARRAY_BYTES_MAX:
             raise ValueError(f"--in {name}={path}: larger than {ARRAY_BYTES_MAX} bytes")
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, MemoryError) as error:
         raise ValueError(f"--in {name}={path}: not a NumPy array that can be read ({error})") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufb":
         raise ValueError(f"--in {name}={path}: must be one array of numbers (.npy)")

@@ -379,12 +379,6 @@ def _run_slice(M, number, until):
 
 
 @njit
-def _dram_until(M, done):
-    """Last DRAM cycle that nothing can reach any more that slices send after SM cycle `done`."""
-    return ((done + 1 + M[TO_DRAM]) * M[RATIO_DRAM] + M[RATIO_SM] - 1) // M[RATIO_SM] - 1
-
-
-@njit
 def _deliver(M, until):
     """Pass the responses that reach the SMs by cycle `until` through their input ports."""
     t = M[ARRIVE_T]

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from emulator.chip import Chip, ChipError
-from isa.opcodes import TYPE_BYTES
 
 HEMISPHERES = ("W", "E")
 UNIT_CLASSES = ("mem", "vxm", "mxm", "sxm", "c2c")
@@ -109,9 +108,6 @@ class Geometry:
         """SRAM words of the chip; word number = slice * words_per_slice + address."""
         return self.slices * self.words_per_slice
 
-    def mem_queue(self, slice_number: int) -> int:
-        return slice_number
-
     def vxm_queue(self, alu: int) -> int:
         return self.first_of_kind[VXM] + alu
 
@@ -162,10 +158,6 @@ class Geometry:
     def abc_delay(self, type_bytes: int) -> int:
         """ABC's issue to the result in the accumulator; a 2-byte type is fed for f16_feed cycles."""
         return self.latency + (self.f16_feed - 1 if type_bytes == 2 else 0)
-
-    def stream_column(self, direction_west: bool, invariant: int, cycle: int) -> int:
-        """Column of a value in a cycle."""
-        return invariant - cycle if direction_west else cycle - invariant
 
     # Peaks, for floors and reports. Bytes a cycle, operations a second.
     @property
@@ -315,8 +307,3 @@ def _geometry(name: str, numbers: tuple[tuple[str, int | float | str], ...]) -> 
         first_of_kind=tuple(kinds.index(kind) if kind in kinds else -1 for kind in range(10)),
         _by_name={queue: n for n, queue in enumerate(names)},
     )
-
-
-def type_streams(number_type: int) -> int:
-    """Streams that a value of a number type takes (one byte a lane each)."""
-    return TYPE_BYTES[number_type]

@@ -40,7 +40,7 @@ CYCLES = _next()  # length so far: issue + completion of the latest
 LAST_NOTIFY = _next()
 NOTIFIED = _next()  # queues that issued a NOTIFY in this cycle
 FETCHED_WORDS, VALUES, CONSUMED_VALUES, HOPS, INGESTED, MACS = (_next() for _ in range(6))
-ERR_KIND, ERR_QUEUE, ERR_ROW, ERR_ITERATION, ERR_STREAM, ERR_DETAIL, ERR_FORM = (_next() for _ in range(7))
+ERR_KIND, ERR_QUEUE, ERR_ROW, ERR_ITERATION, ERR_DETAIL, ERR_FORM = (_next() for _ in range(6))
 ERR_PHASE = _next()  # of the cycle, see COMMIT below
 # What an instruction leaves to the kernel to compute, so that the large functions are linked only once:
 # operands' places in LANES (VXM), or first element of RAW or X, of TILE and of OUT, and rows (MXM).

@@ -217,3 +217,8 @@ def test_meta_that_programs_rely_on_has_its_type(files, name, value):
     header["meta"] = {"note": [1]}
     write(files["lpu"], header, arrays)
     assert load_program(files["lpu"]).meta == {"note": [1]}
+
+
+def test_a_program_is_shown_in_a_line(files):
+    program = load_program(files["lpu"])
+    assert repr(program) == "<Program toy_lpu: 4 instructions, 1 tensors>"  # READ, REPEAT; NOP, PERMUTE

@@ -89,6 +89,33 @@ def test_a_chip_shows_every_number_with_its_provenance(capsys) -> None:
         assert number.unit in line and number.status in line and number.source in line
 
 
+def test_an_lpu_lists_its_queues(capsys) -> None:
+    _, out, _ = run(capsys, "chips", "toy_lpu")
+    assert "MEM.W0..MEM.W7, MEM.E0..MEM.E7, VXM0..VXM15, MXM0.LW..MXM3.LW, MXM0.ABC..MXM3.ABC" in out
+    _, out, _ = run(capsys, "chips", "toy_lpu", "--json")
+    assert len(json.loads(out)["queues"]) == 2 * 8 + 16 + 3 * 4 + 2 * (4 + 1)
+
+
+def test_every_number_of_a_shown_range_can_be_tried() -> None:
+    """One at a time, the others as they are."""
+    from emulator.chip import chip_names, load_chip
+    from emulator.gpu.memory_layout import read_numbers
+    from emulator.gpu.timing import read_timing
+    from emulator.lpu.geometry import geometry
+
+    for name in chip_names():
+        chip = load_chip(name)
+        for key, number in chip.numbers.items():
+            for value in number.range or ():
+                text = str(int(value)) if isinstance(number.value, int) else str(value)
+                tried = chip.with_override(key, text)
+                if chip.kind == "lpu":
+                    geometry(tried)
+                else:
+                    read_timing(tried)
+                    read_numbers(tried)
+
+
 def test_a_set_number_is_shown_as_the_users(capsys) -> None:
     code, out, _ = run(capsys, "chips", "h100_sxm", "--set", "h100_sxm.dram.channels=40", "--json")
     assert code == 0

@@ -83,6 +83,16 @@ def test_a_window_shows_who_issued_what_when() -> None:
     assert render(events, (20, 30)) == "cycles 20 to 29: nothing is issued; the first instruction is in cycle 10"
 
 
+def test_a_stretch_without_issues_has_a_sentence_instead_of_a_ruler() -> None:
+    """Issues in cycles 5 and 250 of 0 to 299: the second hundred is empty."""
+    op = BY_NAME["READ"].code
+    events = Events(["MEM.E0"], np.array([0, 0]), np.array([5, 250]), np.array([op, op]))
+    lines = render(events, (0, 300)).splitlines()
+    assert "nothing is issued from cycle 100 to 199" in lines
+    assert sum(line.startswith("MEM.E0") for line in lines) == 2
+    assert not any(line.split()[:1] == ["100"] for line in lines)
+
+
 def test_a_window_that_is_too_long_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 2000 cycles"):
         check_window((0, 2001))

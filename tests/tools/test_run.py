@@ -145,6 +145,48 @@ def test_the_grid_of_a_gpu_shows_each_issue_once_and_changes_no_cycle(capsys, tm
     assert len(row.replace(".", "")) == 7
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value", "told"),
+    [
+        ("s8", 128, "holds 128.0, and s8 goes from -128 to 127"),
+        ("s8", np.nan, "holds nan, and s8"),
+        ("u8", -1, "holds -1.0, and u8 goes from 0 to 255"),
+        ("f16", 65520, "holds 65520.0, and f16 goes from -65504 to 65504"),
+        ("e4m3", np.inf, "holds inf, and e4m3 goes from -448 to 448"),
+        ("f32", 1e39, "holds 1e+39, and f32"),
+    ],
+)
+def test_values_that_a_type_does_not_have_are_refused(capsys, tmp_path: Path, dtype: str, value: float, told: str) -> None:
+    (tmp_path / "a.s").write_text(f".chip toy_lpu\n.data x {dtype} [1,16] @E0:E3\nMEM.E0: READ 0, S0.E at 5\n")
+    given = np.full((1, 16), 1.0)
+    given[0, 3] = value
+    np.save(tmp_path / "x.npy", given)
+    error = refused(capsys, "run", str(tmp_path / "a.s"), "--in", f"x={tmp_path}/x.npy")
+    assert f"--in x={tmp_path}/x.npy: {told}" in error
+
+
+def test_infinities_and_nan_are_values_of_16_bit_floats() -> None:
+    from isa.formats import check_range
+
+    check_range(np.array([np.inf, -np.inf, np.nan, 65504, -65504]), "f16")
+    check_range(np.array([-128, 127]), "s8")
+
+
+def test_an_array_that_promises_too_much_names_its_option(capsys, source: Path, tmp_path: Path) -> None:
+    with (tmp_path / "x.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**13,)})
+    assert f"--in x={tmp_path}/x.npy: not a NumPy array" in refused(
+        capsys, "run", str(source), "--in", f"x={tmp_path}/x.npy"
+    )
+
+
+def test_an_output_that_stays_zero_is_shown(capsys, tmp_path: Path) -> None:
+    source = tmp_path / "lpu.s"
+    source.write_text(LPU.replace("f32 [1,16] 1.5", "f32 [1,16] 0"))
+    _, out, _ = run(capsys, "run", str(source), "--json")
+    assert json.loads(out)["results"] == {"y": [0.0] * 16}
+
+
 def test_what_cannot_run_is_refused_in_one_sentence(capsys, source: Path, tmp_path: Path) -> None:
     name = str(source)
     assert "no such file" in refused(capsys, "run", str(tmp_path / "none.s"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -59,7 +61,8 @@ def _show(chip: Chip, as_json: bool) -> None:
             for key, n in chip.numbers.items()
         }
         head = {"schema": "decodelab.chip/1", "chip": chip.name, "kind": chip.kind, "title": chip.title}
-        console.data(console.to_json(head | {"hash": chip.hash, "numbers": numbers}))
+        queues = {"queues": list(queue_names(chip))} if chip.kind == "lpu" else {}
+        console.data(console.to_json(head | {"hash": chip.hash, "numbers": numbers} | queues))
         return
     counts = ", ".join(f"{count} {status}" for status, count in chip.status_counts().items() if count)
     console.data(f"{chip.name} ({chip.kind}): {chip.title}\n{len(chip.numbers)} numbers: {counts}; hash {chip.hash}\n")
@@ -69,4 +72,21 @@ def _show(chip: Chip, as_json: bool) -> None:
         spread = f" ({n.range[0]:g} to {n.range[1]:g})" if n.range else ""
         rows.append([key, value, n.unit, n.status + spread, n.source])
     console.data(table(rows, ["number", "value", "unit", "status (range)", "source"]))
+    if chip.kind == "lpu":
+        console.data(f"\nQueues, as assembly names them: {ranges(queue_names(chip))}")
     console.data(f"\nWhat if: decodelab compare --set {chip.name}.{rows[0][0]}=VALUE")
+
+
+def queue_names(chip: Chip) -> Sequence[str]:
+    """Queues of an LPU, in their order."""
+    from emulator.lpu.geometry import geometry
+
+    return geometry(chip).queue_names
+
+
+def ranges(names: Sequence[str]) -> str:
+    """Numbered names by their first and last: MEM.W0..MEM.W43, VXM0..VXM15, MXM0.LW..MXM3.LW."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub("[0-9]+", "#", name), []).append(name)
+    return ", ".join(group[0] if len(group) == 1 else f"{group[0]}..{group[-1]}" for group in groups.values())
