@@ -16,7 +16,8 @@ import click
 from tools import console
 
 # In the order of --help: what a newcomer wants first.
-COMMANDS = ("compare", "generate", "predict", "compile", "run", "asm", "disasm", "chips", "models")
+COMMANDS = ("compare", "generate", "predict", "sensitivity", "schedule", "compile", "run", "asm", "disasm", "chips",
+            "models")  # fmt: skip
 
 OWN_PACKAGES = ("isa", "emulator", "programs", "tools")
 

@@ -25,6 +25,7 @@ class Issues:
     cycle: np.ndarray  # int64
     index: np.ndarray  # int64: instruction in the text
     opcode: np.ndarray  # int64
+    iteration: np.ndarray  # int64: of the REPEAT, 0 for the instruction itself
 
 
 def queue_times(table: np.ndarray, starts: np.ndarray, barrier_cycles: int) -> np.ndarray:
@@ -63,9 +64,13 @@ def queue_times(table: np.ndarray, starts: np.ndarray, barrier_cycles: int) -> n
 def issues(text: LpuText, chip: Chip) -> Issues:
     """Every issue of `text` on `chip`, REPEAT iterations included."""
     table = decode_words("lpu", text.words)
-    times = queue_times(table, text.starts, int(chip["icu.barrier_cycles"]))
+    return expanded(table, text.starts, queue_times(table, text.starts, int(chip["icu.barrier_cycles"])))
+
+
+def expanded(table: np.ndarray, starts: np.ndarray, times: np.ndarray) -> Issues:
+    """Every issue of a decoded text whose `queue_times` are known."""
     opcode = table[:, CODE]
-    queue_of = np.repeat(np.arange(len(text.starts) - 1), np.diff(text.starts))
+    queue_of = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     own = np.flatnonzero(~np.isin(opcode, (_NOP, _REPEAT)))
     repeats = np.flatnonzero(opcode == _REPEAT)
     counts = table[repeats, FIELD0]
@@ -75,6 +80,7 @@ def issues(text: LpuText, chip: Chip) -> Issues:
     later = times[source] + iteration * np.repeat(table[repeats, FIELD0 + 1], counts)
     index = np.concatenate([own, source])
     cycle = np.concatenate([times[own], later])
+    iteration = np.concatenate([np.zeros(len(own), dtype=np.int64), iteration])
     order = np.lexsort((index, queue_of[index], cycle))
     index, cycle = index[order], cycle[order]
-    return Issues(queue_of[index].astype(np.int32), cycle, index, opcode[index])
+    return Issues(queue_of[index].astype(np.int32), cycle, index, opcode[index], iteration[order])
