@@ -35,7 +35,7 @@ def install(s: Scheduler, plane: int, kind: int, loads: Sequence[Load], after: i
     queue = r.matrix_queues(plane)[0]
     start = max([after, *(p.installed + 1 for p in planes), *(p.loaded + 1 for p in planes)])
     for load in loads:
-        place = _cast_load(s, plane, load, start) if load.cast else _load(s, plane, kind, load, start)
+        place = _cast_loads(s, plane, load, start) if load.cast else _load(s, plane, kind, load, start)
         start = place
         for p in planes:
             p.loaded = place - 1
@@ -83,8 +83,32 @@ CAST_ALUS = {EAST: (0, 2, 5, 7), WEST: (8, 10, 13, 15)}
 CAST_QUADS = {EAST: (2, 2), WEST: (6, 6)}  # source quad, first of two target quads
 
 
-def _cast_load(s: Scheduler, plane: int, load: Load, start: int) -> int:
-    """s8 rows through four casts of the VXM into LW, four rows a cycle; gives the cycle after the last LW."""
+CAST_ROWS = 4  # weight rows that four ALUs cast in a cycle
+PATIENCE = 4  # cycles that casts wait for a run without a gap
+SHORT = 8  # runs of so many vectors are not cut further: every run takes instructions
+
+
+def _cast_loads(s: Scheduler, plane: int, load: Load, start: int) -> int:
+    """A tile's casts in as few runs as go without waiting: what is in the way in one cycle must not hold up the
+    cycles before it. Gives the cycle after the last LW."""
+    done = 0
+    while done < load.count:
+        n = load.count - done
+        while True:
+            part = Load(load.buffer, load.start + done, n, load.row + CAST_ROWS * done, True)
+            end = _cast_load(s, plane, part, start, n > SHORT)
+            if end is not None:
+                break
+            n = (n + 1) // 2
+        start, done = end, done + n
+    return start
+
+
+def _cast_load(s: Scheduler, plane: int, load: Load, start: int, soon: bool) -> int | None:
+    """s8 rows through four casts of the VXM into LW, four rows a cycle; gives the cycle after the last LW.
+
+    soon: None unless that can begin within PATIENCE cycles.
+    """
     g, r, buffer = s.g, s.resources, load.buffer
     queue = r.matrix_queues(plane)[0]
     mxm = g.column[queue]
@@ -104,8 +128,9 @@ def _cast_load(s: Scheduler, plane: int, load: Load, start: int) -> int:
     for stream in range(4 * target, 4 * target + 8):
         uses += r.flow(direction, stream, sign * g.result_column, mxm, cast + delay, n)
     start = max(start, s.ready_bound(buffer, load.start, 1, n, 1, offsets))
-    found = s.board.find(uses, [], start)
-    assert found is not None
+    found = s.board.find(uses, [], start, limit=start + PATIENCE if soon else None)
+    if found is None:
+        return None
     t, reason = found.time, found.reason
     s.board.mark(uses, t)
     s.emit_reads(buffer, load.start, 1, n, 1, offsets, t, source_direction, range(4 * quad, 4 * quad + 4), reason)
@@ -114,7 +139,8 @@ def _cast_load(s: Scheduler, plane: int, load: Load, start: int) -> int:
         code = vxm.vxm_word("CVT", "f16", "s8", stream_field(direction, 4 * target + 2 * i),
                             (stream_field(source_direction, 4 * quad + i),), None)
         s.emit(g.vxm_queue(alu), t + cast, code, delay, n, 1, reason=reason)
-    s.emit(queue, t, word("LW", F16, stream_field(direction, 4 * target), 4, load.row), 1, n, 1, 4, reason)
+    s.emit(queue, t, word("LW", F16, stream_field(direction, 4 * target), CAST_ROWS, load.row), 1, n, 1, CAST_ROWS,
+           reason)
     return t + n
 
 
