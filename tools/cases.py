@@ -156,6 +156,14 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
 }
 
 
+def check_machine(chip: Chip) -> None:
+    """Raise ChipError for a chip that none of the operations' programs can be compiled for."""
+    if chip.kind == "lpu":
+        from programs.lpu.requirements import check_chip
+
+        check_chip(chip)
+
+
 def parse_case(cells: Mapping[str, str], chip: Chip) -> Case:
     """The case of a row (column -> cell). Raises ValueError with one sentence."""
     known = OPERATIONS[chip.kind]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tools import console
-from tools.cases import Case, measure_case, parse_case
+from tools.cases import Case, check_machine, measure_case, parse_case
 from tools.jobs import announce_compilation
 from tools.options import load_chip_with
 
@@ -169,6 +169,7 @@ def predict(cases: Path, out: Path, chip_name: str, settings: tuple[str, ...]) -
     Raises ValueError for files that cannot be used at all.
     """
     chip = load_chip_with(chip_name, settings)
+    check_machine(chip)
     table = read_table(cases)
     ours = (name for name in table.columns if name in ADDED or name.endswith("_bytes") and name != "message_bytes")
     taken = next(ours, None)

@@ -36,13 +36,14 @@ class Resources:
         self.queue0 = self.slice0 + 6 * g.slices
         self.alu0 = self.queue0 + g.queues
         self.link0 = self.alu0 + 16
-        self.count = self.link0 + PORTS
+        self.finish0 = self.link0 + PORTS
+        self.count = self.finish0 + 16
 
     def kind(self, resource: int) -> str:
         """Reason in emulator.accounting.LPU_REASONS for waiting for a resource."""
         if resource < self.slice0:
             return "stream"
-        return "port" if resource < self.queue0 else "unit" if resource < self.link0 else "network"
+        return "port" if resource < self.queue0 else "network" if self.link0 <= resource < self.finish0 else "unit"
 
     def segment(self, direction: int, column: int) -> int:
         """Segment of a column, from west to east; column 0 belongs to the side that a value comes from."""
@@ -85,6 +86,10 @@ class Resources:
     def alu(self, alu: int, issue: int, execute: int, span: int) -> list[Use]:
         """Issue slot and execution slot of a VXM instruction."""
         return [(self.queue0 + self.g.vxm_queue(alu), issue, span, BOTH), (self.alu0 + alu, execute, span, BOTH)]
+
+    def finish(self, alu: int, result: int, span: int) -> list[Use]:
+        """Slot in which an ALU's operation ends; where all operations take equally long, none can meet another."""
+        return [(self.finish0 + alu, result, span, BOTH)] if self.g.special != self.g.op else []
 
     def matrix_queues(self, plane: int) -> tuple[int, int, int]:
         return tuple(self.g.mxm_queue(plane, kind) for kind in (MXM_LW, MXM_ABC, MXM_ACC))  # type: ignore[return-value]

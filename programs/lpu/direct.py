@@ -21,6 +21,7 @@ from isa.program import LpuImage, LpuText, Program, Tensor
 from isa.timeline import Timeline
 from programs.errors import CapacityError
 from programs.lpu.core import REASON
+from programs.lpu.requirements import check_chip
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,13 @@ class Slices:
 
 
 class Direct:
-    """Instructions at cycles, the words that hold data, and the program they make."""
+    """Instructions at cycles, the words that hold data, and the program they make.
+
+    Raises ChipError for a chip with numbers that compiled programs cannot have.
+    """
 
     def __init__(self, chip: Chip, name: str, barrier: bool = True) -> None:
+        check_chip(chip)
         self.chip, self.g, self.barrier = chip, geometry(chip), barrier
         self.timeline = Timeline(nodes=[name])
         self.queues: set[int] = set()

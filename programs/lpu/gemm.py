@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emulator.chip import Chip
+from emulator.chip import Chip, ChipError
 from emulator.lpu.geometry import MXM_ABC, MXM_ACC, MXM_LW, Geometry, geometry
 from isa.opcodes import ALU_BASE, F16, F32, NO_STREAM, S8, S32, TYPE_BYTES
 from isa.program import Program, Tensor
@@ -342,7 +342,10 @@ class Gemm(Direct):
     def _alus(self, unit: _Unit) -> tuple[int, int]:
         """(adder, converter): two ALUs of the unit's row, the second one large."""
         row = range(4 * unit.row, 4 * unit.row + 4)
-        large = next(a for a in row if a in self.g.large_alus)
+        large = next((a for a in row if a in self.g.large_alus), None)
+        if large is None:
+            raise ChipError(f"{self.g.chip}.vxm.large_alus = {','.join(map(str, sorted(self.g.large_alus)))}: a matrix "
+                            "product needs one in every row of four ALUs")
         return next(a for a in row if a != large), large
 
     def _vector(self, unit: _Unit, p: Pass, written: int) -> None:

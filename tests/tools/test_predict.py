@@ -199,3 +199,20 @@ def test_cells_are_checked(cells: dict[str, str], message: str) -> None:
 def test_absent_cells_take_their_default() -> None:
     assert Column("chips", default=1).parse(" ") == 1
     assert Column("kind", ("a", "b")).parse(" b ") == "b"
+
+
+def test_a_chip_that_no_program_can_be_compiled_for_is_refused_by_its_key(capsys, files) -> None:
+    err = refused(capsys, "predict", "--chip", "toy_lpu", "--cases", str(files[0]), "--out", str(files[1]))
+    assert "toy_lpu.mem.slices_per_hemisphere = 8: compiled programs need at least 36" in err
+
+
+@pytest.mark.parametrize("setting", ["vxm.special_cycles=8", "vxm.op_cycles=5", "mxm.latency_cycles=64",
+                                     "mxm.install_cycles=4", "vxm.result_column=0", "mxm.f16_feed_cycles=1"])
+def test_assumed_numbers_can_be_swept(capsys, files, setting: str) -> None:
+    """Schedules follow the chip's numbers: an ALU that ends one operation a cycle, wherever operations differ."""
+    files[0].write_text("op,m,n,k,dtype,hidden,batch,kv_len,q_heads,kv_heads,head_dim\n"
+                        "gemm,2,700,700,int8\ngemm,50,700,700,float16\nlstm_cell,,,,,512,16\n"
+                        "lstm_cell_published,,,,,512,2\ndecode_attention,,,,,,1,40,4,2,16\n")
+    code, err = predict(capsys, files, "--set", f"groq_tsp_v1.{setting}")
+    assert code == 0, err
+    assert all(int(row["cycles"]) > 100 for row in rows_of(files[1]))
