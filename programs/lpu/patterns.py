@@ -124,7 +124,7 @@ def _cast_load(s: Scheduler, plane: int, load: Load, start: int, soon: bool) -> 
     uses += s.flows(buffer, source_direction, range(4 * quad, 4 * quad + 4), 0, offsets, n)
     sign = 1 if direction == EAST else -1
     for alu in CAST_ALUS[direction]:
-        uses += r.alu(alu, cast, cast + g.entry, n)
+        uses += [*r.alu(alu, cast, cast + g.entry, n), *r.finish(alu, cast + delay, n)]
     for stream in range(4 * target, 4 * target + 8):
         uses += r.flow(direction, stream, sign * g.result_column, mxm, cast + delay, n)
     start = max(start, s.ready_bound(buffer, load.start, 1, n, 1, offsets))
