@@ -106,7 +106,7 @@ def add_fold(g: Geometry, chain: Chain, name: str) -> None:
     chain.fold = True
 
 
-def arrange(g: Geometry, outs: list[Op], directions: list[Any], leaf_direction: Any) -> Chain:
+def arrange(g: Geometry, outs: list[Op], leaf_direction: Any) -> Chain:
     """Times of every operation: as late as its readers want, with copies where they differ.
 
     outs: operations whose results go to streams, one entry a stream (the same operation may stand

@@ -190,7 +190,7 @@ class PublishedCell(Lone):
     def _vector(self, outs: Sequence[tuple[Op, Sequence[Buffer]]], n: int) -> None:
         """A phase of n vectors, one a cycle, whose first READ is in the cycle in which the phase begins."""
         ops = [op for op, _ in outs]
-        chain = arrange(self.g, ops, [0] * len(ops), lambda leaf: 0)
+        chain = arrange(self.g, ops, lambda leaf: 0)
         lead = max(abs(self.g.column[leaf.buffer.slices[0]]) - sampled for leaf, sampled in chain.leaves
                    if isinstance(leaf, Mem))
         start = self.s.vop([(op, [Dst(buffer) for buffer in buffers]) for op, buffers in outs], n,

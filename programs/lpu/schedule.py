@@ -139,7 +139,7 @@ class Scheduler(Core):
                 if not dst.buffer.settled:
                     self.settle(dst.buffer, () if n == 1 and dst.buffer.groups else taken)
                     taken |= set(dst.buffer.slices)
-        chain = vxm.arrange(self.g, [s[0] for s in split], [s[2] for s in split], self._leaf_direction)
+        chain = vxm.arrange(self.g, [s[0] for s in split], self._leaf_direction)
         reads: list[tuple[int, int, int]] = []  # slice, issue, bank
         for number, (leaf, sampled) in enumerate(chain.leaves):
             if not isinstance(leaf, Mem):
@@ -252,6 +252,7 @@ class Scheduler(Core):
         for step, alu in zip(chain.steps, alus, strict=True):
             execute = step.issue + g.entry if step.streams else step.issue
             own += r.alu(alu, step.issue, execute, span)
+            own += r.finish(alu, step.result, span)
         choices: list[list[Alternative]] = []
         info: list[tuple[frozenset[int], int]] = []  # steps that use the choice's quad, direction
         for number, (leaf, sampled) in enumerate(chain.leaves):

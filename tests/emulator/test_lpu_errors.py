@@ -334,7 +334,7 @@ def test_repeat_needs_an_instruction_before_it() -> None:
 
 
 @pytest.mark.parametrize("key, value, message", [
-    ("core.superlanes", "40", "toy_lpu.core.superlanes = 40: must be a whole number from 1 to 32"),
+    ("core.superlanes", "40", "toy_lpu.core.superlanes = 40: must be a whole number from 1 to 31"),
     ("mxm.column", "3", "toy_lpu.mxm.column = 3: must be beyond the SXM at 4"),
     ("stream.edge_column", "5", "toy_lpu.stream.edge_column = 5: must be at least the MXM's column 6"),
     ("mxm.rows", "17", "toy_lpu.mxm.rows = 17: must be at most the 16 lanes of a vector"),

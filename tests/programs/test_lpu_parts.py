@@ -107,7 +107,7 @@ def test_a_value_that_is_needed_later_runs_through_copies() -> None:
     x, y = In(), In()
     a = f32("MUL", x, y)
     b = f32("ADD", a, imm("MULI", imm("ADDI", a, 1.0), 2.0))
-    chain = vxm.arrange(G, [b], [EAST], lambda leaf: EAST)
+    chain = vxm.arrange(G, [b], lambda leaf: EAST)
     # entry 4 + op 3, then three chained operations of 3
     assert max(s.result for s in chain.steps) == 7 + 3 * 3
     assert [s.op.name for s in chain.steps].count("ADDI") == 3  # the sum with 1 and two copies
@@ -118,7 +118,7 @@ def test_alus_of_a_chain_reach_each_other_and_specials_are_large(depth: int) -> 
     value = f32("MUL", In(), In())
     for k in range(depth):
         value = cvt("f32", "s32", value) if k % 2 else f32("EXP2", value)
-    chain = vxm.arrange(G, [value], [EAST], lambda leaf: EAST)
+    chain = vxm.arrange(G, [value], lambda leaf: EAST)
     ways = vxm.assignments(G, chain.signature)
     assert ways
     for alus in ways:

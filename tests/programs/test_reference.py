@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -248,6 +249,43 @@ def test_a_logit_beyond_the_bound_is_told(tmp_path: Path) -> None:
         off[0, 7] = exact[0, 7] + error * bound
         assert check_agreement(stored, [[3, 17]], [[token]], [off]).logits_within_bound is within
     assert check_agreement(stored, [[3, 17]], [[token]]).logits_within_bound is None
+
+
+# A V head that is lost, the o inputs of a head, a k block of a down projection: (linear, rows, columns) of zeros.
+FAULTS = {
+    "none": None,
+    "v head": ("layers.2.qkv", slice(192, 224), slice(None)),
+    "o of a head": ("layers.0.o", slice(None), slice(0, 32)),
+    "64 inputs of down": ("layers.1.down", slice(None), slice(0, 64)),
+}
+
+
+@pytest.mark.parametrize("scheme", ["int8", "fp8"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_machine_with_a_fault_is_told_from_rounding_in_8_bit_arithmetic(fault: str, scheme: str) -> None:
+    """The machine-like oracle plays the machine, with some weights lost as a wrong program would lose them.
+
+    tiny_kjv: qkv's rows are 4 Q heads of 32 (to 128), then 2 of K, then 2 of V.
+    """
+    model = load_model("tiny_kjv")
+    stored = store(model, SCHEMES[scheme])
+    assert (stored.config.q_size, stored.config.kv_size, stored.config.head_dim) == (128, 64, 32)
+    linears, broken = dict(stored.linears), FAULTS[fault]
+    if broken is not None:
+        name, rows, columns = broken
+        values = linears[name].values.copy()
+        values[rows, columns] = 0
+        linears[name] = replace(linears[name], values=values)
+    machine = Reference(replace(stored, linears=linears), 1, machine_like=True)
+    assert model.tokenizer is not None
+    ids = model.tokenizer.encode("And the LORD said")
+    prompt, logits = list(ids), []
+    for position in range(len(prompt) + 7):
+        logits.append(machine.step([ids[position]], [position])[0])
+        if position >= len(prompt) - 1:
+            ids.append(int(logits[-1].argmax()))
+    check = check_agreement(stored, [prompt], [ids[len(prompt) :]], [np.array(logits[len(prompt) - 1 :])])
+    assert (check.tokens_match and check.logits_within_bound) is (fault == "none")
 
 
 def test_equal_logits_are_a_near_tie(tmp_path: Path) -> None:
