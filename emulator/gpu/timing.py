@@ -13,7 +13,8 @@ from isa.opcodes import F32, Op
 
 MAX_CYCLES = 4096  # of one latency or interval: beyond it a number is a slip, and a run would not end
 MAX_GAP = 1 << 20  # cycles between kernels
-MAX_REGISTERS = 1 << 20  # of an SM
+MAX_REGISTERS = 1 << 18  # of an SM: four times a real one
+MAX_SM_BYTES = 1 << 22  # of an SM's shared memory or L1: these are kept for every SM
 CLOCK_HZ = (10**6, 10**11)  # of either clock: times of one are counted in whole cycles of the other
 SUB_CORES = 4  # a warp's slot modulo 4 is its sub-core
 MAX_WARPS = 64  # most warp slots an SM can have; the chip's number may be lower
@@ -138,10 +139,11 @@ def read_timing(chip: Chip) -> Timing:
          f"a multiple of {SUB_CORES} up to {MAX_WARPS}")
     need("max_ctas", 1 <= t.max_ctas <= MAX_WARPS, f"between 1 and {MAX_WARPS}")
     need("lsu_queue", 1 <= t.lsu_queue <= MAX_QUEUE, f"between 1 and {MAX_QUEUE}")
-    need("shared_bytes", t.shared_bytes % LINE_BYTES == 0, f"a multiple of {LINE_BYTES}")
+    need("shared_bytes", t.shared_bytes % LINE_BYTES == 0 and t.shared_bytes <= MAX_SM_BYTES,
+         f"a multiple of {LINE_BYTES} up to {MAX_SM_BYTES}")
     need("l1_ways", 1 <= t.l1_ways <= 64, "between 1 and 64")
-    need("l1_bytes", t.l1_sets >= 1 and t.l1_bytes == t.l1_sets * t.l1_ways * LINE_BYTES,
-         "a whole number of 128-byte lines in every way")
+    need("l1_bytes", 1 <= t.l1_sets and t.l1_bytes <= MAX_SM_BYTES and t.l1_bytes == t.l1_sets * t.l1_ways * LINE_BYTES,
+         f"a whole number of 128-byte lines in every way, up to {MAX_SM_BYTES} bytes")
     need("outstanding_sectors", 32 <= t.outstanding_sectors <= 1 << 16, "32 (one instruction) to 65536")
     need("outstanding_stores", 32 <= t.outstanding_stores <= 1 << 16, "32 (one instruction) to 65536")
     need("ctas_per_cycle", t.ctas_per_cycle >= 1, "at least 1")

@@ -25,6 +25,8 @@ REFUSED = [
     ("sm.fp32.latency", "1048576", "sm.fp32.latency=1048576: must be at most 4096"),
     ("noc.request_latency", "1048576", "noc.request_latency=1048576: must be at most 4096"),
     ("sm.registers", "1099511627776", "sm.registers=1099511627776: must be between"),
+    ("sm.shared.bytes", "1099511627776", "sm.shared.bytes=1099511627776: must be a multiple of 128 up to"),
+    ("sm.l1.bytes", "1099511627776", "sm.l1.bytes=1099511627776: must be a whole number"),
     ("sm.max_warps", "0", "sm.max_warps=0: must be a multiple of 4"),
     # plans that do not fit blame what is short, and only that
     ("sm.registers", "1024", ": 1024 registers an SM are too few"),
