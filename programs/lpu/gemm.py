@@ -6,9 +6,8 @@ a tile works, the next one is loaded into the shadow weights, so that a pass fol
 without a gap. The sums of a pass over the inner tiles meet in the VXM: each pass adds its products to the
 partial sums of the one before, which come back from memory in step.
 
-A partial sum is read a few cycles before the next one is written, in the same slices. A slice can do both
-in one cycle only in different banks, so the sums go round: element x of a segment lies in bank
-x // (rows - lag) % 2, and what is read is always in the other bank (see _Sums).
+A partial sum is read a few cycles before the next one is written, in the same slices; gemm_plan.Sums says how
+the banks are shared.
 """
 
 from __future__ import annotations
@@ -25,150 +24,9 @@ from programs.errors import CapacityError
 from programs.lpu.board import EAST, WEST
 from programs.lpu.core import stream_field
 from programs.lpu.direct import Direct, Region, Slices
+from programs.lpu.gemm_plan import Pass, Plan, Shape
 
 TYPES = {"float16": F16, "int8": S8}
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One unit's passes over output tile `tile` for streamed rows first .. first + rows - 1."""
-
-    tile: int
-    first: int
-    rows: int
-
-
-@dataclass(frozen=True)
-class Pass:
-    """Inner tile k of a segment: its first activation enters at `start`, `slots` activations after the
-    last pass's (rows of them are real), `at` is the number of the segment's first partial sum."""
-
-    segment: Segment
-    k: int
-    start: int
-    loads: int  # LW instructions
-
-
-@dataclass(frozen=True)
-class Shape:
-    """out[r, s] = sum over k of streamed[r, k] * stationary[s, k]."""
-
-    stationary: int
-    rows: int
-    inner: int
-    kind: int  # F16 or S8
-
-    @property
-    def size(self) -> int:
-        return TYPE_BYTES[self.kind]
-
-
-class Plan:
-    """Who computes what when: segments of every unit (plane, or pair for fp16), and the passes' times."""
-
-    def __init__(self, g: Geometry, shape: Shape, load_rows: int) -> None:
-        self.g, self.shape, self.load_rows = g, shape, load_rows
-        self.d = g.f16_feed if shape.kind == F16 else 1
-        self.units = list(range(0, g.planes, 2 if shape.kind == F16 else 1))
-        self.tiles = -(-shape.stationary // g.rows)
-        self.inner_tiles = -(-shape.inner // g.lanes)
-        self.segments = self._segments()
-        far = abs(g.column[g.mxm_queue(0, MXM_LW)])
-        first = g.barrier + far + self._loads(0)
-        self.passes = [self._passes(segments, first) for segments in self.segments]
-
-    @property
-    def cycles(self) -> int:
-        """When the last pass of the slowest unit has been fed."""
-        return max(p[-1].start + p[-1].segment.rows * self.d for p in self.passes if p)
-
-    def _loads(self, tile: int) -> int:
-        rows = min(self.g.rows, self.shape.stationary - tile * self.g.rows)
-        return -(-rows // self.load_rows)
-
-    def lag(self, column: int) -> int:
-        """Cycles from a partial sum's READ in a slice at `column` to the WRITE of its successor there."""
-        g = self.g
-        return abs(column) + g.entry + g.op + abs(column) - g.result_column
-
-    def slots(self, rows: int, loads: int) -> int:
-        """Cycles of a pass of `rows` rows before which `loads` LW and one IW must be done."""
-        return max(rows * self.d, loads + 1)
-
-    def gapless(self, segment: Segment) -> bool:
-        """Whether a segment's passes follow each other without a gap: then its sums go round."""
-        rows = segment.rows
-        return rows * self.d >= self._loads(segment.tile) + 1 and rows - self.furthest // self.d >= 8
-
-    @property
-    def furthest(self) -> int:
-        """The largest lag of a slice that holds partial sums."""
-        return self.lag(2 * len(self.units) // 2)
-
-    def _segments(self) -> list[list[Segment]]:
-        """Output tiles x rows, dealt to the units in runs of equal time; long ones cut to a bank's words."""
-        rows, count = self.shape.rows, len(self.units)
-        cost = [self.slots(rows, self._loads(t)) for t in range(self.tiles)]
-        total, parts = sum(cost), [[] for _ in self.units]  # type: ignore[var-annotated]
-        cut = rows * self.d >= 4 * max(self._loads(t) + 1 for t in range(self.tiles))
-        done = 0
-        for tile, c in enumerate(cost):
-            if not cut:
-                parts[min(count - 1, (2 * done + c) * count // (2 * total))].append(Segment(tile, 0, rows))
-            else:
-                edges = {0, rows}
-                for u in range(1, count):
-                    at = (total * u // count - done) // self.d
-                    if 0 < at < rows:
-                        edges.add(at)
-                for first, end in zip(sorted(edges), sorted(edges)[1:]):
-                    unit = min(count - 1, (done + first * self.d + 1) * count // total)
-                    parts[unit].append(Segment(tile, first, end - first))
-            done += c
-        limit = self.g.words_per_bank
-        return [[Segment(s.tile, s.first + a, min(limit, s.rows - a)) for s in part for a in range(0, s.rows, limit)]
-                for part in parts]
-
-    def _passes(self, segments: list[Segment], first: int) -> list[Pass]:
-        found: list[Pass] = []
-        free = first
-        for segment in segments:
-            loads = self._loads(segment.tile)
-            for k in range(self.inner_tiles):
-                start = free if not found else max(free, found[-1].start + loads + 1)
-                found.append(Pass(segment, k, start, loads))
-                free = start + segment.rows * self.d
-                if not self.gapless(segment):  # sums lie in the banks in turn: the last one must be written before
-                    free += self.furthest + 1
-        return found
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """Partial sums of a segment in one slice: element x = pass * rows + row.
-
-    A gapless segment has them in blocks of rows - lag elements, even blocks at the end of bank 0, odd
-    ones at the beginning of bank 1: an even and the odd one after it are one run of addresses.
-    """
-
-    words_per_bank: int
-    rows: int
-    lag: int  # rows by which a READ comes before the WRITE to the same slice
-    gapless: bool
-
-    def runs(self, first_pass: int, passes: int) -> list[tuple[int, int, int]]:
-        """(first element, address, count) of the instructions that cover some passes."""
-        rows, bank = self.rows, self.words_per_bank
-        if not self.gapless:
-            return [(p * rows, p % 2 * bank, rows) for p in range(first_pass, first_pass + passes)]
-        block = rows - self.lag
-        found, x, end = [], first_pass * rows, (first_pass + passes) * rows
-        while x < end:
-            pair, inside = divmod(x, 2 * block)
-            n = min(end - x, 2 * block - inside)
-            found.append((x, bank - block + inside, n))
-            x += n
-        return found
 
 
 @dataclass
@@ -190,7 +48,10 @@ class _Unit:
 
 
 class Gemm(Direct):
-    """The schedule of one product; result tensor "c" [rows, stationary], f32, or f16 with out_type F16."""
+    """The schedule of one product, its result f32, or f16 with out_type F16.
+
+    Tensor "c" [rows * tiles, height]: row r * tiles + t holds outputs t * height on of streamed row r.
+    """
 
     def __init__(self, chip: Chip, shape: Shape, streamed: np.ndarray | None, stationary: np.ndarray | None,
                  out_type: int) -> None:
@@ -198,18 +59,18 @@ class Gemm(Direct):
         self.shape, self.out_type = shape, out_type
         self.plan = self._best_plan()
         self.units = self._place()
-        self.blocks = [self._weight_blocks(passes) for passes in self.plan.passes]
+        self.blocks = [self._weight_blocks(unit) for unit in range(len(self.units))]
         self._contents(streamed, stationary)
         for unit, passes in zip(self.units, self.plan.passes):
             self._run(unit, passes)
 
     # -- planning ---------------------------------------------------------------------------
     def _best_plan(self) -> Plan:
-        """The number of rows an LW takes that gives the shortest schedule; of equal ones the fewest streams."""
+        """Rows an LW takes and number of tiles that give the shortest schedule; of equal ones the fewest streams."""
         g, size = self.g, self.shape.size
         per_side = 1 if self.shape.kind == F16 else g.planes // 2
         most = min(g.load_streams, (g.streams // per_side - size) // size)
-        plans = [Plan(g, self.shape, r) for r in range(1, most + 1)]
+        plans = [Plan(g, self.shape, r, tiles) for tiles in tile_counts(g, self.shape) for r in range(1, most + 1)]
         failed: CapacityError | None = None
         for plan in sorted(plans, key=lambda p: (p.cycles, p.load_rows)):
             try:
@@ -238,21 +99,21 @@ class Gemm(Direct):
         units = []
         for (number, plane, side, sums), out in zip(near, results):
             acts = sides[side].region(plan.inner_tiles * self.shape.rows, size)
-            blocks = sum(p.loads for p in _distinct(plan.passes[number]))
+            blocks = sum(p.loads for p in plan.distinct(number))
             units.append(_Unit(number, plane, side, sums, out, acts, sides[side].region(
                 blocks, plan.load_rows * size)))
         return units
 
     def _place(self) -> list[_Unit]:
         units = self._fit(self.plan)
-        assert all(self.plan.lag(self.g.column[s]) <= self.plan.furthest for u in units for s in u.sums)
+        columns = {abs(self.g.column[s]) for u in units for s in u.sums}
+        assert columns == set(range(1, len(self.plan.lags) + 1)), "the plan's lags are those of the sums' slices"
         return units
 
-    @staticmethod
-    def _weight_blocks(passes: list[Pass]) -> dict[tuple[int, int], int]:
+    def _weight_blocks(self, unit: int) -> dict[tuple[int, int], int]:
         """First block of each tile (output tile, inner tile)."""
         found, at = {}, 0
-        for p in _distinct(passes):
+        for p in self.plan.distinct(unit):
             found[p.segment.tile, p.k] = at
             at += p.loads
         return found
@@ -269,16 +130,16 @@ class Gemm(Direct):
                 words[s.first : s.first + s.rows, s.tile] = unit.out.words(np.arange(at, at + s.rows))
                 at += s.rows
             for (tile, k), first in self.blocks[unit.number].items():
-                count = plan._loads(tile)
+                count = plan.loads(tile)
                 data = None
                 if stationary is not None:
-                    data = _tile(stationary, tile * g.rows, k * g.lanes, count * plan.load_rows, g.rows, g.lanes)
+                    data = _tile(stationary, tile * plan.height, k * g.lanes, count * plan.load_rows, plan.height,
+                                 g.lanes)
                     data = data.reshape(count, plan.load_rows * shape.size, g.lanes)
                 self.fill(unit.weights.words(np.arange(first, first + count)), data)
         kind = {F16: "f16", F32: "f32"}[self.out_type]
-        # rows of the tensor are padded to whole tiles of outputs, which may be fewer than the lanes
-        assert g.rows == g.lanes
-        self.tensors["c"] = Tensor("c", kind, (shape.rows, shape.stationary), "output", streamed is None, False, words)
+        self.tensors["c"] = Tensor("c", kind, (shape.rows * plan.tiles, plan.height), "output", streamed is None, False,
+                                   words.reshape(-1, 1, words.shape[2]))
 
     # -- instructions -----------------------------------------------------------------------
     def _run(self, unit: _Unit, passes: list[Pass]) -> None:
@@ -382,22 +243,19 @@ class Gemm(Direct):
             return
         out, back = self._directions(unit)
         _, _, _, partials, new, _ = self._streams(unit)
-        segment = passes[0].segment
-        gapless = self.plan.gapless(segment)
         for byte, s in enumerate(unit.sums):
             column = abs(g.column[s])
-            sums = _Sums(g.words_per_bank, segment.rows, -(-self.plan.lag(column) // d), gapless)
-            for x, address, n in sums.runs(0, len(passes) - 1):
-                k, row = divmod(x, segment.rows)
+            for k, row, address, n in self.plan.sums(passes[0].segment, column).runs(len(passes) - 1):
                 written = self._sampled(passes[k]) + row * d + g.entry + g.op + column - g.result_column
                 self.add(written, s, "WRITE", address, stream_field(out, new + byte), n=n, d=d, stride=1)
                 read = self._sampled(passes[k + 1]) + row * d - column
                 self.add(read, s, "READ", address, stream_field(back, partials + byte), n=n, d=d, stride=1)
 
 
-def _distinct(passes: list[Pass]) -> list[Pass]:
-    """One pass for each tile: rows that are cut into several segments use the same weights."""
-    return list({(p.segment.tile, p.k): p for p in passes}.values())
+def tile_counts(g: Geometry, shape: Shape) -> list[int]:
+    """Numbers of output tiles to try: the fewest, and as many as all units can share evenly."""
+    fewest, units = -(-shape.stationary // g.rows), g.planes // shape.size
+    return sorted({fewest, min(-(-fewest // units) * units, shape.stationary)})
 
 
 def _vectors(values: np.ndarray, lanes: int) -> np.ndarray:
@@ -424,12 +282,14 @@ def fitting_schedule(chip: Chip, m: int, n: int, k: int, dtype: str, a: np.ndarr
     """C = A B with A [m, k] and B [k, n], float16 or int8; C is float16, or float32 for int8.
 
     Timing only without values. The operand with the shorter schedule is the stationary one. Tensor "c" is C, or
-    its transpose where meta["transposed"]. Raises CapacityError when operands and result do not fit.
+    its transpose where meta["transposed"], in tiles (see Gemm). Raises CapacityError when operands and result
+    do not fit.
     """
     kind = TYPES[dtype]
     g = geometry(chip)
     a_stays, b_stays = Shape(m, n, k, kind), Shape(n, m, k, kind)
-    shapes = sorted((b_stays, a_stays), key=lambda s: Plan(g, s, g.load_streams - 1).cycles)
+    shapes = sorted((b_stays, a_stays), key=lambda s: min(
+        Plan(g, s, g.load_streams - 1, tiles).cycles for tiles in tile_counts(g, s)))
     failed: CapacityError | None = None
     for shape in shapes:
         transposed = shape is a_stays
@@ -446,4 +306,4 @@ def fitting_schedule(chip: Chip, m: int, n: int, k: int, dtype: str, a: np.ndarr
     raise failed
 
 
-__all__ = ["TYPES", "Gemm", "Plan", "Segment", "Shape", "fitting_schedule"]
+__all__ = ["TYPES", "Gemm", "fitting_schedule"]

@@ -6,6 +6,7 @@ import numpy as np
 
 from emulator.chip import Chip
 from emulator.lpu.geometry import geometry
+from emulator.run import Machine
 from isa.opcodes import F16, TYPE_BYTES
 from isa.program import Program
 from programs.errors import CapacityError
@@ -19,8 +20,8 @@ def product_program(chip: Chip, m: int, n: int, k: int, dtype: str, a: np.ndarra
                     b: np.ndarray | None = None) -> Program:
     """C = A B with A [m, k] and B [k, n], float16 or int8; C is float16, or float32 for int8.
 
-    Timing only without values. Tensor "c" is C, or its transpose where meta["transposed"]. Raises
-    ValueError for another dtype, CapacityError when operands and result do not fit.
+    Timing only without values; `read_product` gives C after a step. Raises ValueError for another dtype,
+    CapacityError when operands and result do not fit.
     """
     if dtype not in TYPES:
         raise ValueError(f"dtype {dtype} is not multiplied by {chip.name}; it takes {', '.join(sorted(TYPES))}")
@@ -56,4 +57,12 @@ def product_program(chip: Chip, m: int, n: int, k: int, dtype: str, a: np.ndarra
     return min(made, key=lambda program: int(program.meta["predicted_cycles"]))
 
 
-__all__ = ["TYPES", "product_program"]
+def read_product(machine: Machine) -> np.ndarray:
+    """C [m, n] of a machine that has run a product's program with values."""
+    meta = machine.program.meta
+    rows, columns = (meta["n"], meta["m"]) if meta["transposed"] else (meta["m"], meta["n"])
+    found = machine.read("c").reshape(rows, -1)[:, :columns]
+    return found.T if meta["transposed"] else found
+
+
+__all__ = ["TYPES", "product_program", "read_product"]
