@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from emulator.chip import load_chip
+from programs.compile import compile_decode
 from programs.decode import reference
+from programs.models.checkpoint import load_model
 from programs.models.errors import ModelError
 from tests.models import random_llama
 from tests.tools.test_cli import refused, run
@@ -30,6 +33,8 @@ def test_a_sliding_window_limits_the_context_and_its_default(tmp_path: Path) -> 
     assert check(job).job.context == 64
     assert check(replace(job, context=32)).job.context == 32
     assert check(replace(job, timing_only=True, tokens=None)).job.context == 64
+    program = compile_decode(load_model(folder), load_chip("h100_sxm"), timing_only=True)
+    assert program.meta["context"] == 64
     with pytest.raises(ModelError, match="a context of 65 positions needs the sliding window of 64 of m"):
         check(replace(job, context=65))
 

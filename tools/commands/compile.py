@@ -16,7 +16,8 @@ from tools.options import DEFAULT_CHIPS, Count, Layers, arithmetic_options, mode
 @click.option("--chip", default=DEFAULT_CHIPS[0], show_default=True, help="Chip to compile for.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="File [default: MODEL.CHIP.npz].")
 @click.option("--batch", type=Count(), default=1, show_default=True, help="Sequences in lock step.")
-@click.option("--context", type=Count(), default=None, help="KV capacity in positions [default: 1024].")
+@click.option("--context", type=Count(), default=None,
+              help="KV capacity in positions [default: 1024, or the model's limit].")  # fmt: skip
 @arithmetic_options
 @system_options
 @click.option("--layers", type=Layers(), default=None, help="Only these layers, without embedding and head.")
@@ -35,8 +36,6 @@ def command(output: Path | None, settings: tuple[str, ...], **options: Any) -> N
     chip = load_chips((options.pop("chip"),), settings)[0]
     output = output or Path(f"{model.name}.{chip.name}.npz")
     console.check_writable(output, Path(name))
-    if options["context"] is None and model.weights is not None:
-        options["context"] = min(1024, model.config.context)
     options["chips"] = options.pop("system_chips")
     with console.Progress(f"compiling {model.name} for {chip.name}"):
         program = compile_decode(model, chip, **options)
