@@ -145,7 +145,7 @@ class Plan:
 
     def slots(self, segment: Segment) -> tuple[int, bool]:
         """See pass_slots: a pass waits for the next tile's LW and its IW."""
-        least = -(-(self.loads(segment.tile) + 1) // self.d)
+        least = -(-(self.loads(segment.tile) + self.g.install) // self.d)
         return pass_slots(self.g.words_per_bank, segment.rows, least, self.lags, self.inner_tiles - 1)
 
     def sums(self, segment: Segment, column: int) -> Sums:
@@ -156,7 +156,7 @@ class Plan:
     def _segments(self) -> list[list[Segment]]:
         """Output tiles x rows, dealt to the units in runs of equal time; long ones cut to a bank's words."""
         rows, count = self.shape.rows, len(self.units)
-        waits = [self.loads(t) + 1 for t in range(self.tiles)]
+        waits = [self.loads(t) + self.g.install for t in range(self.tiles)]
         cost = [max(rows * self.d, wait) for wait in waits]
         total = sum(cost)
         parts: list[list[Segment]] = [[] for _ in self.units]
@@ -183,7 +183,7 @@ class Plan:
             loads = self.loads(segment.tile)
             slots = self.slots(segment)[0]
             for k in range(self.inner_tiles):
-                start = free if not found else max(free, found[-1].start + loads + 1)
+                start = free if not found else max(free, found[-1].start + loads + self.g.install)
                 found.append(Pass(segment, k, start, loads))
                 free = start + (slots if k < self.inner_tiles - 1 else segment.rows) * self.d
         return found
