@@ -93,20 +93,23 @@ def _folder(path: str) -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def njit(function: Callable[..., Any]) -> Any:
+def njit(function: Callable[..., Any], *, allocates: bool = False) -> Any:
     """Numba's njit with the project's options, cached under the hash of all sources involved.
 
+    allocates: the function makes arrays. All others only use arrays that they are given, so that nobody
+    has to count references: two atomic operations for each array of each call cost more than most calls do.
     Without a writable cache folder everything works, but is compiled again in every process.
     """
     import numba
 
     lean.install()
+    options = {**OPTIONS, "_nrt": allocates}
     folder = _folder(function.__code__.co_filename)
     if folder is None:
-        return numba.njit(**{**OPTIONS, "cache": False})(function)
+        return numba.njit(**{**options, "cache": False})(function)
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(folder)
     try:
-        return numba.njit(**OPTIONS)(function)
+        return numba.njit(**options)(function)
     finally:
         numba.config.CACHE_DIR = before

@@ -20,6 +20,8 @@ keeps the compiler from using vector instructions.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from isa.jit import njit
@@ -36,7 +38,7 @@ _D = _B + 8 * 32
 MMA_WORK = _D + 8 * 16
 
 
-@njit
+@partial(njit, allocates=True)
 def mxm_install_f16(RAW, r0, TILE, t0, rows, lanes):
     """TILE[lane, row] = float32 of RAW[row, lane]."""
     block = 16  # rows at a time: 64 bytes of a tile line
