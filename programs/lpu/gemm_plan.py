@@ -125,15 +125,14 @@ class Plan:
         self.tiles = -(-shape.stationary // self.height)
         self.inner_tiles = -(-shape.inner // g.lanes)
         self.lags = tuple(-(-self.lag(column + 1) // self.d) for column in range(len(self.units) // 2))
-        self.segments = self._segments()
-        far = abs(g.column[g.mxm_queue(0, MXM_LW)])
-        first = g.barrier + far + self.loads(0)
-        self.passes = [self._passes(segments, first) for segments in self.segments]
-
-    @property
-    def cycles(self) -> int:
-        """When the last pass of the slowest unit has been fed."""
-        return max(p[-1].start + p[-1].segment.rows * self.d for p in self.passes if p)
+        first = g.barrier + abs(g.column[g.mxm_queue(0, MXM_LW)]) + self.loads(0)
+        self.cycles = 1 << 62  # when the last pass of the slowest unit has been fed
+        for cut in (False, True):
+            segments = self._segments(cut)
+            passes = [self._passes(own, first) for own in segments]
+            cycles = max(p[-1].start + p[-1].segment.rows * self.d for p in passes if p)
+            if cycles < self.cycles:
+                self.segments, self.passes, self.cycles = segments, passes, cycles
 
     def loads(self, tile: int) -> int:
         """LW instructions of an output tile."""
@@ -153,14 +152,16 @@ class Plan:
         slots, turns = self.slots(segment)
         return Sums(self.g.words_per_bank, segment.rows, slots, -(-self.lag(column) // self.d), turns)
 
-    def _segments(self) -> list[list[Segment]]:
-        """Output tiles x rows, dealt to the units in runs of equal time; long ones cut to a bank's words."""
+    def _segments(self, cut: bool) -> list[list[Segment]]:
+        """Output tiles, dealt to the units in runs of equal time; cut: between units a tile's rows are divided.
+
+        Segments have at most as many rows as a bank has words.
+        """
         rows, count = self.shape.rows, len(self.units)
         waits = [self.loads(t) + self.g.install for t in range(self.tiles)]
         cost = [max(rows * self.d, wait) for wait in waits]
         total = sum(cost)
         parts: list[list[Segment]] = [[] for _ in self.units]
-        cut = rows * self.d >= 4 * max(waits)  # shorter runs of rows would wait for weights
         done = 0
         for tile, c in enumerate(cost):
             if not cut:
