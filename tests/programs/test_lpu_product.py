@@ -114,8 +114,15 @@ def test_a_pass_of_few_rows_waits_for_its_weights() -> None:
     assert (plan.lag(1), plan.lag(2)) == (8, 10)
     assert set(np.diff([p.start for p in plan.passes[0]])) == {23}
     assert set(np.diff([p.start for p in Plan(G, Shape(4096, 20, 4096, S8), 15, 13).passes[0]])) == {23}
-    assert set(np.diff([p.start for p in Plan(G, Shape(4096, 70, 4096, S8), 15, 13).passes[0]])) == {70}
     assert set(np.diff([p.start for p in Plan(G, Shape(4096, 2, 4096, S8), 15, 16).passes[0]])) == {18 + 1}  # 256 rows
+    assert set(np.diff([p.start for p in Plan(G, Shape(4096, 70, 4096, S8), 15, 16).passes[0]])) == {70}
+
+
+def test_rows_of_a_tile_are_divided_where_a_plane_would_work_alone() -> None:
+    """13 tiles of 70 rows on four planes: 3 1/4 tiles each, 227.5 rows for each of 13 inner tiles, not 4 x 70."""
+    plan = Plan(G, Shape(4096, 70, 4096, S8), 15, 13)
+    assert [sum(s.rows for s in own) for own in plan.segments] == [227, 228, 227, 228]
+    assert plan.cycles < 13 * 240 + 100
 
 
 def test_tiles_that_planes_share_evenly_beat_the_fewest() -> None:
