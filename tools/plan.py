@@ -17,18 +17,23 @@ from isa.program import LpuText, Place, Program, place_of
 from tools.replay import Issues, expanded, queue_times
 
 NO_NODE = "(no node)"
-_LAYER = re.compile(r"layers\.\d+\.")
+_LAYER = re.compile(r"layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """One chip of a program: its row of the table, stage and rank, and where its text runs."""
+    """One chip of a program: its row of the table, stage and rank, and where its text runs.
+
+    later: stages of one shape share a text, whose nodes have the layers of the first one; this stage's are
+    `later` numbers higher. sharing: how many stages run this text.
+    """
 
     row: int
     stage: int
     rank: int
     place: Place
-    twins: tuple[int, ...]  # stages that run the same text, this one too
+    later: int
+    sharing: int
 
 
 @dataclass
@@ -74,8 +79,19 @@ def choose_chip(program: Program, stage: int, rank: int) -> Chosen:
                          f"{_count(ranks, 'chip')} each (0 to {ranks - 1})")
     row = stage * ranks + rank
     number, _, coordinates = program.chips[row]
-    twins = dict.fromkeys(other // ranks for other, (text, _, _) in enumerate(program.chips) if text == number)
-    return Chosen(row, stage, rank, place_of(coordinates), tuple(twins))
+    sharing = len({other // ranks for other, (text, _, _) in enumerate(program.chips) if text == number})
+    layers = [_layers(program, k * ranks) for k in range(stage + 1)]
+    later = 0
+    if layers[-1]:
+        later = program.meta.get("layers", layers[0])[0] + sum(map(len, layers[:-1])) - layers[-1][0]
+    return Chosen(row, stage, rank, place_of(coordinates), later, sharing)
+
+
+def _layers(program: Program, row: int) -> list[int]:
+    """Numbers of the layers that a chip's text names."""
+    source = program.texts[program.chips[row][0]].source
+    used = {source.nodes[node] for node in np.unique(source.node).tolist() if node >= 0}
+    return sorted({int(found[1]) for name in used if (found := _LAYER.match(name))})
 
 
 def _count(number: int, what: str) -> str:
@@ -98,6 +114,8 @@ class Plan:
         self.program, self.chip, self.chosen, self.text = program, chip, chosen, text
         self.g: Geometry = geometry(chip)
         self.decoded = Decoded(self.g, text)
+        self.names = [_LAYER.sub(lambda found: f"layers.{int(found[1]) + chosen.later}.", name)
+                      for name in text.source.nodes]
         raw = decode_words("lpu", text.words)
         self.times = queue_times(raw, text.starts, self.g.barrier)
         self.issues: Issues = expanded(raw, text.starts, self.times)
@@ -146,7 +164,7 @@ class Plan:
         source = self.text.source
         node = int(source.node[index]) if index < len(source.node) else -1
         if node >= 0:
-            return source.nodes[node]
+            return self.names[node]
         line = int(source.line[index]) if index < len(source.line) else -1
         return f"line {line + 1}" if line >= 0 else NO_NODE
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from emulator.lpu.errors import stream_name
 from emulator.lpu.geometry import KIND_CLASS, Geometry
 from isa.opcodes import BY_CODE, BY_NAME
@@ -68,9 +70,8 @@ def head_text(plan: Plan) -> str:
     if len(plan.program.chips) > 1:
         lines.append(f"stage {chosen.stage}, rank {chosen.rank}: chip {chosen.place.number} of {h['chips']}; its cycle "
                      f"0 is cycle {chosen.place.start:,} of the step")
-        others = [k for k in chosen.twins if k != chosen.stage]
-        if others and chosen.twins[0] != chosen.stage:
-            lines.append(f"the schedule is that of stage {chosen.twins[0]}, whose layers' numbers it shows")
+        if chosen.sharing > 1:
+            lines.append(f"{chosen.sharing} stages share this schedule")
     return "\n".join(lines)
 
 
@@ -115,9 +116,21 @@ def scaled_ruler(window: Window) -> str:
     return "".join(line).rstrip()
 
 
+def spelt_out(window: Window) -> bool:
+    """Whether a window of queues is short enough to show every instruction."""
+    return window.end - window.first <= min(LETTERS_MAX, CYCLES_MAX)
+
+
+def _issued(plan: Plan, queue: int, window: Window) -> list[list[Any]]:
+    """[cycle, instruction] of everything that a queue issues in a window."""
+    found = plan.issues
+    inside = np.flatnonzero((found.queue == queue) & (found.cycle >= window.first) & (found.cycle < window.end))
+    return [[int(found.cycle[n]), BY_CODE[int(found.opcode[n])].name] for n in inside]
+
+
 def queue_picture(plan: Plan, window: Window) -> str:
     """One row a queue: the instructions of a short window, the density of a longer one."""
-    if window.end - window.first > min(LETTERS_MAX, CYCLES_MAX):
+    if not spelt_out(window):
         return picture(plan, plan.queue_rows(), window)
     found = plan.issues
     first = int(found.cycle.min()) if len(found.cycle) else 0
@@ -183,6 +196,7 @@ def schedule_json(plan: Plan, window: Window, queues: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         "first_cycle": window.first, "end_cycle": window.end, "cycles_per_bucket": window.bucket,
         "rows": [{"unit": row.name, "queues": len(row.queues), "busy": busy.tolist()}
+                 | ({"issued": _issued(plan, row.queues[0], window)} if queues and spelt_out(window) else {})
                  for row, busy in zip(rows, counts) if busy.any()],
         "nodes": nodes,
     }  # fmt: skip
