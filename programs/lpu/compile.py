@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,68 +10,35 @@ import numpy as np
 from emulator.lpu.geometry import Geometry
 from isa.opcodes import TYPE_BYTES, TYPES
 from isa.program import LpuImage, LpuText, Tensor
-from programs.decode.stored import ACTIVATION_FACTOR, StoredLinear, StoredModel
-from programs.errors import CapacityError
+from programs.decode.stored import StoredModel
 from programs.lpu.build import Build
-from programs.lpu.chain import Op, copy, f32, imm
+from programs.lpu.chain import imm
 from programs.lpu.emit import Block, block_of, make_image, make_text, text_words
-from programs.lpu.kernels.attention import Cache, Projections, attention, place_cache, projections
 from programs.lpu.kernels.embed import embedding, place_embedding
 from programs.lpu.kernels.head import ArgMax
-from programs.lpu.kernels.linear import Partials, linear
-from programs.lpu.kernels.network import all_reduce, exchanged, hand_over, take_over
-from programs.lpu.kernels.norm import quantise, rms_norm, scale_and_cast, squares
-from programs.lpu.kernels.state import StepState, capacity_blocks, position_tiles, step_state, value_blocks
+from programs.lpu.kernels.linear import Partials
+from programs.lpu.kernels.network import NEXT, PREVIOUS, all_reduce, exchanged, hand_over, take_over
+from programs.lpu.kernels.norm import rms_norm
+from programs.lpu.kernels.state import step_state
+from programs.lpu.layer import Flow, Layer, Weights
+from programs.lpu.links import receive, send
 from programs.lpu.memory import Buffer, Memory
-from programs.lpu.partition import BLOCK, LinearPlan, attention_layout, blocks, linear_plans, natural
-from programs.lpu.place import Fill, PlacedLinear, Placer, byte_planes, lane_vectors
+from programs.lpu.partition import attention_layout, linear_plans, natural
+from programs.lpu.place import Fill, Placer
 from programs.lpu.ports import PortTimes
-from programs.lpu.schedule import Dst, Mat, Mem, Scheduler
+from programs.lpu.schedule import Dst, Mem, Scheduler
 from programs.lpu.shard import share, share_shapes
+from programs.lpu.stage import TABLE_ROWS, Piece, Stage, Units, weight_format
 
-LAYER_LINEARS = ("gate_up", "down", "qkv", "o")
+Sent = tuple[tuple[str, int], ...]  # what crosses from stage to stage, in order: (name, vector)
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Part of a model that one group of chips holds: layers a .. b - 1, the embedding before them, the head after."""
+class Arrival:
+    """What comes from the stage before, and when: cycles after the first vector."""
 
-    layers: tuple[int, int]
-    embedding: bool = True
-    head: bool = True
-
-    @property
-    def shape(self) -> tuple[int, bool, bool]:
-        """What the schedule depends on: stages of one shape share it."""
-        return self.layers[1] - self.layers[0], self.embedding, self.head
-
-
-def stage_words(stored: StoredModel, g: Geometry, batch: int, context: int, stage: Stage) -> tuple[int, int, int]:
-    """SRAM words of (weights and scales of a layer, KV cache of a layer, embedding and head) on each chip;
-    `stored` is a rank's share."""
-    c, form = stored.config, weight_format(stored)
-    layout = attention_layout(c, g.lanes)
-    plans = linear_plans(stored, layout, g.lanes)
-    size = 2 if form == "f16" else 1
-    layer = sum(size * plans[name].words for name in LAYER_LINEARS)
-    if form != "f16":
-        layer += sum(4 * len(plans[name].rows) for name in LAYER_LINEARS)
-    tiles = position_tiles(context, g.lanes)
-    channels = [len(v) for v in natural(c.kv_size, g.lanes)]
-    cache = batch * 2 * BLOCK * (layout.key_vectors * (capacity_blocks(context) + 1) + sum(
-        tiles * blocks(n) + value_blocks(context, g.lanes) + 1 for n in channels))
-    ends = 0
-    if stage.head:
-        ends += size * plans["lm_head"].words + 4 * (1 + batch) * len(plans["lm_head"].rows)
-    if stage.embedding:
-        ends += 2 * c.vocab * len(natural(c.hidden, g.lanes))
-    return layer, cache, ends
-
-
-def weight_format(stored: StoredModel) -> str:
-    """How weights lie and reach the planes: "f16", "s8", or "cast8" (s8, cast to f16 on the way)."""
-    scheme = stored.scheme
-    return "f16" if scheme.weights == "f16" else "s8" if scheme.activations == "s8" else "cast8"
+    sent: Sent
+    cycles: tuple[int, ...]
 
 
 class Compiler:
@@ -85,229 +52,76 @@ class Compiler:
                  ranks: int = 1) -> None:
         self.model, self.g, self.stage = stored, g, stage
         self.timing_only = timing_only or not stored.has_values
-        self.layers = range(*stage.layers)
-        share = share_shapes(stored, ranks, g.lanes)
-        layout = attention_layout(share.config, g.lanes)
-        self.format = weight_format(share)
-        units = g.planes if self.format == "s8" else g.planes // 2
-        self.plans = linear_plans(share, layout, g.lanes, units if ranks > 1 else 0)
-        layer, cache, ends = stage_words(share, g, batch, context, stage)
-        memory = Memory(g, len(self.layers))
-        placer = Placer(g, memory, (len(self.layers) * (layer + cache) + ends) / g.words)
+        shapes = share_shapes(stored, ranks, g.lanes)
+        layout = attention_layout(shapes.config, g.lanes)
+        self.format = weight_format(shapes)
+        planes = g.planes if self.format == "s8" else g.planes // 2
+        self.plans = linear_plans(shapes, layout, g.lanes, planes if ranks > 1 else 0)
+        self.units = Units(shapes, g, batch, context)
+        memory = Memory(g, sum(self._complete(p) for p in stage.pieces))
+        placer = Placer(g, memory, self.units.of(stage) / g.words)
         memory.reuse = not placer.roomy
-        self.b = Build(g, share, batch, context, Scheduler(g, [], memory, placer), memory, placer, layout,
+        self.b = Build(g, shapes, batch, context, Scheduler(g, [], memory, placer), memory, placer, layout,
                        stored.config.vocab, ranks)
-        self.blocks: list[Block] = []
+        self.first_layer = stage.layers[0]  # of the stage whose image is being made
+
+    def _complete(self, piece: Piece) -> bool:
+        return (piece.start, piece.end) == (0, self.units.per_layer)
 
     @property
-    def stored(self) -> StoredModel:
-        """The share of the rank whose image is being made; before that, shapes only."""
-        return self.b.stored
+    def begins(self) -> bool:
+        """Whether a token starts here."""
+        return self.stage.tables[0] == 0 and self.stage.tables[1] > 0
+
+    @property
+    def ends(self) -> bool:
+        """Whether the next token is known at the end of this stage."""
+        return self.stage.heads[1] == self.units.heads
 
     # -- placement --------------------------------------------------------------------------
-    def _source(self, short: str) -> Callable[[int], StoredLinear]:
-        if short == "lm_head":
-            return lambda layer: self.stored.linears["lm_head"]
-        return lambda layer: self.stored.linears[f"layers.{layer}.{short}"]
-
     def _place(self) -> None:
-        b, c = self.b, self.stored.config
-        self.position = self._state(b.batch)  # first of all, so that every stage has it in the same words
-        self.token = self._state(b.batch + 1)
-        self.placed: dict[str, PlacedLinear] = {}
-        # what every layer has a copy of first: it comes in the largest steps, the rest evens them out
-        if self.layers:
-            for short in LAYER_LINEARS:
-                self.placed[short] = b.place.linear(self.plans[short], self.format, True, self._source(short))
-            self.cache: Cache = place_cache(b)
-        if self.stage.head:
-            self.placed["lm_head"] = b.place.linear(self.plans["lm_head"], self.format, False, self._source("lm_head"))
-        if self.stage.embedding:
-            self.tables = place_embedding(b)
-        self.tiles = len(natural(c.hidden, self.g.lanes))
-        self.x = self._activation(self.tiles * b.batch + 1)
+        b, stage = self.b, self.stage
+        self.position = self._zeros(b.batch, True)  # first of all, so that every stage has it in the same words
+        self.token = self._zeros(b.batch + 1, True)
         self.partials = Partials(b)
+        made: dict[Piece | None, Layer] = {}
+        # what every layer has a copy of first: it comes in the largest steps, the rest evens them out
+        for piece in sorted(stage.pieces, key=lambda p: not self._complete(p)):
+            key = None if self._complete(piece) else piece
+            if key not in made:
+                made[key] = self._piece(piece)
+        self.pieces = [made[None if self._complete(piece) else piece] for piece in stage.pieces]
+        if stage.heads[1] > stage.heads[0]:
+            rows = self.plans["lm_head"].rows[slice(*stage.heads)]
+            plans = self.plans | {"lm_head": replace(self.plans["lm_head"], rows=rows)}
+            self.head = Weights(b, self.format, plans, False, lambda layer: layer, self.partials)
+            self.head.place("lm_head")
+        if stage.tables[1] > stage.tables[0]:
+            vocab = b.stored.config.vocab
+            self.rows = stage.tables[0] * TABLE_ROWS, min(vocab, stage.tables[1] * TABLE_ROWS)
+            self.tables = place_embedding(b, *self.rows)
+        n = len(natural(b.stored.config.hidden, self.g.lanes)) * b.batch + 1
+        self.x = self._zeros(n, False)
+        self.incoming = Flow(self.x)
+        if stage.pieces and stage.pieces[0].start > 0:
+            self.incoming.middle = self._zeros(n, False, 1)
+            if stage.pieces[0].start > 1:
+                self.incoming.hidden = self._zeros(self.units.pairs * b.batch, False)
+        if 0 < stage.heads[0] or 0 < stage.heads[1] < self.units.heads:
+            self.best = [self._zeros(b.batch, False, side) for side in (0, 1)]
 
-    def _state(self, n: int) -> Buffer:
-        """Step state: zero at first, and real in timing-only programs too."""
-        buffer = self.b.place.scratch(4, n, 0)
-        self.b.place.fills.append(Fill(buffer, zero=True, table=True))
+    def _piece(self, piece: Piece) -> Layer:
+        offset = piece.layer - self.stage.layers[0]
+        complete = self._complete(piece)
+        return Layer(self.b, self.format, self.plans, piece.start, piece.end, complete,
+                     (lambda layer: layer) if complete else (lambda layer: self.first_layer + offset), self.partials,
+                     piece.end < self.units.per_layer and self.b.ranks == 1)
+
+    def _zeros(self, n: int, real: bool, side: int = 0) -> Buffer:
+        """n f32 or s32 vectors, zero at first; real: in timing-only programs too (step state)."""
+        buffer = self.b.place.scratch(4, n, side)
+        self.b.place.fills.append(Fill(buffer, zero=True, table=real))
         return buffer
-
-    def _activation(self, n: int) -> Buffer:
-        buffer = self.b.place.scratch(4, n, 0)
-        self.b.place.fills.append(Fill(buffer, zero=True))
-        return buffer
-
-    def _row_constant(self, plan: LinearPlan, n: int, values: Callable[[int], np.ndarray], layered: bool, side: int,
-                      group: int) -> Buffer:
-        """One f32 a lane of row tile n, e.g. its scales."""
-        buffer = self.b.place.scratch(4, 1, side, layered, group)
-        self.b.place.fills.append(Fill(buffer, lambda layer: byte_planes(
-            lane_vectors(values(layer), [plan.rows[n]], self.g.lanes))))
-        return buffer
-
-    def _norm_weight(self, short: str) -> Buffer | None:
-        """f32 norm weights by input vector, None when they are folded into the matrix."""
-        if self.stored.scheme.fold_norms:
-            return None
-        layered = short != "final_norm"
-        buffer = self.b.place.scratch(4, self.tiles, 1, layered)
-        layout = natural(self.stored.config.hidden, self.g.lanes)
-
-        def make(layer: int) -> np.ndarray:
-            values = self.stored.norms[f"layers.{layer}.{short}" if layered else short]
-            assert values is not None
-            return byte_planes(lane_vectors(values, layout, self.g.lanes))
-
-        self.b.place.fills.append(Fill(buffer, make))
-        return buffer
-
-    # -- kernels ----------------------------------------------------------------------------
-    def _linear(self, short: str, acts: Sequence[Buffer], rms: Buffer | None,
-                store: Callable[[int, int, int], Dst]) -> None:
-        """A linear layer with its scales and bias; row tile n's result goes to store(n, hemisphere, resting group)."""
-        placed, plan, layered = self.placed[short], self.plans[short], short != "lm_head"
-        source = self._source(short)
-        first = source(self.layers[0] if layered else 0)
-        factor = 1.0 / ACTIVATION_FACTOR["s8"] if self.format == "s8" else 1.0
-
-        def final(n: int, value: Op | Mat, rest: int, side: int) -> Sequence[tuple[Op, Sequence[Dst]]]:
-            if first.has_scale:
-                def scales(layer: int) -> np.ndarray:
-                    scale = source(layer).scale
-                    assert scale is not None
-                    return (scale.astype(np.float64) * factor).astype(np.float32)
-
-                value = f32("MUL", value, Mem(self._row_constant(plan, n, scales, layered, side, rest), 0, 0))
-            if rms is not None:
-                value = f32("MUL", value, Mem(rms))
-            if first.has_bias:
-                def biases(layer: int) -> np.ndarray:
-                    bias = source(layer).bias
-                    assert bias is not None
-                    return bias
-
-                value = f32("ADD", value, Mem(self._row_constant(plan, n, biases, layered, side, rest), 0, 0))
-            return [(value if isinstance(value, Op) else copy(value), [store(n, side, rest)])]
-
-        linear(self.b, placed, acts, self.partials, final)
-
-    def _keep(self, results: dict[int, Buffer]) -> Callable[[int, int, int], Dst]:
-        """Every row tile's result in a buffer of its own, collected in `results`."""
-        def store(n: int, side: int, rest: int) -> Dst:
-            results[n] = self.b.resting(self.b.batch, side, rest)
-            return Dst(results[n])
-
-        return store
-
-    def _layer(self, state: StepState) -> None:
-        b, s, c = self.b, self.b.s, self.stored.config
-        batch, layout = b.batch, b.layout
-        acts = b.activations(self.tiles * batch, "qkv")
-        s.at("layer.attn_norm")
-        rms_norm(b, self.x, self.tiles, self._norm_weight("attn_norm"), acts)
-        s.at("layer.qkv")
-        p = self._projections(acts)
-        out = attention(b, state, self.cache, p, "layer.")
-        s.at("layer.o")
-        middle = b.scratch(4, self.tiles * batch + 1, 1)
-        self._residual("o", out, len(layout.out), c.q_size, self.x, middle)
-        s.at("layer.mlp_norm")
-        acts = b.activations(self.tiles * batch, "gate_up")
-        rms_norm(b, middle, self.tiles, self._norm_weight("mlp_norm"), acts)
-        s.at("layer.gate_up")
-        hidden = self._gated(acts)
-        s.at("layer.down")
-        self._residual("down", hidden, len(self.plans["down"].columns), c.ffn, middle, self.x)
-
-    def _projections(self, acts: Sequence[Buffer]) -> Projections:
-        """q, k and v. q vectors of one K vector lie together; where the chip is nearly full they are brought
-        together afterwards, so that they do not cross the weights' way."""
-        b, layout, batch = self.b, self.b.layout, self.b.batch
-        p = projections(b)
-        keys, values = len(layout.k), len(layout.v)
-        later: list[tuple[Buffer, Dst]] = []
-
-        def store(n: int, side: int, rest: int) -> Dst:
-            own = Dst(b.resting(batch, side, rest))
-            if n < keys:
-                p.k[n] = own.buffer
-            elif n < keys + values:
-                p.v[n - keys] = own.buffer
-            else:
-                v, j = divmod(n - keys - values, layout.group)
-                target = Dst(p.q[v], j * batch)
-                if b.place.roomy:
-                    return target
-                later.append((own.buffer, target))
-            return own
-
-        self._linear("qkv", acts, None, store)
-        for source, target in later:
-            b.s.move(Mem(source), [target], batch)
-            b.memory.release(source)
-        return p
-
-    def _residual(self, short: str, x: Buffer, vectors: int, size: int, old: Buffer, new: Buffer) -> None:
-        """new = old + W x, for o and down."""
-        b, s, batch = self.b, self.b.s, self.b.batch
-        acts = b.activations(vectors * batch, short)
-        rms = None
-        if b.act_bytes == 1:
-            rms = quantise(b, x, vectors, size, acts, squares(b, x, vectors, 1))
-        else:
-            scale_and_cast(b, x, vectors, None, None, acts, "f16")
-        results: dict[int, Buffer] = {}
-        add = f"layer.{'attn' if short == 'o' else 'mlp'}_add"
-        if b.ranks == 1:
-            self._linear(short, acts, rms, self._keep(results))
-            s.at(add)
-            for n, result in results.items():
-                s.vop([(f32("ADD", Mem(result), Mem(old, n * batch)), [Dst(new, n * batch)])], batch)
-                b.memory.release(result)
-            return
-        partial, order = exchanged(b, old.n, new.side), self.plans[short].order
-        if b.place.roomy:
-            self._linear(short, acts, rms, lambda n, side, rest: Dst(partial, order[n] * batch))
-        else:
-            self._linear(short, acts, rms, self._keep(results))
-            for n, result in results.items():
-                s.move(Mem(result), [Dst(partial, order[n] * batch)], batch)
-                b.memory.release(result)
-        s.at(add)
-        all_reduce(b, partial, old, new)
-        b.memory.release(partial)
-
-    def _gated(self, acts: Sequence[Buffer]) -> Buffer:
-        """silu(gate) * up, f32 vector k * batch + sequence; silu(g) = g (1 + tanh(g / 2)) / 2."""
-        b, s, batch = self.b, self.b.s, self.b.batch
-        count = len(self.plans["down"].columns)
-        hidden = b.scratch(4, count * batch, 0)
-        parts: dict[int, Buffer] = {}
-        self._linear("gate_up", acts, None, self._keep(parts))
-        s.at("layer.silu_mul")
-        for k in range(count):
-            gate, up = Mem(parts[2 * k]), Mem(parts[2 * k + 1])
-            half = imm("ADDI", imm("MULI", f32("TANH", imm("MULI", gate, 0.5)), 0.5), 0.5)
-            s.vop([(f32("MUL", f32("MUL", half, gate), up), [Dst(hidden, k * batch)])], batch)
-            b.memory.release(parts[2 * k], parts[2 * k + 1])
-        return hidden
-
-    def _head(self) -> None:
-        b, s, batch = self.b, self.b.s, self.b.batch
-        s.at("final_norm")
-        acts = b.activations(self.tiles * batch, "lm_head")
-        rms_norm(b, self.x, self.tiles, self._norm_weight("final_norm"), acts)
-        s.at("lm_head")
-        made: dict[int, Buffer] = {}
-        self._linear("lm_head", acts, None, self._keep(made))
-        self.logits = [made[n] for n in sorted(made)]
-        s.at("argmax")
-        best = ArgMax(b)
-        for n, buffer in made.items():
-            best.add(n, buffer, buffer.side)
-        best.token(self.token)
 
     # -- blocks -----------------------------------------------------------------------------
     def _end_block(self) -> Block:
@@ -320,48 +134,126 @@ class Compiler:
 
     def common(self) -> tuple[list[Block], list[Block]]:
         """(blocks before the residual comes, blocks after it): the same for all chips of the stage."""
-        b, s = self.b, self.b.s
+        b, s, stage = self.b, self.b.s, self.stage
         self._place()
-        state = step_state(b, self.position) if self.layers else None
-        if self.stage.embedding:
-            self._embed()
+        attends = any(piece.attends for piece in self.pieces)
+        state = step_state(b, self.position) if attends else None
+        if self.begins:
+            self._embed(None)
         before, after = [self._end_block()], []
-        if state is not None:
-            self._layer(state)
-            layer = self._end_block()
-            after = [replace(layer, layer=i, arena=at) for at, i in enumerate(self.layers)]
-        if self.stage.head:
+        if stage.tables[0] > 0:
+            self._embed(self.x)
+            after.append(self._end_block())
+        flow, complete, arena = replace(self.incoming, sent=[]), None, 0
+        for piece, layer in zip(stage.pieces, self.pieces, strict=True):
+            if not layer.weights.layered:
+                layer.schedule(state, flow)
+                after.append(replace(self._end_block(), layer=piece.layer))
+                flow = Flow(self.x) if piece.end == self.units.per_layer else flow
+                continue
+            if complete is None:
+                layer.schedule(state, Flow(self.x))
+                complete = self._end_block()
+            after.append(replace(complete, layer=piece.layer, arena=arena))
+            arena += 1
+        self.last = flow
+        if stage.heads[1] > stage.heads[0]:
             self._head()
         s.at("state")
         s.vop([(imm("ADDI", Mem(self.position), 1), [Dst(self.position)])], b.batch)
         after.append(self._end_block())
         return before, after
 
-    def _embed(self) -> None:
+    def _embed(self, before: Buffer | None) -> None:
         b = self.b
         if b.ranks == 1:
-            embedding(b, self.tables, self.token, self.x)
+            embedding(b, self.tables, self.rows[0], self.token, self.x, before)
             return
         found = exchanged(b, self.x.n, 0)
-        embedding(b, self.tables, self.token, found)
+        embedding(b, self.tables, self.rows[0], self.token, found, None)
         all_reduce(b, found, None, self.x)
         b.memory.release(found)
 
-    def enter(self, peers: dict[int, PortTimes | None]) -> Block:
-        """The residual comes from the stage before. peers: what arrives on local ports, None: what is sent there."""
-        return self._crossing("enter", lambda: take_over(self.b, self.x), peers)
+    def _head(self) -> None:
+        b, s = self.b, self.b.s
+        first, end = self.stage.heads
+        s.at("final_norm")
+        tiles = (self.x.n - 1) // b.batch
+        acts = b.activations(tiles * b.batch, "lm_head")
+        rms_norm(b, self.x, tiles, self.head.norm("final_norm"), acts)
+        s.at("lm_head")
+        made: dict[int, Buffer] = {}
+        self.head.multiply("lm_head", acts, None, self.head.keep(made))
+        self.logits = [made[n] for n in sorted(made)]
+        s.at("argmax")
+        best = ArgMax(b)
+        if first > 0:
+            best.begin(*self.best)
+        for n, buffer in made.items():
+            best.add(first + n, buffer, buffer.side)
+        if end == self.units.heads:
+            best.token(self.token)
+            return
+        for found, kept in zip(best.lanes(), self.best, strict=True):
+            s.move(Mem(found), [Dst(kept)], b.batch)
 
-    def leave(self) -> Block:
-        """The residual, or after the head the token, goes to the next stage."""
-        return self._crossing("leave", lambda: hand_over(self.b, self.token if self.stage.head else self.x), {})
+    # -- crossings --------------------------------------------------------------------------
+    def enter(self, arrival: Arrival, peers: dict[int, PortTimes | None]) -> Block:
+        """What the stage before has sent. peers: what arrives on local ports, None: what is sent there."""
+        residual = self.incoming.middle or self.x
+        places = {"residual": residual, "hidden": self.incoming.hidden, "token": self.token}
+        if hasattr(self, "best"):
+            places |= {"value": self.best[0], "index": self.best[1]}
 
-    def come_back(self, peers: dict[int, PortTimes | None]) -> Block:
+        def take() -> None:
+            for name, v in arrival.sent:
+                buffer = places[name]
+                assert buffer is not None
+                receive(self.b.s, PREVIOUS, Dst(buffer, v))
+
+        work = take if self._direct else (lambda: take_over(self.b, residual))
+        return self._crossing("enter", work, peers, arrival)
+
+    def leave(self) -> tuple[Sent, Block]:
+        """(what goes to the next stage, the block that sends what was not sent before)."""
+        b, stage = self.b, self.stage
+        if self.last.sent:
+            return tuple(self.last.sent), self._crossing("leave", lambda: None, {}, None)
+        residual = self.last.middle or self.x
+        vectors: list[tuple[str, Buffer, int]] = [("residual", residual, v) for v in range(residual.n - 1)]
+        if self.ends:
+            vectors = [("token", self.token, i) for i in range(b.batch)]
+        elif 0 < stage.tables[1] < self.units.tables:
+            vectors += [("token", self.token, i) for i in range(b.batch)]
+        elif stage.heads[1] > 0:
+            vectors += [(name, self.best[k], i) for k, name in enumerate(("value", "index")) for i in range(b.batch)]
+
+        def give() -> None:
+            for _, buffer, v in vectors:
+                send(b.s, [NEXT], Mem(buffer, v))
+
+        work = give if self._direct else (lambda: hand_over(b, self.token if self.ends else residual))
+        return tuple((name, v) for name, _, v in vectors), self._crossing("leave", work, {}, None)
+
+    def come_back(self, arrival: Arrival, peers: dict[int, PortTimes | None]) -> Block:
         """The token comes from the last stage to the first."""
-        return self._crossing("token", lambda: take_over(self.b, self.token), peers)
+        def take() -> None:
+            for _, v in arrival.sent:
+                receive(self.b.s, PREVIOUS, Dst(self.token, v))
 
-    def _crossing(self, node: str, work: Callable[[], None], peers: dict[int, PortTimes | None]) -> Block:
+        work = take if self._direct else (lambda: take_over(self.b, self.token))
+        return self._crossing("token", work, peers, arrival)
+
+    @property
+    def _direct(self) -> bool:
+        """Whether every rank has its own link to its counterpart in the next stage, and sends all."""
+        return self.b.crossing.links == self.b.ranks
+
+    def _crossing(self, node: str, work: Callable[[], None], peers: dict[int, PortTimes | None],
+                  arrival: Arrival | None) -> Block:
         links = self.b.s.links
         links.peers = {port: links if other is None else other for port, other in peers.items()}
+        links.stage = () if arrival is None else arrival.cycles
         self.b.s.at(node)
         work()
         return self._end_block()
@@ -374,10 +266,12 @@ class Compiler:
         b.memory.check(text_words(self.g, len(text.words)))
         return text, cycles
 
-    def image(self, layers: range, rank: int) -> LpuImage:
-        """Initial SRAM of a rank whose stage has these layers."""
+    def image(self, stage: Stage, rank: int) -> LpuImage:
+        """Initial SRAM of a rank of a stage of this shape."""
         b = self.b
         shapes, b.rank = b.stored, rank
+        self.first_layer = stage.layers[0]
+        layers = [p.layer for p in stage.pieces if self._complete(p)]
         if not self.timing_only:
             b.stored = share(self.model, rank, b.ranks, self.g.lanes)
         image = make_image(self.g, b.memory, b.place.fills, layers, self.timing_only)
@@ -400,7 +294,7 @@ class Compiler:
         if name == "logits":
             words = np.concatenate([rows(x, b.batch) for x in self.logits], axis=1)
             return made("f32", c.vocab, "output", words, False, self.timing_only)
-        return made("f32", c.hidden, "activation", rows(self.x, self.tiles * b.batch), False, self.timing_only)
+        return made("f32", c.hidden, "activation", rows(self.x, self.x.n - 1), False, self.timing_only)
 
 
-__all__ = ["CapacityError", "Compiler", "Stage", "stage_words", "weight_format"]
+__all__ = ["Arrival", "Compiler", "Sent"]

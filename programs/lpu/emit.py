@@ -7,6 +7,7 @@ a layer, with its own addresses in the layers' arena.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +69,7 @@ def make_text(g: Geometry, memory: Memory, blocks: list[Block], nodes: list[str]
         table, code = block.table.copy(), block.words.copy()
         table[:, 1] += start
         end = start + block.cycles
-        if block.layer >= 0:
+        if block.arena >= 0:
             base = np.array([memory.base(s, block.arena) for s in range(g.slices)], dtype=np.uint64)
             rows = table[:, 7] != 0
             code[rows] += base[table[rows, 0]] << np.uint64(ADDRESS_BIT)
@@ -98,7 +99,7 @@ def make_text(g: Geometry, memory: Memory, blocks: list[Block], nodes: list[str]
     return LpuText(packed, starts, lane_maps, source), end + g.superlanes - 1
 
 
-def make_image(g: Geometry, memory: Memory, fills: list[Fill], layers: range, timing_only: bool) -> LpuImage:
+def make_image(g: Geometry, memory: Memory, fills: list[Fill], layers: Sequence[int], timing_only: bool) -> LpuImage:
     """Initial SRAM contents; in a timing-only program everything but the compiler's tables is phantom."""
     words, data, zeros, phantom = [], [], [], []
     for fill in fills:

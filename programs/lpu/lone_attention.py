@@ -13,9 +13,7 @@ import numpy as np
 from emulator.chip import Chip
 from emulator.lpu.geometry import geometry
 from isa.program import Program
-from programs.decode.stored import SCHEMES, StoredModel
 from programs.errors import CapacityError
-from programs.lpu.compile import Stage, stage_words
 from programs.lpu.kernels.attention import Projections, attention, place_cache
 from programs.lpu.kernels.state import (
     MASK_STEP,
@@ -27,8 +25,9 @@ from programs.lpu.kernels.state import (
 )
 from programs.lpu.lone import Lone
 from programs.lpu.memory import Buffer
-from programs.lpu.partition import BLOCK
+from programs.lpu.partition import BLOCK, attention_layout
 from programs.lpu.place import Fill, byte_planes, lane_vectors
+from programs.lpu.stage import cache_words
 from programs.models.config import ModelConfig
 
 ROPE_THETA = 1e4
@@ -60,8 +59,7 @@ class LoneAttention(Lone):
     def __init__(self, chip: Chip, config: ModelConfig, batch: int, kv_len: int,
                  values: AttentionValues | None) -> None:
         g = geometry(chip)
-        shapes = StoredModel(config, SCHEMES["fp16"], "attention", None, {}, {})
-        words = stage_words(shapes, g, batch, kv_len, Stage((0, 1), False, False))[1]
+        words = cache_words(attention_layout(config, g.lanes), config.kv_size, g, batch, kv_len)
         if words > g.words:
             raise CapacityError(f"a KV cache of {batch} x {kv_len} positions needs {words:,} SRAM words and one "
                                 f"{g.chip} has {g.words:,}", -(-words // g.words))

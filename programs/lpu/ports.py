@@ -8,13 +8,14 @@ from isa.opcodes import ROLE_PORT
 class PortTimes:
     """SENDs and RECVs of a block, in the order of their cycles on each port.
 
-    peers: what arrives on a local port, where that differs from what this chip sends there. A role port
-    leads to another stage; its vectors are taken to come one a slot from the block's first cycle on, and
-    the stage starts late enough for that (see programs.lpu.system).
+    peers: what arrives on a local port, where that differs from what this chip sends there. stage: when
+    vectors arrive from the stage before, which come on a role port, in cycles after the first one; the
+    stage starts late enough for that (see programs.lpu.system).
     """
 
     def __init__(self, slot: int, hop: int, peers: dict[int, PortTimes] | None = None) -> None:
         self.slot, self.hop, self.peers = slot, hop, peers
+        self.stage: tuple[int, ...] = ()
         self.sent: dict[int, list[int]] = {}
         self.received: dict[int, list[int]] = {}
 
@@ -34,7 +35,7 @@ class PortTimes:
         """First cycle in which the vector `ahead` places after the next one can be received."""
         at = len(self.received.get(port, ())) + ahead
         if port >= ROLE_PORT:
-            return self.slot * at
+            return self.stage[at]
         here = self.sent if self.peers is None else self.peers[port].sent if port in self.peers else {}
         sent = sorted(here.get(port, ()))
         if at >= len(sent):

@@ -1,7 +1,8 @@
 """How many chips a model takes, and how it is split: ranks share every layer, stages follow each other.
 
-A tensor-parallel group of 1, 2, 4 or 8 chips of one node holds a pipeline stage: a run of whole layers,
-the embedding before the first one and the head after the last one.
+A tensor-parallel group of 1, 2, 4 or 8 chips of one node holds a pipeline stage: a run of the model's units
+(see stage.py). Stages are cut between layers where that fills them evenly, else between attention and
+feed-forward blocks, else, with one chip a stage, anywhere: inside a matrix by output rows.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from emulator.lpu.geometry import Geometry
 from emulator.lpu.system import NODE
 from programs.decode.stored import StoredModel
 from programs.errors import CapacityError
-from programs.lpu.compile import Stage, stage_words
 from programs.lpu.shard import RANKS, check_ranks, share_shapes
+from programs.lpu.stage import Piece, Stage, Units
 
 HEADROOM = 0.01  # share of a chip that tables, scratch and instructions need at least
+EVEN = 1.25  # stages are even enough when the fullest one is at most so many times the mean
 
 
 @dataclass(frozen=True)
 class Split:
-    """ranks: chips that share a stage; stages in the order of the layers."""
+    """ranks: chips that share a stage; stages in the order in which a token meets them."""
 
     ranks: int
     stages: tuple[Stage, ...]
@@ -30,101 +32,112 @@ class Split:
         return self.ranks * len(self.stages)
 
 
-@dataclass(frozen=True)
-class Need:
-    """SRAM words a chip of a group needs: for a layer's weights and KV cache, for embedding and head."""
-
-    layer: int
-    cache: int
-    embedding: int
-    head: int
-
-    def of(self, stage: Stage) -> int:
-        count = stage.layers[1] - stage.layers[0]
-        return (count * (self.layer + self.cache) + self.embedding * stage.embedding + self.head * stage.head)
-
-
 def choose_split(stored: StoredModel, g: Geometry, batch: int, context: int, layers: tuple[int, int] | None,
-                 chips: int | None = None, ranks: int | None = None, stages: int | None = None) -> Split:
+                 chips: int | None = None, ranks: int | None = None, stages: int | None = None,
+                 whole_head: bool = False) -> Split:
     """The split that was asked for, or else the fewest chips that hold the model, of those the one with most ranks.
 
-    Raises CapacityError with the numbers and the nearest choice that works.
+    whole_head: embedding and head are not cut, so that a host can read all logits. Raises CapacityError
+    with the numbers and the nearest choice that works.
     """
     if ranks is not None:
         check_ranks(ranks)
     if chips is not None and ranks is not None and stages is not None and chips != ranks * stages:
         raise CapacityError(f"--chips {chips}: --tensor-parallel {ranks} x --pipeline-parallel {stages} are "
                             f"{ranks * stages} chips", None)
+    fitter = Fitter(stored, g, batch, context, whole_head)
     if layers is not None:
-        return _one_group(stored, g, batch, context, layers, chips, ranks, stages)
-    if chips is not None and ranks is None and stages is None:
-        able = [r for r in RANKS if chips % r == 0]
-    else:
-        able = [ranks] if ranks is not None else list(RANKS)
+        return fitter.one_group(layers, chips, ranks, stages)
+    able = [ranks] if ranks is not None else list(RANKS)
+    if chips is not None:
+        able = [r for r in able if chips % r == 0 and (stages is None or chips == r * stages)]
     found: list[Split] = []
     refused: list[CapacityError] = []
     for r in able:
-        wanted = stages if stages is not None else chips // r if chips is not None else None
-        if wanted is not None and chips is not None and wanted * r != chips:
-            continue
         try:
-            found.append(Split(r, tuple(_stages(stored, g, batch, context, r, wanted))))
+            found.append(Split(r, tuple(fitter.stages(r, stages or (chips // r if chips is not None else None)))))
         except CapacityError as error:
             refused.append(error)
     if not found:
         if refused:
             raise min(refused, key=lambda e: e.chips_needed or 1 << 30)
-        raise CapacityError(f"--chips {chips} cannot be split into groups of {', '.join(map(str, able))} chips", None)
+        raise CapacityError(f"--chips {chips} cannot be split into groups of {ranks or '1, 2, 4 or 8'} chips", None)
     return min(found, key=lambda s: (s.chips, -s.ranks))
 
 
-def needs(stored: StoredModel, g: Geometry, batch: int, context: int, ranks: int) -> Need:
-    share = share_shapes(stored, ranks, g.lanes)
-    layer, cache, embedding = stage_words(share, g, batch, context, Stage((0, 1), True, False))
-    head = stage_words(share, g, batch, context, Stage((0, 1), False, True))[2]
-    return Need(layer, cache, embedding, head)
+class Fitter:
+    """Looks for stages that hold a model."""
 
+    def __init__(self, stored: StoredModel, g: Geometry, batch: int, context: int, whole_head: bool) -> None:
+        self.stored, self.g, self.batch, self.context, self.whole_head = stored, g, batch, context, whole_head
+        self.usable = int(g.words * (1 - HEADROOM))
+        self.known: dict[int, Units] = {}
 
-def _one_group(stored: StoredModel, g: Geometry, batch: int, context: int, layers: tuple[int, int],
-               chips: int | None, ranks: int | None, stages: int | None) -> Split:
-    """A run of layers on one group of chips."""
-    if stages not in (None, 1):
-        raise CapacityError(f"--layers {layers[0]}:{layers[1]} runs on one group of chips, not on {stages} stages",
-                            None)
-    ranks = ranks or chips or 1
-    check_ranks(ranks)
-    stage = Stage(layers, False, False)
-    need = needs(stored, g, batch, context, ranks)
-    if need.of(stage) > _usable(g):
-        raise CapacityError(_refusal(stored, g, batch, context, need, ranks, 1, need.of(stage)),
-                            _fewest(stored, g, batch, context))
-    return Split(ranks, (stage,))
+    def units(self, ranks: int) -> Units:
+        if ranks not in self.known:
+            self.known[ranks] = Units(share_shapes(self.stored, ranks, self.g.lanes), self.g, self.batch, self.context)
+        return self.known[ranks]
 
+    def one_group(self, layers: tuple[int, int], chips: int | None, ranks: int | None, stages: int | None) -> Split:
+        """A run of layers on one group of chips."""
+        if stages not in (None, 1):
+            raise CapacityError(f"--layers {layers[0]}:{layers[1]} runs on one group of chips, not on {stages} stages",
+                                None)
+        ranks = ranks or chips or 1
+        check_ranks(ranks)
+        stage = self.units(ranks).whole(layers)
+        if self.units(ranks).of(stage) > self.usable:
+            raise self.refusal(ranks, 1, [stage])
+        return Split(ranks, (stage,))
 
-def _usable(g: Geometry) -> int:
-    return int(g.words * (1 - HEADROOM))
-
-
-def _stages(stored: StoredModel, g: Geometry, batch: int, context: int, ranks: int, wanted: int | None) -> list[Stage]:
-    """Whole layers dealt out to stages so that the fullest is as empty as can be. Raises CapacityError."""
-    count, need, usable = stored.config.layers, needs(stored, g, batch, context, ranks), _usable(g)
-    if wanted is not None:
-        if not 1 <= wanted <= count:
-            raise CapacityError(f"--pipeline-parallel {wanted}: a stage holds at least one of {count} layers; the "
-                                f"nearest that works is {min(max(wanted, 1), count)}", None)
-        if not wired(wanted, ranks):
+    def stages(self, ranks: int, wanted: int | None) -> list[Stage]:
+        """`wanted` stages, or the fewest that hold the model. Raises CapacityError."""
+        units = self.units(ranks)
+        if wanted is not None and not wired(wanted, ranks):
             raise CapacityError(f"--pipeline-parallel {wanted} with --tensor-parallel {ranks}: the last node would "
                                 "hold one stage, which has no link to the first; the nearest that works is "
                                 f"{wanted + 1}", None)
-    for number in [wanted] if wanted is not None else range(1, count + 1):
-        if not wired(number, ranks):
-            continue
-        stages = balanced(count, number, need)
-        worst = max(need.of(stage) for stage in stages)
-        if worst <= usable:
-            return stages
-    raise CapacityError(_refusal(stored, g, batch, context, need, ranks, wanted, worst),
-                        _fewest(stored, g, batch, context) if wanted is not None else None)
+        total = units.of(units.whole())
+        first = -(-total // self.usable)
+        levels = cut_levels(units, ranks, self.whole_head)
+        found: list[Stage] = []
+        for number in [wanted] if wanted is not None else range(first, 2 * first + 16):
+            if not wired(number, ranks):
+                continue
+            for cuts in levels:
+                found = balanced(cuts, number, units) or found
+                worst = max((units.of(stage) for stage in found), default=0)
+                even = worst * number <= EVEN * total or cuts is levels[-1]
+                if len(found) == number and worst <= self.usable and even:
+                    return found
+        if wanted is not None and len(found) != wanted:
+            raise CapacityError(f"--pipeline-parallel {wanted}: {self.stored.name} can be cut into at most "
+                                f"{len(levels[-1]) - 1} stages", None)
+        raise self.refusal(ranks, wanted, found)
+
+    def fewest(self) -> int | None:
+        """Chips of the smallest system that holds the whole model, None when no split does."""
+        counts = []
+        for ranks in RANKS:
+            try:
+                counts.append(ranks * len(self.stages(ranks, None)))
+            except CapacityError:
+                continue
+        return min(counts, default=None)
+
+    def refusal(self, ranks: int, stages: int | None, found: list[Stage]) -> CapacityError:
+        c, g, units = self.stored.config, self.g, self.units(ranks)
+        number = len(found) or 1
+        where = "one chip" if ranks * number == 1 else f"{ranks} x {number} chips"
+        worst = max((units.of(stage) for stage in found), default=units.of(units.whole()))
+        needed = self.fewest() if stages is not None else None
+        hint = f"; {needed} chips could hold it" if needed else ""
+        return CapacityError(
+            f"{self.stored.name} does not fit {where} of {g.chip}: a layer needs {units.layer:,} words a chip "
+            f"({units.layer - units.cache:,} weights, {units.cache:,} KV cache for {self.batch} x {self.context} "
+            f"positions), embedding and head {sum(units.table) + sum(units.head):,}; of {c.layers} layers the fullest "
+            f"chip would hold {worst:,} words of {g.lanes} B = {worst * g.lanes / 1e6:,.0f} MB, and has "
+            f"{g.words:,} = {g.sram_bytes / 1e6:,.1f} MB{hint}", needed)
 
 
 def wired(stages: int, ranks: int) -> bool:
@@ -134,54 +147,65 @@ def wired(stages: int, ranks: int) -> bool:
     return ranks == NODE or stages <= per_node or stages // -(-stages // per_node) >= 2
 
 
-def balanced(layers: int, stages: int, need: Need) -> list[Stage]:
-    """Contiguous runs of layers, the fullest stage as empty as can be."""
-    def cut(limit: int) -> list[Stage] | None:
-        """Stages of at most `limit` words, each as full as it may be while later ones still get a layer."""
-        found: list[Stage] = []
-        at = 0
-        for k in range(stages):
-            first, last = k == 0, k == stages - 1
-            room = limit - need.embedding * first - need.head * last
-            most = min(room // (need.layer + need.cache), layers - at - (stages - 1 - k))
-            if most < 1:
-                return None
-            end = layers if last else at + most
-            if end - at > most:
-                return None
-            found.append(Stage((at, end), first, last))
-            at = end
-        return found
+def cut_levels(units: Units, ranks: int, whole_head: bool) -> list[list[int]]:
+    """Where stages may begin and end, coarse cuts first: places in the row of all units, the ends included."""
+    first, per = units.tables, units.per_layer
+    end = first + units.layers * per
+    last = end + units.heads
+    layers = [first + per * k for k in range(1, units.layers)]
+    halves = sorted(layers + [first + per * k + 1 for k in range(units.layers)])
+    levels = [[0, *layers, last], [0, *halves, last]]
+    if ranks == 1:
+        levels.append([0, *range(first, end + 1), last] if whole_head else list(range(last + 1)))
+    return levels
 
-    low, high = 0, need.of(Stage((0, layers))) + 1
+
+def balanced(cuts: list[int], stages: int, units: Units) -> list[Stage] | None:
+    """`stages` runs of units between cuts, the fullest as empty as can be; None when there are too few cuts."""
+    if len(cuts) - 1 < stages:
+        return None
+    words = [*units.table, *(units.unit * units.layers), *units.head]
+    sums = [0]
+    for w in words:
+        sums.append(sums[-1] + w)
+    at = [sums[c] for c in cuts]
+
+    def ends(limit: int) -> list[int] | None:
+        """Places in `cuts` at which stages end, each as full as it may be while later ones still get something."""
+        found, here = [], 0
+        for k in range(stages):
+            there = here + 1
+            while there < len(cuts) - (stages - k) + 0 and at[there + 1] - at[here] <= limit:
+                there += 1
+            if at[there] - at[here] > limit:
+                return None
+            found.append(there)
+            here = there
+        return found if here == len(cuts) - 1 else None
+
+    low, high = 0, sums[-1]
     while low + 1 < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if cut(middle) is not None else (middle, high)
-    stages_found = cut(high)
-    assert stages_found is not None
-    return stages_found
+        low, high = (low, middle) if ends(middle) is not None else (middle, high)
+    places = ends(high)
+    if places is None:
+        return None
+    bounds = [0, *(cuts[p] for p in places)]
+    return [_stage(units, a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
 
 
-def _fewest(stored: StoredModel, g: Geometry, batch: int, context: int) -> int | None:
-    """Chips of the smallest system that holds the whole model, None when no split of whole layers does."""
-    counts = []
-    for ranks in RANKS:
-        try:
-            counts.append(ranks * len(_stages(stored, g, batch, context, ranks, None)))
-        except CapacityError:
-            continue
-    return min(counts, default=None)
+def _stage(units: Units, begin: int, end: int) -> Stage:
+    """The stage of units begin .. end - 1."""
+    first, per = units.tables, units.per_layer
+    last = first + units.layers * per
+    pieces = []
+    for layer in range(units.layers):
+        a, b = max(begin, first + layer * per), min(end, first + (layer + 1) * per)
+        if a < b:
+            pieces.append(Piece(layer, a - first - layer * per, b - first - layer * per))
+    tables = (min(begin, first), min(end, first))
+    heads = (max(begin, last) - last, max(end, last) - last)
+    return Stage(tables if tables[1] > tables[0] else (0, 0), tuple(pieces), heads if heads[1] > heads[0] else (0, 0))
 
 
-def _refusal(stored: StoredModel, g: Geometry, batch: int, context: int, need: Need, ranks: int, stages: int | None,
-             worst: int) -> str:
-    c = stored.config
-    where = "one chip" if ranks * (stages or 1) == 1 else (
-        f"{ranks} x {stages} chips" if stages else f"stages of {ranks} chip{'s' * (ranks > 1)}")
-    return (f"{stored.name} does not fit {where} of {g.chip}: a layer needs {need.layer + need.cache:,} words a chip "
-            f"({need.layer:,} weights, {need.cache:,} KV cache for {batch} x {context} positions), embedding and head "
-            f"{need.embedding + need.head:,}; of {c.layers} layers the fullest chip would hold {worst:,} words of "
-            f"{g.lanes} B = {worst * g.lanes / 1e6:,.0f} MB, and has {g.words:,} = {g.sram_bytes / 1e6:,.1f} MB")
-
-
-__all__ = ["Split", "balanced", "choose_split", "needs", "wired"]
+__all__ = ["Split", "balanced", "choose_split", "cut_levels", "wired"]

@@ -12,11 +12,12 @@ from isa.program import LpuImage, LpuText, Program, Tensor
 from programs.decode.stored import StoredModel
 from programs.errors import CapacityError
 from programs.lpu.build import Crossing
-from programs.lpu.compile import Compiler, Stage
+from programs.lpu.compile import Arrival, Compiler, Sent
 from programs.lpu.emit import Block, block_starts, text_words
 from programs.lpu.kernels.network import NEXT, PREVIOUS
 from programs.lpu.ports import PortTimes
 from programs.lpu.split import Split, choose_split
+from programs.lpu.stage import Stage
 
 SYSTEM = "groq_production"
 
@@ -30,7 +31,8 @@ def compile_lpu(stored: StoredModel, chip: Chip, batch: int = 1, context: int = 
     CapacityError for what does not fit and for a split that is impossible.
     """
     g = geometry(chip)
-    split = choose_split(stored, g, batch, context, layers, chips, tensor_parallel, pipeline_parallel)
+    whole_head = not timing_only and stored.has_values
+    split = choose_split(stored, g, batch, context, layers, chips, tensor_parallel, pipeline_parallel, whole_head)
     return SystemCompiler(stored, chip, g, batch, context, timing_only, split).program()
 
 
@@ -90,7 +92,10 @@ class SystemCompiler:
         self.ways = [self._way(k) for k in range(count)] if count > 1 else []
         self.compilers: dict[tuple, Compiler] = {}
         self.common: dict[tuple, tuple[list[Block], list[Block]]] = {}
-        self.made: dict[tuple, Block] = {}
+        self.left: dict[tuple, tuple[Sent, Block]] = {}
+        self.entered: dict[tuple, Block] = {}
+        self.arrivals: dict[int, Arrival] = {}
+        self.blocks: dict[tuple[int, int], list[Block]] = {}
 
     def _way(self, stage: int) -> Way:
         """The links from a stage to the next one, and from the last one to the first."""
@@ -114,38 +119,57 @@ class SystemCompiler:
             self.common[stage.shape] = made.common()
         return self.compilers[stage.shape]
 
-    def _crossing(self, stage: Stage, kind: str, way: Way, rank: int) -> Block:
-        """The block in which a rank leaves a stage ("leave"), enters it ("enter") or gets the token ("come_back")."""
+    def _leave(self, k: int, rank: int) -> tuple[Sent, Block]:
+        """What a rank of stage k sends to the next stage, and its last block."""
+        stage, way = self.stages[k], self.ways[k]
         compiler = self._compiler(stage)
-        crossing = way.leaving(rank) if kind == "leave" else way.arriving(rank)
-        key = (stage.shape, kind, way, crossing)
-        if key not in self.made:
+        key = (stage.shape, way, way.leaving(rank))
+        if key not in self.left:
             b = compiler.b
-            b.crossing, b.senders, b.receivers = crossing, way.senders, way.receivers
-            if kind == "leave":
-                self.made[key] = compiler.leave()
-            else:  # those that the others hear come first: their times of sending are known then
-                peers: dict[int, PortTimes | None] = {}
-                for port in crossing.hears:
-                    same = way.arriving(rank ^ port) == crossing
-                    peers[port] = None if same else self._crossing(stage, kind, way, rank ^ port).ports
-                b.crossing, b.senders, b.receivers = crossing, way.senders, way.receivers
-                self.made[key] = (compiler.enter if kind == "enter" else compiler.come_back)(peers)
-        return self.made[key]
+            b.crossing, b.senders = way.leaving(rank), way.senders
+            self.left[key] = compiler.leave()
+        return self.left[key]
+
+    def _arrival(self, k: int) -> Arrival:
+        """What stage k (0: what comes back) gets from the one before, and in which rhythm."""
+        if k in self.arrivals:
+            return self.arrivals[k]
+        before = (k or len(self.stages)) - 1
+        sender = self.ways[before].links[0][0][0]
+        sent = self._times(self._blocks(before, sender), NEXT, True)
+        self.arrivals[k] = Arrival(self._leave(before, sender)[0], tuple(t - sent[0] for t in sent))
+        return self.arrivals[k]
+
+    def _enter(self, k: int, rank: int) -> Block:
+        """The block in which a rank of stage k gets what the stage before sends, or the first stage the token."""
+        stage, way = self.stages[k], self.ways[k - 1]
+        compiler, crossing, arrival = self._compiler(stage), way.arriving(rank), self._arrival(k)
+        key = (stage.shape, k == 0, way, crossing, arrival)
+        if key not in self.entered:
+            peers: dict[int, PortTimes | None] = {}
+            for port in crossing.hears:  # those that others hear come first: their times of sending are known then
+                same = way.arriving(rank ^ port) == crossing
+                peers[port] = None if same else self._enter(k, rank ^ port).ports
+            b = compiler.b
+            b.crossing, b.receivers = crossing, way.receivers
+            self.entered[key] = (compiler.enter if k else compiler.come_back)(arrival, peers)
+        return self.entered[key]
 
     def _blocks(self, k: int, rank: int) -> list[Block]:
         """What a rank of stage k runs, without the token's return."""
+        if (k, rank) in self.blocks:
+            return self.blocks[k, rank]
         stage = self.stages[k]
         self._compiler(stage)
         before, after = self.common[stage.shape]
         blocks = list(before)
         if k > 0:
-            way = self.ways[k - 1]
-            length = max(self._crossing(stage, "enter", way, r).cycles for r in range(self.ranks))
-            blocks.append(replace(self._crossing(stage, "enter", way, rank), cycles=length))
+            length = max(self._enter(k, r).cycles for r in range(self.ranks))
+            blocks.append(replace(self._enter(k, rank), cycles=length))
         blocks += after
         if self.ways:
-            blocks.append(self._crossing(stage, "leave", self.ways[k], rank))
+            blocks.append(self._leave(k, rank)[1])
+        self.blocks[k, rank] = blocks
         return blocks
 
     # -- when -----------------------------------------------------------------------------------
@@ -170,6 +194,8 @@ class SystemCompiler:
     def program(self) -> Program:
         """Everything, for every chip. Raises CapacityError where a chip cannot hold its part."""
         starts = [0]
+        for k in range(len(self.stages)):  # in order: a stage's beginning follows from the end of the one before
+            self._blocks(k, 0)
         for k in range(len(self.ways) - 1):
             starts.append(starts[k] + self._lead(k, [self._blocks(k + 1, r) for r in range(self.ranks)]))
         texts: list[LpuText] = []
@@ -197,16 +223,18 @@ class SystemCompiler:
                 picture = (number,) if self.timing_only else (k, rank)
                 if picture not in pictures:
                     pictures[picture] = len(images)
-                    images.append(compiler.image(range(*stage.layers), rank))
+                    images.append(compiler.image(stage, rank))
                 chips.append((number, pictures[picture], self._coordinates(k, rank, starts[k])))
                 end = max(end, starts[k] + cycles)
             spans.append((starts[k], starts[k] + busy))
+        layers = [piece.layer for stage in self.stages for piece in stage.pieces]
         meta = {
             "model": self.stored.name, "batch": self.batch, "context": self.context,
-            "layers": [self.stages[0].layers[0], self.stages[-1].layers[1]], "timing_only": self.timing_only,
+            "layers": [min(layers), max(layers) + 1], "timing_only": self.timing_only,
             "predicted_cycles": end, "nodes": texts[0].source.nodes, "sram_words": words,
             "sram_words_available": self.g.words, "tensor_parallel": self.ranks,
             "pipeline_parallel": len(self.stages), "stages": [list(span) for span in spans],
+            "stage_layers": [list(stage.layers) for stage in self.stages],
             "layer_cycles": sum(self._layer_cycles(stage) for stage in self.stages),
         }
         if self.system is not None:
@@ -219,8 +247,8 @@ class SystemCompiler:
 
     def _tail(self, last_start: int, rank: int) -> Block:
         """The return of the token to the first stage, as late as the last stage sends it."""
-        stage, way = self.stages[0], self.ways[-1]
-        every = [self._crossing(stage, "come_back", way, r) for r in range(self.ranks)]
+        way = self.ways[-1]
+        every = [self._enter(0, r) for r in range(self.ranks)]
         done = [block_starts(self.g, self._blocks(0, r))[-1] + self._blocks(0, r)[-1].cycles for r in range(self.ranks)]
         begin = max(done)
         for (a, _), (b, _) in way.links:
@@ -244,8 +272,8 @@ class SystemCompiler:
         head = every[-self.ranks :]
         found = {"position": replace(first.tensor("position"), chips=every),
                  "token": replace(first.tensor("token"), chips=every[: self.ranks])}
-        if self.stages[-1].head:
+        if self.stages[-1].heads[0] == 0 and last.ends:
             found["logits"] = replace(last.tensor("logits"), chips=head, sharded=self.ranks > 1)
-        else:
+        elif not last.ends:
             found["hidden"] = replace(last.tensor("hidden"), chips=head)
         return found

@@ -43,15 +43,17 @@ class Cache:
     rows: list[list[Buffer]]
 
 
-def place_cache(b: Build) -> Cache:
-    """Allocate the cache of a layer, zero-filled (values of later positions are multiplied by zero)."""
+def place_cache(b: Build, layered: bool = True) -> Cache:
+    """Allocate the cache of a layer (layered: of every layer of the arena), zero-filled: values of later positions
+    are multiplied by zero."""
     keys, values, rows = [], [], []
     tiles = position_tiles(b.context, b.g.lanes)
     for i in range(b.batch):
-        keys.append([_region(b, key_side(v, i), capacity_blocks(b.context) + 1) for v in range(b.layout.key_vectors)])
-        values.append([_region(b, value_side(t, i), tiles * blocks(len(lanes)) )
+        keys.append([_region(b, key_side(v, i), capacity_blocks(b.context) + 1, layered)
+                     for v in range(b.layout.key_vectors)])
+        values.append([_region(b, value_side(t, i), tiles * blocks(len(lanes)), layered)
                        for t, lanes in enumerate(b.layout.v)])
-        rows.append([_region(b, 1 - value_side(t, i), value_blocks(b.context, b.g.lanes) + 1)
+        rows.append([_region(b, 1 - value_side(t, i), value_blocks(b.context, b.g.lanes) + 1, layered)
                      for t in range(len(b.layout.v))])
     return Cache(keys, values, rows)
 
@@ -66,9 +68,9 @@ def value_side(tile: int, sequence: int) -> int:
     return (tile + sequence + 1) % 2
 
 
-def _region(b: Build, hemisphere: int, n: int) -> Buffer:
+def _region(b: Build, hemisphere: int, n: int, layered: bool) -> Buffer:
     groups = b.place.streaming_groups(hemisphere, 8)
-    buffer = b.memory.buffer(tuple(x for k in groups for x in b.memory.group(hemisphere, k)), n, layered=True)
+    buffer = b.memory.buffer(tuple(x for k in groups for x in b.memory.group(hemisphere, k)), n, layered)
     b.place.fills.append(Fill(buffer, zero=True))
     return buffer
 

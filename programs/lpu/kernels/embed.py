@@ -20,13 +20,14 @@ from programs.lpu.schedule import Dst, Mem
 ROWS, TIGHT_ROWS = 2048, 512  # rows of a table, at most; where the chip is nearly full
 
 
-def place_embedding(b: Build) -> list[list[Buffer]]:
-    """Tables [chunk][vector] of equal numbers of rows, each with a zero row at its end."""
+def place_embedding(b: Build, begin: int, end: int) -> list[list[Buffer]]:
+    """Tables [chunk][vector] of rows begin .. end - 1 of a rank's share: equal numbers of rows, each with a zero row
+    at its end."""
     c, g = b.stored.config, b.g
     layout = natural(c.hidden, g.lanes)
-    rows = min(ROWS if b.place.roomy else TIGHT_ROWS, c.vocab)
+    rows = min(ROWS if b.place.roomy else TIGHT_ROWS, end - begin)
     tables = []
-    for first in range(0, c.vocab, rows):
+    for first in range(begin, end, rows):
         side, group = max(((h, k) for h in (0, 1) for k in b.place.streaming_groups(h, 8)),
                           key=lambda hk: (b.memory.group_free(*hk), hk[1], hk[0]))
         vectors = []
@@ -39,7 +40,7 @@ def place_embedding(b: Build) -> list[list[Buffer]]:
             def make(layer: int, first: int = first, v: int = v) -> np.ndarray:
                 embed = b.stored.embed
                 assert embed is not None
-                block = embed[first : first + rows][:, layout[v]]
+                block = embed[first : min(first + rows, end)][:, layout[v]]
                 out = np.zeros((rows + 1, g.lanes), dtype=np.uint16)
                 out[: len(block), : block.shape[1]] = block
                 return byte_planes(out)
@@ -50,16 +51,17 @@ def place_embedding(b: Build) -> list[list[Buffer]]:
     return tables
 
 
-def embedding(b: Build, tables: list[list[Buffer]], token: Buffer, x: Buffer) -> None:
+def embedding(b: Build, tables: list[list[Buffer]], begin: int, token: Buffer, x: Buffer,
+              before: Buffer | None) -> None:
     """x (f32, vector v * batch + sequence) = embedding row of each sequence's token (s32, in every lane);
-    zeros for a token in another rank's share."""
+    zeros for a token that is not in these tables. before: is added."""
     s, batch, chunks = b.s, b.batch, len(tables)
     s.at("embed")
     rows = tables[0][0].n - 1
     vocab = b.stored.config.vocab  # of a rank's share
 
     def starts(rank: int) -> np.ndarray:
-        first = np.arange(chunks, dtype=np.int32)[:, None] * rows + rank * vocab
+        first = np.arange(chunks, dtype=np.int32)[:, None] * rows + rank * vocab + begin
         return byte_planes(np.repeat(first.astype(np.int32), b.g.lanes, axis=1))
 
     start = b.rank_table("chunk_starts", chunks, 4, starts, 0)
@@ -84,6 +86,8 @@ def embedding(b: Build, tables: list[list[Buffer]], token: Buffer, x: Buffer) ->
                 s.vop([(cvt("f32", "f16", Mem(answers)), [Dst(total)])], len(mine), fold="ADD")
                 parts.append(total)
             value = f32("ADD", Mem(parts[0]), Mem(parts[1])) if len(parts) == 2 else imm("ADDI", Mem(parts[0]), 0)
+            if before is not None:
+                value = f32("ADD", value, Mem(before, v * batch + i))
             s.vop([(value, [Dst(x, v * batch + i)])])
 
 

@@ -22,6 +22,15 @@ class ArgMax:
         self.b = b
         self.best: dict[int, tuple[Buffer, Buffer]] = {}
 
+    def begin(self, value: Buffer, index: Buffer) -> None:
+        """Go on from what an earlier stage has found, lane by lane."""
+        self.best[-1] = value, index
+
+    def lanes(self) -> tuple[Buffer, Buffer]:
+        """The largest logit of each lane so far, with its id."""
+        self.best = {-1: self._best(list(self.best.values()))}
+        return self.best[-1]
+
     def add(self, n: int, logits: Buffer, hemisphere: int) -> None:
         """Take in tile n of a rank's share (token ids lanes * n on); logits: one vector a sequence."""
         b, s, batch = self.b, self.b.s, self.b.batch
@@ -57,7 +66,7 @@ class ArgMax:
     def token(self, token: Buffer) -> None:
         """Write the id of the largest logit of each sequence to every lane of token (s32)."""
         b, s, batch, lanes = self.b, self.b.s, self.b.batch, self.b.g.lanes
-        value, index = self._best(list(self.best.values()))
+        value, index = self.lanes()
         step = 1
         while step < lanes:
             turn = b.lane_map((np.arange(lanes) + step) % lanes)
