@@ -13,7 +13,7 @@ from emulator.lpu.geometry import C2C, HEMISPHERES, KIND_NAMES, MEM, MXM_ACC, MX
 from emulator.lpu.text import COMPLETION, FIELDS, IDLE, NO_REASON, OP, Decoded
 from isa.encoding import decode_words
 from isa.opcodes import F16, code
-from isa.program import LpuText, Place, Program, place_of
+from isa.program import LpuText, Place, Program, Source, place_of
 from tools.replay import Issues, expanded, queue_times
 
 NO_NODE = "(no node)"
@@ -72,24 +72,34 @@ def choose_chip(program: Program, stage: int, rank: int) -> Chosen:
     if program.dialect != "lpu":
         raise ValueError(f"{program.chip} is a GPU: it decides as it runs, so there is no plan to show before "
                          "(decodelab run PROGRAM --grid A:B shows what it issued)")
-    stages = int(program.meta.get("pipeline_parallel", 1))
-    ranks = max(1, len(program.chips) // stages)
+    stages = program.meta.get("pipeline_parallel", 1)
+    if type(stages) is not int or stages < 1 or len(program.chips) % stages:
+        raise ValueError(f"the program says that its {len(program.chips)} chips are {str(stages)[:20]} stages")
+    ranks = len(program.chips) // stages
     if stage >= stages or rank >= ranks:
         raise ValueError(f"--of {stage},{rank}: the program has {_count(stages, 'stage')} (0 to {stages - 1}) of "
                          f"{_count(ranks, 'chip')} each (0 to {ranks - 1})")
     row = stage * ranks + rank
     number, _, coordinates = program.chips[row]
     sharing = len({other // ranks for other, (text, _, _) in enumerate(program.chips) if text == number})
-    layers = [_layers(program, k * ranks) for k in range(stage + 1)]
-    later = 0
-    if layers[-1]:
-        later = program.meta.get("layers", layers[0])[0] + sum(map(len, layers[:-1])) - layers[-1][0]
+    layers = _layers(program.texts[number].source)
+    later = _first_layer(program, stage) - layers[0] if layers and stages > 1 else 0
     return Chosen(row, stage, rank, place_of(coordinates), later, sharing)
 
 
-def _layers(program: Program, row: int) -> list[int]:
-    """Numbers of the layers that a chip's text names."""
-    source = program.texts[program.chips[row][0]].source
+def _first_layer(program: Program, stage: int) -> int:
+    """First layer of a stage. Raises ValueError where the program's table of them is none."""
+    try:
+        first = program.meta["stage_layers"][stage][0]
+    except (KeyError, IndexError, TypeError):
+        first = None
+    if type(first) is not int or not 0 <= first < 1 << 31:
+        raise ValueError("the program does not say which layers its stages have; compile it again")
+    return first
+
+
+def _layers(source: Source) -> list[int]:
+    """Numbers of the layers that a text names."""
     used = {source.nodes[node] for node in np.unique(source.node).tolist() if node >= 0}
     return sorted({int(found[1]) for name in used if (found := _LAYER.match(name))})
 

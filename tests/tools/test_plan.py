@@ -11,15 +11,12 @@ import pytest
 from emulator.assemble import assemble
 from emulator.chip import Chip, load_chip
 from emulator.lpu.errors import ScheduleError
-from emulator.lpu.geometry import geometry
 from emulator.lpu.naive import NaiveEngine
 from emulator.lpu.sram import Sram
 from emulator.run import load
 from isa.opcodes import BY_CODE, WEST, code
 from isa.program import LpuImage, LpuText, Program
-from programs.compile import compile_decode, scheme_for
-from programs.decode.stored import store
-from programs.lpu.split import choose_split
+from programs.compile import compile_decode
 from programs.models.checkpoint import load_model
 from tests.emulator.lpu_network import HOP, Board, joined
 from tests.emulator.lpu_programs import random_pad
@@ -150,14 +147,19 @@ def test_chips_of_a_system_end_when_the_compiler_says() -> None:
 def test_a_stage_shows_its_own_layers() -> None:
     """Stages of one shape share a schedule, which names the first one's layers; shown are those of the stage that
     is asked for."""
-    program = system()
-    model = load_model("tiny_kjv")
-    stored = store(model, scheme_for(model, GROQ), timing_only=True)
-    split = choose_split(stored, geometry(GROQ), 1, 64, None, None, 2, 4)
-    assert max(choose_chip(program, stage, 0).later for stage in range(4)) > 0
-    for stage, wanted in enumerate(split.stages):
+    program = compile_decode(load_model("smollm2-135m"), GROQ, context=64, tensor_parallel=4, pipeline_parallel=6)
+    chosen = [choose_chip(program, stage, 0) for stage in range(6)]
+    assert max(one.later for one in chosen) > 0 and max(one.sharing for one in chosen) > 1
+    for stage, (first, end) in enumerate(program.meta["stage_layers"]):
         named = {node.name.split(".")[1] for node in plan_of(program, GROQ, stage).nodes() if "layers." in node.name}
-        assert named == {str(n) for n in range(*wanted.layers)}
+        assert named == {str(n) for n in range(first, end)}
+    assert program.meta["stage_layers"][0][0] == 0 and program.meta["stage_layers"][-1][1] == 30
+    del program.meta["stage_layers"]
+    with pytest.raises(ValueError, match="does not say which layers its stages have; compile it again"):
+        choose_chip(program, 0, 0)
+    program.meta["pipeline_parallel"] = 5
+    with pytest.raises(ValueError, match="says that its 24 chips are 5 stages"):
+        choose_chip(program, 0, 0)
 
 
 def test_a_chip_that_is_not_there_is_refused() -> None:
