@@ -235,7 +235,6 @@ class SystemCompiler:
             "sram_words_available": self.g.words, "tensor_parallel": self.ranks,
             "pipeline_parallel": len(self.stages), "stages": [list(span) for span in spans],
             "stage_layers": [list(stage.layers) for stage in self.stages],
-            "stage_layers": [list(stage.layers) for stage in self.stages],
             "layer_cycles": sum(self._layer_cycles(stage) for stage in self.stages),
         }
         if self.system is not None:
