@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from tools.jobs import announce_compilation, run_jobs
+from tools.jobs import JobFailed, announce_compilation, run_jobs
 from tools.measure import Job
 from tools.options import load_chip_with
 from tools.report import seconds, table
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LINKS = "c2c."  # numbers that one chip alone has no use for
 # A number that cannot go this way alone: the other one goes along as far as it must.
 FOLLOWS = {"mxm.column": "stream.edge_column"}  # values fall off behind the MXM, not before it
+
+SMALL = 0.0005  # of the default: a change below it is told in cycles
 
 
 @dataclass
@@ -126,8 +128,18 @@ def _run(chip: Chip, job: Job, default: int, ends: Iterable[End]) -> None:
         else:
             waiting.append(end)
     jobs = [replace(job, settings=(*job.settings, *settings_of(chip, end.values))) for end in waiting]
-    for end, outcome in zip(waiting, run_jobs(jobs, f"{len(jobs)} variants of {chip.name}") if jobs else ()):
+    for end, outcome in zip(waiting, _outcomes(jobs, f"{len(jobs)} variants of {chip.name}") if jobs else ()):
         end.cycles, end.error = outcome.get("cycles_per_token"), outcome.get("error")
+
+
+def _outcomes(jobs: Sequence[Job], title: str) -> list[dict[str, Any]]:
+    """`run_jobs`, with what the machine refuses as an entry too: then one after the other, to know which it is."""
+    try:
+        return run_jobs(jobs, title)
+    except JobFailed as error:
+        if len(jobs) == 1:
+            return [{"error": str(error)}]
+        return [outcome for n, job in enumerate(jobs) for outcome in _outcomes([job], f"{title}, {n + 1}")]
 
 
 def _together(numbers: Sequence[Swept], default: int) -> dict[str, End]:
@@ -197,4 +209,7 @@ def _cells(found: Sensitivity, end: End) -> list[str]:
     change = end.change(found.default)
     if end.cycles is None or change is None:
         return ["refused", ""]
-    return [_time(found, end.cycles), f"{100 * change:+.1f} %" if end.cycles != found.default else "same"]
+    if end.cycles == found.default:
+        return [_time(found, end.cycles), "same"]
+    small = abs(change) < SMALL
+    return [_time(found, end.cycles), f"{end.cycles - found.default:+,} cyc" if small else f"{100 * change:+.1f} %"]

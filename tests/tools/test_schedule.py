@@ -181,6 +181,25 @@ def test_the_table_is_sorted_by_effect_and_says_what_is_refused(capsys, tmp_path
     assert "no effect on this program: mxm.accumulator_depth" in out
 
 
+def test_what_the_machine_refuses_is_shown_and_the_rest_measured(capsys, monkeypatch) -> None:
+    """A schedule that breaks under one number (here: made to) is that number's row, not the end of all."""
+    from tools import sensitivity
+    from tools.jobs import JobFailed
+
+    def breaks(jobs, title, cold=False):
+        if any("icu.barrier_cycles=50" in setting for job in jobs for setting in job.settings):
+            raise JobFailed("tiny_kjv on groq_tsp_v1: stream S0.E has no value")
+        return [{**entry, "cycles_per_token": 1000 - 15 * bool(job.settings)} for job in jobs]
+
+    entry = dict.fromkeys(("model", "chip", "chip_hash", "arithmetic", "batch", "context", "layers", "system"), "") | {
+        "chips_used": 1, "tensor_parallel": 1, "pipeline_parallel": 1}
+    monkeypatch.setattr(sensitivity, "run_jobs", breaks)
+    code, out, _ = run(capsys, "sensitivity", *SMALL, "--number", "icu.barrier_cycles")
+    assert code == 0
+    assert table_row(out, "icu.barrier_cycles")[4:] == ["1.09", "us", "-1.5", "%", "refused", "cycles"]
+    assert "refused: icu.barrier_cycles = 50: tiny_kjv on groq_tsp_v1: stream S0.E has no value" in out
+
+
 def test_assumed_numbers_with_a_range_are_swept_and_no_others() -> None:
     chip = load_chip("groq_tsp_v1")
     swept = {n.key: n for n in swept_numbers(chip)}
