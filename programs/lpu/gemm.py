@@ -30,7 +30,7 @@ TYPES = {"float16": F16, "int8": S8}
 
 
 @dataclass
-class _Unit:
+class Unit:
     """A plane (or pair): its queues, streams, ALUs and slices."""
 
     number: int
@@ -82,7 +82,7 @@ class Gemm(Direct):
         raise CapacityError(f"a product of {self.shape.rows} x {self.shape.inner} with {self.shape.stationary} "
                             f"outputs does not fit one {g.chip}: {failed}")
 
-    def _fit(self, plan: Plan) -> list[_Unit]:
+    def _fit(self, plan: Plan) -> list[Unit]:
         """Slices of every unit, from the VXM outward: sums, results, activations, weights."""
         g, size = self.g, self.shape.size
         sides = [Slices(g, 0), Slices(g, 1)]
@@ -100,11 +100,11 @@ class Gemm(Direct):
         for (number, plane, side, sums), out in zip(near, results):
             acts = sides[side].region(plan.inner_tiles * self.shape.rows, size)
             blocks = sum(p.loads for p in plan.distinct(number))
-            units.append(_Unit(number, plane, side, sums, out, acts, sides[side].region(
+            units.append(Unit(number, plane, side, sums, out, acts, sides[side].region(
                 blocks, plan.load_rows * size)))
         return units
 
-    def _place(self) -> list[_Unit]:
+    def _place(self) -> list[Unit]:
         units = self._fit(self.plan)
         columns = {abs(self.g.column[s]) for u in units for s in u.sums}
         assert columns == set(range(1, len(self.plan.lags) + 1)), "the plan's lags are those of the sums' slices"
@@ -120,15 +120,25 @@ class Gemm(Direct):
 
     # -- contents ---------------------------------------------------------------------------
     def _contents(self, streamed: np.ndarray | None, stationary: np.ndarray | None) -> None:
-        g, shape, plan = self.g, self.shape, self.plan
+        """What is in memory at the start, and the result's place."""
+        shape, plan = self.shape, self.plan
+        self.fill_operands(streamed, stationary)
         words = np.zeros((shape.rows, plan.tiles, TYPE_BYTES[self.out_type]), dtype=np.int32)
         for unit, segments in zip(self.units, plan.segments):
-            vectors = np.arange(plan.inner_tiles * shape.rows)
-            self.fill(unit.acts.words(vectors), None if streamed is None else _vectors(streamed, g.lanes))
             at = 0
             for s in segments:
                 words[s.first : s.first + s.rows, s.tile] = unit.out.words(np.arange(at, at + s.rows))
                 at += s.rows
+        kind = {F16: "f16", F32: "f32"}[self.out_type]
+        self.tensors["c"] = Tensor("c", kind, (shape.rows * plan.tiles, plan.height), "output", streamed is None, False,
+                                   words.reshape(-1, 1, words.shape[2]))
+
+    def fill_operands(self, streamed: np.ndarray | None, stationary: np.ndarray | None) -> None:
+        """Every unit's activations and weights: streamed [rows, inner], stationary [outputs, inner]; None: unknown."""
+        g, shape, plan = self.g, self.shape, self.plan
+        for unit in self.units:
+            vectors = np.arange(plan.inner_tiles * shape.rows)
+            self.fill(unit.acts.words(vectors), None if streamed is None else _vectors(streamed, g.lanes))
             for (tile, k), first in self.blocks[unit.number].items():
                 count = plan.loads(tile)
                 data = None
@@ -137,12 +147,9 @@ class Gemm(Direct):
                                  g.lanes)
                     data = data.reshape(count, plan.load_rows * shape.size, g.lanes)
                 self.fill(unit.weights.words(np.arange(first, first + count)), data)
-        kind = {F16: "f16", F32: "f32"}[self.out_type]
-        self.tensors["c"] = Tensor("c", kind, (shape.rows * plan.tiles, plan.height), "output", streamed is None, False,
-                                   words.reshape(-1, 1, words.shape[2]))
 
     # -- instructions -----------------------------------------------------------------------
-    def _run(self, unit: _Unit, passes: list[Pass]) -> None:
+    def _run(self, unit: Unit, passes: list[Pass]) -> None:
         """All passes of one unit."""
         written = 0
         for n, p in enumerate(passes):
@@ -154,20 +161,21 @@ class Gemm(Direct):
             if p.k == self.plan.inner_tiles - 1:
                 written += p.segment.rows
 
-    def _directions(self, unit: _Unit) -> tuple[int, int]:
+    def _directions(self, unit: Unit) -> tuple[int, int]:
         return (EAST, WEST) if unit.side else (WEST, EAST)
 
-    def _streams(self, unit: _Unit) -> tuple[int, int, int, int, int, int]:
+    def _streams(self, unit: Unit) -> tuple[int, int, int, int, int, int]:
         """First streams: weights and activations (outward), products and partial sums (inward), new partial
         sums and results (outward)."""
         size = self.shape.size
         local = unit.number % (len(self.units) // 2)
         acts = local * size
         weights = len(self.units) // 2 * size + local * self.plan.load_rows * size
-        quad = 2 * unit.row
-        return (weights, acts, *(4 * ((quad + i) % 8) for i in range(4)))  # type: ignore[return-value]
+        # What planes of one hemisphere send inward and of the other one outward moves the same way: on other streams
+        order = range(4) if unit.side else (2, 3, 0, 1)
+        return (weights, acts, *(4 * ((2 * unit.row + i) % 8) for i in order))  # type: ignore[return-value]
 
-    def _load(self, unit: _Unit, p: Pass) -> None:
+    def _load(self, unit: Unit, p: Pass) -> None:
         """Weights into the shadow right before the pass, and the swap."""
         g, kind, out = self.g, self.shape.kind, self._directions(unit)[0]
         queue, rows = g.mxm_queue(unit.plane, MXM_LW), self.plan.load_rows
@@ -183,7 +191,7 @@ class Gemm(Direct):
             self.add(at + whole, queue, "LW", kind, stream_field(out, weights), g.rows % rows, whole * rows)
         self.add(p.start, queue, "IW", kind)
 
-    def _feed(self, unit: _Unit, p: Pass) -> None:
+    def _feed(self, unit: Unit, p: Pass) -> None:
         g, kind, d = self.g, self.shape.kind, self.plan.d
         out, back = self._directions(unit)
         _, acts, products, *_ = self._streams(unit)
@@ -200,7 +208,7 @@ class Gemm(Direct):
         """Cycle in which the pass's first product is at the VXM."""
         return p.start + self.g.abc_delay(self.shape.size) + abs(self.g.column[self.g.mxm_queue(0, MXM_ABC)])
 
-    def _alus(self, unit: _Unit) -> tuple[int, int]:
+    def _alus(self, unit: Unit) -> tuple[int, int]:
         """(adder, converter): two ALUs of the unit's row, the second one large."""
         row = range(4 * unit.row, 4 * unit.row + 4)
         large = next((a for a in row if a in self.g.large_alus), None)
@@ -209,7 +217,7 @@ class Gemm(Direct):
                             "product needs one in every row of four ALUs")
         return next(a for a in row if a != large), large
 
-    def _vector(self, unit: _Unit, p: Pass, written: int) -> None:
+    def _vector(self, unit: Unit, p: Pass, written: int) -> None:
         """Products into sums: kept, added to the ones before, or converted and stored."""
         g, d, rows = self.g, self.plan.d, p.segment.rows
         out, back = self._directions(unit)
@@ -236,7 +244,7 @@ class Gemm(Direct):
                 when = appears + done * d + abs(g.column[s]) - g.result_column
                 self.add(when, s, "WRITE", address, stream_field(out, result + byte), n=n, d=d, stride=1)
 
-    def _partials(self, unit: _Unit, passes: list[Pass]) -> None:
+    def _partials(self, unit: Unit, passes: list[Pass]) -> None:
         """READs and WRITEs of a segment's partial sums."""
         g, d = self.g, self.plan.d
         if len(passes) == 1:
@@ -306,4 +314,4 @@ def fitting_schedule(chip: Chip, m: int, n: int, k: int, dtype: str, a: np.ndarr
     raise failed
 
 
-__all__ = ["TYPES", "Gemm", "fitting_schedule"]
+__all__ = ["TYPES", "Gemm", "Unit", "fitting_schedule", "tile_counts"]

@@ -22,6 +22,7 @@ from programs.lpu.gemm import fitting_schedule
 from programs.lpu.gemm_plan import Plan, Shape, Sums, pass_slots
 from programs.lpu.product import product_program, read_product
 from programs.lpu.skinny import skinny_program
+from tools.options import load_chip_with
 from tools.replay import issues
 
 CHIP = load_chip("groq_tsp_v1")
@@ -218,3 +219,12 @@ def test_both_engines_run_a_product_alike(dtype: str) -> None:
     one, two = fast.step(), naive.step()
     assert (one.cycles, one.traffic, one.counters) == (two.cycles, two.traffic, two.counters)
     assert np.array_equal(fast.read("c"), naive.read("c"))
+
+
+def test_results_do_not_meet_what_comes_in_where_the_vxm_has_no_register_of_its_own() -> None:
+    """vxm.result_column = 0: results appear where operands are taken, in the same cycle and direction."""
+    chip = load_chip_with("groq_tsp_v1", ("groq_tsp_v1.vxm.result_column=0",))
+    a, b = operands(300, 650, 700, "int8")
+    machine = load(fitting_schedule(chip, 300, 650, 700, "int8", a, b), chip)
+    machine.step()
+    assert np.array_equal(read_product(machine), a.astype(np.float64) @ b.astype(np.float64))
