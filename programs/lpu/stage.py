@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from emulator.lpu.geometry import Geometry
 from programs.decode.stored import StoredModel
+from programs.lpu.kernels.embed import TIGHT_ROWS
 from programs.lpu.kernels.state import capacity_blocks, position_tiles, value_blocks
 from programs.lpu.partition import BLOCK, AttentionLayout, LinearPlan, attention_layout, blocks, linear_plans, natural
 
@@ -81,7 +82,9 @@ class Units:
         rows = [words(plans["down"], range(n, n + 1)) for n in range(self.rows)]
         self.unit = [every("qkv") + every("o") + self.cache, *pairs, *rows]
         vectors = len(natural(c.hidden, g.lanes))
-        self.table = [2 * vectors * (min(TABLE_ROWS, c.vocab - first) + 1) for first in range(0, c.vocab, TABLE_ROWS)]
+        vectors += vectors % 2  # two vectors lie on one column of slices; every table ends in a row of zeros
+        rows_of = [min(TABLE_ROWS, c.vocab - first) for first in range(0, c.vocab, TABLE_ROWS)]
+        self.table = [2 * vectors * (n + -(-n // TIGHT_ROWS)) for n in rows_of]
         self.head = [words(plans["lm_head"], range(n, n + 1)) + 4 * batch for n in range(self.heads)]
 
     @property

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -189,18 +190,23 @@ def _transpose_values(b: Build, state: StepState, cache: Cache) -> None:
     count = value_blocks(b.context, b.g.lanes)
     lanes = np.array([BLOCK * k + slot for slot in range(BLOCK) for k in range(per_tile)])
     one_hot = (np.arange(b.g.lanes)[None, :] == lanes[:, None]).astype(np.int8)
+    quarter = len(one_hot) // 4  # in four slices, so that no slice has to hold all of it
+    waiting: list[list[tuple[int, int]]] = [[], []]  # (sequence, tile) by the hemisphere of the planes
     for i in range(b.batch):
-        for t, channels in enumerate(b.layout.v):
-            side = 1 - value_side(t, i)
-            quarter = len(one_hot) // 4  # in four slices, so that no slice has to hold all of it
-            tables = [b.constant(f"one_hot{k}", one_hot[k * quarter : (k + 1) * quarter], side) for k in range(4)]
-            rows = cache.rows[i][t]
+        for t in range(len(b.layout.v)):
+            waiting[1 - value_side(t, i)].append((i, t))
+    for together in zip_longest(*waiting):
+        # One in each hemisphere: a tile's words go to the other hemisphere, whose rows are loaded before that.
+        work = [(side, *job) for side, job in enumerate(together) if job is not None]
+        for side, i, t in work:
             for byte in (0, 1):
-                install(s, 2 * side + byte, S8, [Load(rows.planes(byte, 2), 0, count, 0)])
-            n = blocks(len(channels))
-            for slot in range(BLOCK):
-                one = Mem(tables[slot // 4], slot % 4 * per_tile)
-                transpose_rows(s, 2 * side, one, state.tile_maps[i][side], cache.values[i][t], slot, 0, tiles, n)
+                install(s, 2 * side + byte, S8, [Load(cache.rows[i][t].planes(byte, 2), 0, count, 0)])
+        for slot in range(BLOCK):
+            for side, i, t in work:
+                k = slot // 4
+                table = b.constant(f"one_hot{k}", one_hot[k * quarter : (k + 1) * quarter], side)
+                transpose_rows(s, 2 * side, Mem(table, slot % 4 * per_tile), state.tile_maps[i][side],
+                               cache.values[i][t], slot, 0, tiles, blocks(len(b.layout.v[t])))
 
 
 def _log2_bits(a: Mat, factor: float, offset: float) -> Op:
