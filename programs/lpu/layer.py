@@ -83,8 +83,10 @@ class Weights:
         return buffer
 
     def multiply(self, short: str, acts: Sequence[Buffer], rms: Buffer | None,
-                 store: Callable[[int, int, int], Dst]) -> None:
-        """A linear layer with its scales and bias; row tile n's result goes to store(n, hemisphere, resting group)."""
+                 store: Callable[[int, int, int], Dst],
+                 finish: Callable[[int, Op | Mat], Op | Mat] = lambda n, value: value) -> None:
+        """A linear layer with its scales and bias; finish(n, value) of row tile n's result goes to
+        store(n, hemisphere, resting group)."""
         placed, plan, source = self.placed[short], self.plans[short], self._source(short)
         shape = next(one for name, one in self.b.stored.linears.items() if name.rpartition(".")[2] == short)
         factor = 1.0 / ACTIVATION_FACTOR["s8"] if self.format == "s8" else 1.0
@@ -106,6 +108,7 @@ class Weights:
                     return bias
 
                 value = f32("ADD", value, Mem(self._row_constant(plan, n, biases, side, rest), 0, 0))
+            value = finish(n, value)
             return [(value if isinstance(value, Op) else copy(value), [store(n, side, rest)])]
 
         linear(self.b, placed, acts, self.partials, final)
@@ -259,20 +262,28 @@ class Layer:
 
     def _gate(self, acts: Sequence[Buffer], flow: Flow) -> None:
         """silu(gate) * up of this piece's pairs; silu(g) = g (1 + tanh(g / 2)) / 2."""
-        b, s, batch = self.b, self.b.s, self.b.batch
+        b, batch = self.b, self.b.batch
         if flow.hidden is None:
             flow.hidden = b.scratch(4, self.pairs * batch, 0)
-        parts: dict[int, Buffer] = {}
-        self.weights.multiply("gate_up", acts, None, self.weights.keep(parts))
-        s.at("layer.silu_mul")
-        for k in range(self.last_pair - self.first_pair):
-            gate, up = Mem(parts[2 * k]), Mem(parts[2 * k + 1])
-            half = imm("ADDI", imm("MULI", f32("TANH", imm("MULI", gate, 0.5)), 0.5), 0.5)
-            first = (self.first_pair + k) * batch
-            s.vop([(f32("MUL", f32("MUL", half, gate), up), [Dst(flow.hidden, first)])], batch)
-            b.memory.release(parts[2 * k], parts[2 * k + 1])
-            if self.leaves:
-                self._send_all(flow, "hidden", flow.hidden, first, first + batch)
+        hidden = flow.hidden
+        kept: dict[int, Buffer] = {}  # of a pair, what is finished first
+
+        def finish(n: int, value: Op | Mat) -> Op | Mat:
+            if n % 2 == 0:
+                half = imm("ADDI", imm("MULI", f32("TANH", imm("MULI", value, 0.5)), 0.5), 0.5)
+                value = f32("MUL", value, half)
+            return f32("MUL", value, Mem(kept[n ^ 1])) if n ^ 1 in kept else value
+
+        def store(n: int, side: int, rest: int) -> Dst:
+            if n ^ 1 in kept:
+                return Dst(hidden, (self.first_pair + n // 2) * batch)
+            kept[n] = b.resting(batch, side, rest)
+            return Dst(kept[n])
+
+        self.weights.multiply("gate_up", acts, None, store, finish)
+        b.memory.release(*kept.values())
+        if self.leaves:
+            self._send_all(flow, "hidden", hidden, self.first_pair * batch, self.last_pair * batch)
 
 
 def _scratch(b: Build, n: int, side: int) -> Buffer:
