@@ -12,23 +12,22 @@ widths are made, and the shortest is taken.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from emulator.chip import Chip
-from emulator.lpu.system import NODE
+from emulator.lpu.geometry import geometry
 from emulator.run import Machine
 from isa.opcodes import F16, F32
 from isa.program import LpuImage, Program
 from programs.errors import CapacityError
 from programs.lpu.gemm import TYPES
 from programs.lpu.gemm_plan import Shape
+from programs.lpu.node import CHIPS, on_node
 from programs.lpu.product import product_program
 from programs.lpu.shared_gemm import SharedGemm
 from programs.lpu.shared_plan import WIDTHS
-from programs.lpu.system import SYSTEM
-
-CHIPS = (2, 4, NODE)
 
 
 def part(values: np.ndarray, row: tuple[int, int], column: tuple[int, int]) -> np.ndarray:
@@ -62,6 +61,7 @@ def shared_product(chip: Chip, m: int, n: int, k: int, dtype: str, chips: int, a
                 made.append((int(alone.meta["predicted_cycles"]), width, alone))
             else:
                 shape = Shape(outputs, m, -(-k // width), TYPES[dtype])
+                _check_room(chip, shape, chips)
                 gemm = SharedGemm(chip, shape, width, F16 if TYPES[dtype] == F16 else F32)
                 made.append((gemm.cycles, width, gemm))
         except CapacityError as error:
@@ -70,46 +70,49 @@ def shared_product(chip: Chip, m: int, n: int, k: int, dtype: str, chips: int, a
         assert failed is not None
         raise failed
     _, width, best = min(made, key=lambda x: x[:2])
-    meta = {"op": "gemm", "m": m, "n": n, "k": k, "dtype": dtype, "chips": chips, "width": width, "system": SYSTEM}
+    meta = {"op": "gemm", "m": m, "n": n, "k": k, "dtype": dtype, "width": width}
     if isinstance(best, Program):
-        return _side_by_side(chip, best, meta, a, b)
-    return _together(best, meta, a, b)
+        return _side_by_side(chip, best, chips, meta, a, b)
+    return _together(best, chips, meta, a, b)
 
 
-def _table(chips: int, images: int) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Chips 0, 1, ... of one text, with an image each or the same one."""
-    return [(0, i if images > 1 else 0, (i, 0)) for i in range(chips)]
+def _check_room(chip: Chip, shape: Shape, chips: int) -> None:
+    """Raise CapacityError for a share whose operands are larger than a chip's memory."""
+    have = geometry(chip).sram_bytes
+    need = (shape.rows + shape.stationary) * shape.inner * shape.size
+    if need > have:
+        raise CapacityError(f"one of {chips} shares has {shape.rows} x {shape.inner} activations and {shape.inner} x "
+                            f"{shape.stationary} weights, {need / 1e6:,.0f} MB, and {chip.name} has {have / 1e6:,.1f} "
+                            "MB", None)
 
 
-def _side_by_side(chip: Chip, alone: Program, meta: dict[str, object], a: np.ndarray | None, b: np.ndarray | None
-                  ) -> Program:
+def _side_by_side(chip: Chip, alone: Program, chips: int, meta: dict[str, Any], a: np.ndarray | None,
+                  b: np.ndarray | None) -> Program:
     """Every chip has all inner lanes and a share of B's columns: nothing crosses the links."""
-    chips, m, k = int(meta["chips"]), int(meta["m"]), int(meta["k"])  # type: ignore[call-overload]
     images: list[LpuImage] = list(alone.images)  # type: ignore[arg-type]
     if a is not None and b is not None:
         images = []
         for number in range(chips):
             share = part(b, (0, 1), (number, chips))
-            alone = product_program(chip, m, share.shape[1], k, str(meta["dtype"]), a, share)
+            alone = product_program(chip, meta["m"], share.shape[1], meta["k"], meta["dtype"], a, share)
             images += alone.images  # type: ignore[arg-type]
     tensors = {f"c{i}": replace(alone.tensors["c"], name=f"c{i}", chips=(i,)) for i in range(chips)}
-    table = _table(chips, len(images))
-    return replace(alone, images=images, tensors=tensors, chips=table, meta={**alone.meta, **meta})
+    return on_node(alone, chips, images, tensors, meta)
 
 
-def _together(gemm: SharedGemm, meta: dict[str, object], a: np.ndarray | None, b: np.ndarray | None) -> Program:
+def _together(gemm: SharedGemm, chips: int, meta: dict[str, Any], a: np.ndarray | None, b: np.ndarray | None
+              ) -> Program:
     """Groups of gemm.width chips that add up their partial sums."""
-    chips, width = int(meta["chips"]), gemm.width  # type: ignore[call-overload]
+    width = gemm.width
     if a is None or b is None:
         images = [gemm.contents(0, None, None)]
     else:
         groups = chips // width
         images = [gemm.contents(i % width, part(a, (0, 1), (i % width, width)),
                                 part(b, (i % width, width), (i // width, groups)).T) for i in range(chips)]
-    program = gemm.program(meta | {"transposed": False})
-    table = _table(chips, len(images))
+    program = gemm.program({"transposed": False})
     tensors = {f"c{i}": gemm.result(f"c{i}", i, len(images) == 1) for i in range(chips)}
-    return replace(program, images=images, chips=table, tensors=tensors)
+    return on_node(program, chips, images, tensors, meta)
 
 
 def read_shared_product(machine: Machine) -> np.ndarray:
@@ -128,4 +131,4 @@ def read_shared_product(machine: Machine) -> np.ndarray:
     return found[:m, :n]
 
 
-__all__ = ["CHIPS", "part", "read_shared_product", "shared_product"]
+__all__ = ["part", "read_shared_product", "shared_product"]

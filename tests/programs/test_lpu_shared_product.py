@@ -146,8 +146,10 @@ def test_what_cannot_be_is_refused_with_numbers() -> None:
         shared_product(CHIP, 4, 4, 4, "int8", 3)
     with pytest.raises(ValueError, match="dtype fp8 is not multiplied by groq_tsp_v1; it takes float16, int8"):
         shared_product(CHIP, 4, 4, 4, "fp8", 2)
-    with pytest.raises(CapacityError, match="a share of a product, does not fit one groq_tsp_v1: .* memory slices"):
+    with pytest.raises(CapacityError, match="800 x 8192 activations and 8192 x 16384 weights, 282 MB, .* has 230.7 MB"):
         shared_product(CHIP, 800, 32768, 32768, "float16", 8)
+    with pytest.raises(CapacityError, match="a share of a product, does not fit one groq_tsp_v1: .* memory slices"):
+        shared_product(CHIP, 800, 12800, 20480, "float16", 4, widths=(4,))
     few = load_chip_with("groq_tsp_v1", ("groq_tsp_v1.c2c.queues=3",))
     assert shared_product(few, 60, 340, 1300, "float16", 4, widths=(1, 2, 4)).meta["width"] <= 2
     with pytest.raises(CapacityError, match="sums of 4 chips need 3 links to others and 5 queues .* has 7 and 3"):
