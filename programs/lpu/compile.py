@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -11,7 +13,7 @@ from emulator.lpu.geometry import Geometry
 from isa.opcodes import TYPE_BYTES, TYPES
 from isa.program import LpuImage, LpuText, Tensor
 from programs.decode.stored import StoredModel
-from programs.lpu.build import Build
+from programs.lpu.build import Build, Crossing
 from programs.lpu.chain import imm
 from programs.lpu.emit import Block, block_of, make_image, make_text, text_words
 from programs.lpu.kernels.embed import embedding, place_embedding
@@ -19,7 +21,7 @@ from programs.lpu.kernels.head import ArgMax
 from programs.lpu.kernels.linear import Partials
 from programs.lpu.kernels.network import NEXT, PREVIOUS, all_reduce, exchanged, hand_over, take_over
 from programs.lpu.kernels.norm import rms_norm
-from programs.lpu.kernels.state import step_state
+from programs.lpu.kernels.state import StepState, step_state
 from programs.lpu.layer import Flow, Layer, Weights
 from programs.lpu.links import receive, send
 from programs.lpu.memory import Buffer, Memory
@@ -41,11 +43,23 @@ class Arrival:
     cycles: tuple[int, ...]
 
 
+@dataclass
+class Blocks:
+    """What the chips of a stage run: blocks before the residual comes, then those of `after`, then `last` of ranks
+    that do not send to the next stage (False) and of those that do, which is the same but for the sending.
+    sent: what goes to the next stage."""
+
+    before: list[Block]
+    after: list[Block]
+    last: dict[bool, Block]
+    sent: Sent
+
+
 class Compiler:
     """The schedule of one stage's shape, for every rank of a group.
 
     stored: the whole model; shares of it are made when a rank's image is asked for. `common` schedules
-    what all chips of the stage do; `enter`, `leave` and `come_back` add the crossings between stages.
+    what does not depend on the stage before; `enter` and `come_back` add what comes from other stages.
     """
 
     def __init__(self, stored: StoredModel, g: Geometry, batch: int, context: int, timing_only: bool, stage: Stage,
@@ -132,37 +146,61 @@ class Compiler:
         self.b.memory.new_block()
         return block
 
-    def common(self) -> tuple[list[Block], list[Block]]:
-        """(blocks before the residual comes, blocks after it): the same for all chips of the stage."""
-        b, s, stage = self.b, self.b.s, self.stage
+    def common(self, way: Crossing | None) -> Blocks:
+        """Everything but what comes from the stage before. way: how ranks that send take part in the way to the
+        next stage; None: there is none."""
+        b, s = self.b, self.b.s
         self._place()
-        attends = any(piece.attends for piece in self.pieces)
-        state = step_state(b, self.position) if attends else None
+        state = step_state(b, self.position) if any(piece.attends for piece in self.pieces) else None
         if self.begins:
             self._embed(None)
-        before, after = [self._end_block()], []
-        if stage.tables[0] > 0:
-            self._embed(self.x)
-            after.append(self._end_block())
-        flow, complete, arena = replace(self.incoming, sent=[]), None, 0
-        for piece, layer in zip(stage.pieces, self.pieces, strict=True):
-            if not layer.weights.layered:
-                layer.schedule(state, flow)
-                after.append(replace(self._end_block(), layer=piece.layer))
-                flow = Flow(self.x) if piece.end == self.units.per_layer else flow
-                continue
-            if complete is None:
-                layer.schedule(state, Flow(self.x))
-                complete = self._end_block()
-            after.append(replace(complete, layer=piece.layer, arena=arena))
-            arena += 1
-        self.last = flow
-        if stage.heads[1] > stage.heads[0]:
-            self._head()
         s.at("state")
         s.vop([(imm("ADDI", Mem(self.position), 1), [Dst(self.position)])], b.batch)
-        after.append(self._end_block())
-        return before, after
+        before = self._end_block()
+        work = self._work(state)
+        plain: dict[str, Block] = {}
+        sending, sent = self._empty(), tuple[tuple[str, int], ...]()
+        for key, schedule, _, _ in work or [("", lambda: None, -1, -1)]:
+            if key in plain:
+                continue
+            schedule()
+            plain[key] = block_of(s.events, s.words, s.end, copy.deepcopy(s.links))
+            if way is not None and (not work or key == work[-1][0]):  # sends go on top: nothing else moves
+                b.crossing = way
+                sent = self._leave()
+                sending = self._end_block()
+            else:
+                self._end_block()
+        after = [replace(plain[key], layer=layer, arena=arena) for key, _, layer, arena in work]
+        closing = replace(sending, layer=after[-1].layer, arena=after[-1].arena) if work else sending
+        last = after.pop() if work else plain[""]
+        return Blocks([before], after, {False: last, True: last if way is None else closing}, sent)
+
+    def _work(self, state: StepState | None) -> list[tuple[str, Callable[[], None], int, int]]:
+        """(name of the block, what schedules it, layer, place in the arena) of all blocks; one name, one schedule."""
+        stage, flow = self.stage, replace(self.incoming, sent=[])
+        found: list[tuple[str, Callable[[], None], int, int]] = []
+        if stage.tables[0] > 0:
+            found.append(("embed", lambda: self._embed(self.x), -1, -1))
+        for at, (piece, layer) in enumerate(zip(stage.pieces, self.pieces, strict=True)):
+            own = Flow(self.x) if layer.weights.layered else flow
+
+            def schedule(layer: Layer = layer, own: Flow = own) -> None:
+                layer.schedule(state, own)
+
+            if layer.weights.layered:
+                arena = sum(name == "layer" for name, *_ in found)
+                found.append(("layer", schedule, piece.layer, arena))
+            else:
+                found.append((f"piece {at}", schedule, piece.layer, -1))
+            flow = flow if piece.end < self.units.per_layer else Flow(self.x)
+        self.last = flow
+        if stage.heads[1] > stage.heads[0]:
+            found.append(("head", self._head, -1, -1))
+        return found
+
+    def _empty(self) -> Block:
+        return block_of(array("q"), array("Q"), 0, PortTimes(self.g.slot, self.g.hop))
 
     def _embed(self, before: Buffer | None) -> None:
         b = self.b
@@ -214,11 +252,12 @@ class Compiler:
         work = take if self._direct else (lambda: take_over(self.b, residual))
         return self._crossing("enter", work, peers, arrival)
 
-    def leave(self) -> tuple[Sent, Block]:
-        """(what goes to the next stage, the block that sends what was not sent before)."""
+    def _leave(self) -> Sent:
+        """Send to the next stage what was not sent before; gives everything that was, in order."""
         b, stage = self.b, self.stage
         if self.last.sent:
-            return tuple(self.last.sent), self._crossing("leave", lambda: None, {}, None)
+            return tuple(self.last.sent)
+        b.s.at("leave")
         residual = self.last.middle or self.x
         vectors: list[tuple[str, Buffer, int]] = [("residual", residual, v) for v in range(residual.n - 1)]
         if self.ends:
@@ -227,13 +266,11 @@ class Compiler:
             vectors += [("token", self.token, i) for i in range(b.batch)]
         elif stage.heads[1] > 0:
             vectors += [(name, self.best[k], i) for k, name in enumerate(("value", "index")) for i in range(b.batch)]
-
-        def give() -> None:
-            for _, buffer, v in vectors:
-                send(b.s, [NEXT], Mem(buffer, v))
-
-        work = give if self._direct else (lambda: hand_over(b, self.token if self.ends else residual))
-        return tuple((name, v) for name, _, v in vectors), self._crossing("leave", work, {}, None)
+        if not self._direct:
+            hand_over(b, self.token if self.ends else residual)
+        for _, buffer, v in vectors if self._direct else []:
+            send(b.s, [NEXT], Mem(buffer, v))
+        return tuple((name, v) for name, _, v in vectors)
 
     def come_back(self, arrival: Arrival, peers: dict[int, PortTimes | None]) -> Block:
         """The token comes from the last stage to the first."""

@@ -12,12 +12,11 @@ from isa.program import LpuImage, LpuText, Program, Tensor
 from programs.decode.stored import StoredModel
 from programs.errors import CapacityError
 from programs.lpu.build import Crossing
-from programs.lpu.compile import Arrival, Compiler, Sent
+from programs.lpu.compile import Arrival, Blocks, Compiler
 from programs.lpu.emit import Block, block_starts, text_words
 from programs.lpu.kernels.network import NEXT, PREVIOUS
 from programs.lpu.ports import PortTimes
 from programs.lpu.split import Split, choose_split
-from programs.lpu.stage import Stage
 
 SYSTEM = "groq_production"
 
@@ -91,8 +90,7 @@ class SystemCompiler:
         count = len(self.stages)
         self.ways = [self._way(k) for k in range(count)] if count > 1 else []
         self.compilers: dict[tuple, Compiler] = {}
-        self.common: dict[tuple, tuple[list[Block], list[Block]]] = {}
-        self.left: dict[tuple, tuple[Sent, Block]] = {}
+        self.common: dict[tuple, Blocks] = {}
         self.entered: dict[tuple, Block] = {}
         self.arrivals: dict[int, Arrival] = {}
         self.blocks: dict[tuple[int, int], list[Block]] = {}
@@ -112,23 +110,17 @@ class SystemCompiler:
         return Way(tuple(found), self.ranks)
 
     # -- blocks of every chip -----------------------------------------------------------------
-    def _compiler(self, stage: Stage) -> Compiler:
-        if stage.shape not in self.compilers:
+    def _compiler(self, k: int) -> tuple[Compiler, Blocks]:
+        """The compiler of stage k with what all stages of its shape share."""
+        stage = self.stages[k]
+        way = self.ways[k] if self.ways else None
+        key = (stage.shape, way)
+        if key not in self.compilers:
             made = Compiler(self.stored, self.g, self.batch, self.context, self.timing_only, stage, self.ranks)
-            self.compilers[stage.shape] = made
-            self.common[stage.shape] = made.common()
-        return self.compilers[stage.shape]
-
-    def _leave(self, k: int, rank: int) -> tuple[Sent, Block]:
-        """What a rank of stage k sends to the next stage, and its last block."""
-        stage, way = self.stages[k], self.ways[k]
-        compiler = self._compiler(stage)
-        key = (stage.shape, way, way.leaving(rank))
-        if key not in self.left:
-            b = compiler.b
-            b.crossing, b.senders = way.leaving(rank), way.senders
-            self.left[key] = compiler.leave()
-        return self.left[key]
+            made.b.senders = way.senders if way else {}
+            self.compilers[key] = made
+            self.common[key] = made.common(way.leaving(min(way.senders)) if way else None)
+        return self.compilers[key], self.common[key]
 
     def _arrival(self, k: int) -> Arrival:
         """What stage k (0: what comes back) gets from the one before, and in which rhythm."""
@@ -137,14 +129,14 @@ class SystemCompiler:
         before = (k or len(self.stages)) - 1
         sender = self.ways[before].links[0][0][0]
         sent = self._times(self._blocks(before, sender), NEXT, True)
-        self.arrivals[k] = Arrival(self._leave(before, sender)[0], tuple(t - sent[0] for t in sent))
+        self.arrivals[k] = Arrival(self._compiler(before)[1].sent, tuple(t - sent[0] for t in sent))
         return self.arrivals[k]
 
     def _enter(self, k: int, rank: int) -> Block:
         """The block in which a rank of stage k gets what the stage before sends, or the first stage the token."""
-        stage, way = self.stages[k], self.ways[k - 1]
-        compiler, crossing, arrival = self._compiler(stage), way.arriving(rank), self._arrival(k)
-        key = (stage.shape, k == 0, way, crossing, arrival)
+        way = self.ways[k - 1]
+        compiler, crossing, arrival = self._compiler(k)[0], way.arriving(rank), self._arrival(k)
+        key = (id(compiler), k == 0, way, crossing, arrival)
         if key not in self.entered:
             peers: dict[int, PortTimes | None] = {}
             for port in crossing.hears:  # those that others hear come first: their times of sending are known then
@@ -159,16 +151,12 @@ class SystemCompiler:
         """What a rank of stage k runs, without the token's return."""
         if (k, rank) in self.blocks:
             return self.blocks[k, rank]
-        stage = self.stages[k]
-        self._compiler(stage)
-        before, after = self.common[stage.shape]
-        blocks = list(before)
+        common = self._compiler(k)[1]
+        blocks = list(common.before)
         if k > 0:
             length = max(self._enter(k, r).cycles for r in range(self.ranks))
             blocks.append(replace(self._enter(k, rank), cycles=length))
-        blocks += after
-        if self.ways:
-            blocks.append(self._leave(k, rank)[1])
+        blocks += [*common.after, common.last[bool(self.ways) and rank in self.ways[k].senders]]
         self.blocks[k, rank] = blocks
         return blocks
 
@@ -206,14 +194,14 @@ class SystemCompiler:
         spans: list[tuple[int, int]] = []
         end = words = 0
         for k, stage in enumerate(self.stages):
-            compiler = self._compiler(stage)
+            compiler = self._compiler(k)[0]
             busy = 0
             for rank in range(self.ranks):
                 blocks = self._blocks(k, rank)
                 busy = max(busy, block_starts(self.g, blocks)[-1] + blocks[-1].cycles)
                 if self.ways and k == 0:
                     blocks = [*blocks, self._tail(starts[-1], rank)]
-                key = (stage.shape, *(id(block.table) for block in blocks), blocks[-1].gap)
+                key = (id(compiler), *(id(block.table) for block in blocks), blocks[-1].gap)
                 if key not in known:
                     text, cycles = compiler.text(blocks)
                     known[key] = len(texts), cycles
@@ -235,15 +223,15 @@ class SystemCompiler:
             "sram_words_available": self.g.words, "tensor_parallel": self.ranks,
             "pipeline_parallel": len(self.stages), "stages": [list(span) for span in spans],
             "stage_layers": [list(stage.layers) for stage in self.stages],
-            "layer_cycles": sum(self._layer_cycles(stage) for stage in self.stages),
+            "layer_cycles": sum(self._layer_cycles(k) for k in range(len(self.stages))),
         }
         if self.system is not None:
             meta["system"] = self.system.name
         return Program("lpu", self.chip.name, self.chip.hash, texts, images, chips, self._tensors(), [], meta)
 
-    def _layer_cycles(self, stage: Stage) -> int:
+    def _layer_cycles(self, k: int) -> int:
         """Cycles of a stage's layers, without what comes before, after and between them."""
-        return sum(block.cycles for block in self.common[stage.shape][1] if block.layer >= 0)
+        return sum(block.cycles for block in self._blocks(k, 0) if block.layer >= 0)
 
     def _tail(self, last_start: int, rank: int) -> Block:
         """The return of the token to the first stage, as late as the last stage sends it."""
@@ -267,7 +255,7 @@ class SystemCompiler:
         return self.groups[k][rank], start, *(roles[ROLE_PORT + i] for i in range(len(roles)))
 
     def _tensors(self) -> dict[str, Tensor]:
-        first, last = self._compiler(self.stages[0]), self._compiler(self.stages[-1])
+        first, last = self._compiler(0)[0], self._compiler(len(self.stages) - 1)[0]
         every = tuple(range(self.split.chips))
         head = every[-self.ranks :]
         found = {"position": replace(first.tensor("position"), chips=every),
