@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from emulator.accounting import LPU_REASONS
 from emulator.chip import Chip, ChipError
-from emulator.lpu.geometry import C2C, HEMISPHERES, KIND_NAMES, MEM, MXM_ACC, MXM_LW, VXM, Geometry, geometry
+from emulator.lpu.geometry import HEMISPHERES, KIND_CLASS, KIND_NAMES, VXM, Geometry, geometry
 from emulator.lpu.text import COMPLETION, FIELDS, IDLE, NO_REASON, OP, Decoded
 from isa.encoding import decode_words
 from isa.opcodes import F16, code
@@ -142,15 +142,14 @@ class Plan:
     def unit_rows(self) -> list[Row]:
         """One row a class of units and hemisphere; weights, activations and results of the MXM apart."""
         g = self.g
-        found: dict[str, list[int]] = {}
+        found: dict[tuple[str, str], list[int]] = {}
         for queue, kind in enumerate(g.queue_kind):
-            side = HEMISPHERES[int(g.column[queue] > 0)]
-            name = ("VXM" if kind == VXM else f"MEM.{side}" if kind == MEM else f"C2C.{side}" if kind == C2C
-                    else f"{KIND_NAMES[kind]}.{side}" if MXM_LW <= kind <= MXM_ACC else f"SXM.{side}")
-            found.setdefault(name, []).append(queue)
-        order = {name: KIND_NAMES.index(re.sub(r"\.[WE]$", "", name)) for name in found if name[:3] != "SXM"}
-        names = sorted(found, key=lambda name: (order.get(name, MXM_ACC + 1), found[name][0]))
-        return [Row(name, tuple(found[name])) for name in names]
+            name = KIND_NAMES[kind] if KIND_CLASS[kind] == "mxm" else KIND_CLASS[kind].upper()
+            side = "" if kind == VXM else f".{HEMISPHERES[int(g.column[queue] > 0)]}"
+            found.setdefault((name, side), []).append(queue)
+        order = list(dict.fromkeys(name for name, _ in found))  # that of the queues, both hemispheres side by side
+        return [Row(name + side, tuple(queues))
+                for (name, side), queues in sorted(found.items(), key=lambda item: order.index(item[0][0]))]
 
     def queue_rows(self) -> list[Row]:
         """One row a queue."""
@@ -238,7 +237,7 @@ def by_kind(nodes: list[Node]) -> list[tuple[int, Node]]:
     for node in nodes:
         kind = _LAYER.sub("layers.N.", node.name)
         if kind not in found:
-            found[kind] = 1, Node(**{**vars(node), "waits": dict(node.waits)})
+            found[kind] = 1, replace(node, waits=dict(node.waits))
             continue
         count, first = found[kind]
         for reason, cycles in node.waits.items():

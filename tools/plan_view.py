@@ -11,7 +11,7 @@ import numpy as np
 from emulator.lpu.errors import stream_name
 from emulator.lpu.geometry import KIND_CLASS, Geometry
 from isa.opcodes import BY_CODE, BY_NAME
-from tools.grid import CYCLES_MAX, Events, follows, letters, merged, render, ruler
+from tools.grid import Events, follows, letters, merged, render, ruler
 from tools.plan import Node, Plan, Row, by_kind
 from tools.plan_at import Moment, Register, Word, as_json
 from tools.report import percentages, seconds, table
@@ -85,21 +85,18 @@ def picture(plan: Plan, rows: Sequence[Row], window: Window) -> str:
     """Density by row and bucket, with each row's share of the whole window; rows without an issue are left out."""
     counts = plan.density(list(rows), (window.first, window.end), window.bucket)
     lengths = [min(window.bucket, window.end - window.first - k * window.bucket) for k in range(window.buckets)]
-    drawn, shares = [], {}
+    drawn = []
     for row, busy in zip(rows, counts):
         if busy.any():
             cells = "".join(shade(int(n), len(row.queues) * length) for n, length in zip(busy, lengths))
-            drawn.append((row.name, cells))
-            shares[row.name] = 100 * int(busy.sum()) / (len(row.queues) * (window.end - window.first))
+            share = int(busy.sum()) / (len(row.queues) * (window.end - window.first))
+            drawn.append((row.name, f"|{cells}| {100 * share:5.1f} %"))
     if not drawn:
         return f"cycles {window.first} to {window.end - 1}: nothing is issued"
     if len(rows) == plan.g.queues:
         drawn = merged(drawn)
     width = max(len(name) for name, _ in drawn)
-    lines = [" " * (width + 3) + scaled_ruler(window)]
-    for name, cells in drawn:
-        share = shares[name.split("..")[0]]
-        lines.append(f"{name:<{width}}  |{cells}| {share:5.1f} %")
+    lines = [" " * (width + 3) + scaled_ruler(window), *(f"{name:<{width}}  {cells}" for name, cells in drawn)]
     each = "a cycle" if window.bucket == 1 else f"{window.bucket} cycles"
     lines.append(f"a character is {each}: the darker of '{SHADES}', the more of the row's queues x cycles issue")
     return "\n".join(lines)
@@ -118,7 +115,7 @@ def scaled_ruler(window: Window) -> str:
 
 def spelt_out(window: Window) -> bool:
     """Whether a window of queues is short enough to show every instruction."""
-    return window.end - window.first <= min(LETTERS_MAX, CYCLES_MAX)
+    return window.end - window.first <= LETTERS_MAX
 
 
 def _issued(plan: Plan, queue: int, window: Window) -> list[list[Any]]:
