@@ -95,6 +95,13 @@ def test_streams_of_random_programs_are_the_twins() -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("arithmetic", ["fp16", "int8"])
+def test_streams_of_a_compiled_layer_are_the_twins(arithmetic: str) -> None:
+    program = compile_decode(load_model("tiny_kjv"), GROQ, context=64, timing_only=True, layers=(0, 1),
+                             arithmetic=arithmetic)
+    assert check_streams(plan_of(program), program.images[0])[0] > 100_000  # type: ignore[arg-type]
+
+
 def test_streams_of_a_transposition_are_the_twins() -> None:
     """16 streams come in at the SXM's column 4 in cycle 40 from as many slices; 16 go out four cycles later."""
     pad = joined(1).pads[0]
