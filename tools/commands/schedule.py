@@ -43,7 +43,7 @@ class StageRank(click.ParamType):
         return int(found[1]), int(found[2])
 
 
-@click.command("schedule", short_help="An LPU program's plan: units x cycles, or what is where in a cycle.")
+@click.command("schedule", short_help="An LPU program's plan, read without running it.")
 @click.argument("program_file", metavar="[PROGRAM]", required=False, default=None,
                 type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--model", default=None, help=f"Model to compile instead of PROGRAM [default: {DEFAULT_MODEL}].")
