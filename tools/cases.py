@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LARGEST = 1 << 31  # of any number in a case
 FLOOR_TYPES = {"float16": 2, "int8": 1}  # bytes
+NODE_CHIPS = (2, 4, 8)  # of a node, that share an operation
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,15 @@ class Column:
     name: str
     words: tuple[str, ...] = ()
     default: int | str | None = None
-    only: int | None = None  # the one number that is taken
-    why: str = ""  # what to say about other numbers
+    among: tuple[int, ...] = ()  # the numbers that are taken, where not all are
+    other: str = ""  # another name that the column may have
+
+    def cell(self, cells: Mapping[str, str]) -> str:
+        """This column's cell of a row. Raises ValueError where its two names say two things."""
+        given = {name: cells[name].strip() for name in (self.name, self.other) if cells.get(name, "").strip()}
+        if len(set(given.values())) > 1:
+            raise ValueError(f"{self.name} {given[self.name]} and {self.other} {given[self.other]} say two things")
+        return next(iter(given.values()), "")
 
     def parse(self, cell: str) -> int | str:
         """The value of a cell. Raises ValueError with one sentence."""
@@ -61,8 +69,8 @@ class Column:
         number = int(cell) if re.fullmatch(r"[0-9]{1,10}", cell) else 0
         if not 1 <= number <= LARGEST:
             raise ValueError(f"{self.name} {cell!r} is not a whole number from 1 to {LARGEST}")
-        if self.only is not None and number != self.only:
-            raise ValueError(f"{self.name} {number}: {self.why}")
+        if self.among and number not in self.among:
+            raise ValueError(f"{self.name} {number} is not one of {', '.join(map(str, self.among))}")
         return number
 
 
@@ -84,22 +92,40 @@ class Operation:
 
 def _gemm_program(chip: Chip, case: Case) -> Program:
     from programs.lpu.product import product_program
+    from programs.lpu.shared_product import shared_product
 
-    m, n, k = case.numbers("m", "n", "k")
-    return product_program(chip, m, n, k, case["dtype"])
+    m, n, k, chips = case.numbers("m", "n", "k", "chips")
+    if chips == 1:
+        return product_program(chip, m, n, k, case["dtype"])
+    return shared_product(chip, m, n, k, case["dtype"], chips)
 
 
 def _gemm_floor(g: Geometry, case: Case) -> Cycles:
-    """One operand enters as weights, the other as activations, whichever way round is less; every product once."""
-    m, n, k = case.numbers("m", "n", "k")
+    """One operand enters as weights, the other as activations, whichever way round is less; every product once,
+    all in equal shares of the chips."""
+    m, n, k, chips = case.numbers("m", "n", "k", "chips")
     size = FLOOR_TYPES[case["dtype"]]
     units, feed = (g.planes // 2, g.f16_feed) if size == 2 else (g.planes, 1)
     ways = [{"weight ingest": Fraction(weights * k * size, g.ingest_bytes_per_cycle),
              "activation feed": Fraction(rows * k * feed, units * g.lanes)} for weights, rows in ((n, m), (m, n))]
     ends = 2 if size == 2 else 4
-    return min(ways, key=lambda way: max(way.values())) | {
+    alone = min(ways, key=lambda way: max(way.values())) | {
         "arithmetic": Fraction(m * n * k * feed, units * g.rows * g.lanes),
         "SRAM": Fraction((m + n) * k * size + m * n * ends, g.sram_bytes_per_cycle)}
+    return {name: cycles / chips for name, cycles in alone.items()}
+
+
+def _all_reduce_program(chip: Chip, case: Case) -> Program:
+    """The message is taken as fp32 numbers; its last bytes fill one up."""
+    from programs.lpu.lone_all_reduce import ELEMENT, all_reduce_program
+
+    return all_reduce_program(chip, case["chips"], -(-case["message_bytes"] // ELEMENT))
+
+
+def _all_reduce_floor(g: Geometry, case: Case) -> Cycles:
+    """Bus bytes, 2 (n - 1) / n of the message, over n - 1 links: utilisation is bus bandwidth over its peak."""
+    chips, message = case.numbers("chips", "message_bytes")
+    return {"links": Fraction(2 * message * g.slot, chips * g.lanes)}
 
 
 def _lstm_program(chip: Chip, case: Case) -> Program:
@@ -143,8 +169,10 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
     "lpu": {
         "gemm": Operation(
             (Column("m"), Column("n"), Column("k"), Column("dtype", tuple(FLOOR_TYPES)),
-             Column("chips", default=1, only=1, why="products over several chips are not built; leave chips empty")),
+             Column("chips", default=1, among=(1, *NODE_CHIPS))),
             _gemm_program, _gemm_floor),
+        "allreduce": Operation((Column("chips", among=NODE_CHIPS, other="num_gpus"), Column("message_bytes")),
+                               _all_reduce_program, _all_reduce_floor),
         "decode_attention": Operation(
             (Column("batch"), Column("kv_len"), Column("q_heads"), Column("kv_heads"), Column("head_dim"),
              Column("kv_dtype", ("float16",), default="float16")),
@@ -177,7 +205,7 @@ def parse_case(cells: Mapping[str, str], chip: Chip) -> Case:
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"op {op} is unknown on {chip.name}; {hint}known: {', '.join(known)}")
     try:
-        return Case(op, tuple((c.name, c.parse(cells.get(c.name, ""))) for c in known[op].columns))
+        return Case(op, tuple((c.name, c.parse(c.cell(cells))) for c in known[op].columns))
     except ValueError as error:
         raise ValueError(f"{op}: {error}") from None
 

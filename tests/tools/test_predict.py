@@ -145,11 +145,11 @@ def test_processes_give_the_same_file(capsys, files, monkeypatch) -> None:
 
 
 def test_what_does_not_fit_does_not_end_the_others(capsys, files) -> None:
-    files[0].write_text("op,m,n,k,dtype,chips\ngemm,9000,9000,9000,float16,\ngemm,4,4,4,int8,2\ngemm,4,4,4,int8,1\n")
+    files[0].write_text("op,m,n,k,dtype,chips\ngemm,9000,9000,9000,float16,\ngemm,4,4,4,int8,3\ngemm,4,4,4,int8,1\n")
     code, err = predict(capsys, files)
     assert code == 2
     assert "line 2: gemm: operands and result of 9000 x 9000 x 9000 in float16 take 486 MB" in err
-    assert "line 3: gemm: chips 2: products over several chips are not built" in err
+    assert "line 3: gemm: chips 3 is not one of 1, 2, 4, 8" in err
     assert [row["cycles"] == "" for row in rows_of(files[1])] == [True, True, False]
 
 
@@ -182,12 +182,15 @@ def test_the_output_is_never_the_input_or_a_table_of_something_else(capsys, file
 
 
 @pytest.mark.parametrize(("cells", "message"), [
-    ({}, "op is missing; known: gemm, decode_attention, lstm_cell, lstm_cell_published"),
+    ({}, "op is missing; known: gemm, allreduce, decode_attention, lstm_cell, lstm_cell_published"),
     ({"op": "gem"}, "op gem is unknown on groq_tsp_v1; did you mean gemm"),
     ({"op": "lstm_cell", "hidden": "0", "batch": "1"}, "hidden '0' is not a whole number from 1"),
     ({"op": "lstm_cell", "hidden": "-1", "batch": "1"}, "hidden '-1' is not a whole number"),
     ({"op": "lstm_cell", "hidden": "1.5", "batch": "1"}, "hidden '1.5' is not a whole number"),
     ({"op": "gemm", "m": "1", "n": "1", "k": "1", "dtype": "fp8"}, "dtype fp8 is not one of float16, int8"),
+    ({"op": "allreduce", "message_bytes": "8"}, "allreduce: chips is missing"),
+    ({"op": "allreduce", "num_gpus": "3", "message_bytes": "8"}, "chips 3 is not one of 2, 4, 8"),
+    ({"op": "allreduce", "num_gpus": "4", "chips": "8", "message_bytes": "8"}, "chips 8 and num_gpus 4 say two things"),
 ])  # fmt: skip
 def test_cells_are_checked(cells: dict[str, str], message: str) -> None:
     from emulator.chip import load_chip
@@ -216,3 +219,25 @@ def test_assumed_numbers_can_be_swept(capsys, files, setting: str) -> None:
     code, err = predict(capsys, files, "--set", f"groq_tsp_v1.{setting}")
     assert code == 0, err
     assert all(int(row["cycles"]) > 100 for row in rows_of(files[1]))
+
+
+def test_operations_over_several_chips(capsys, files) -> None:
+    """32 KiB on 8 chips: 2 x 7/8 of it over 7 links of 320 B in 24 cycles are 614.4 cycles. Each chip sends 7 others
+    four vectors of four words, twice. An int8 product's arithmetic, 40 x 1300 x 640 /
+    (4 x 320 x 320) = 81.25 cycles, is shared by two chips, and more than ingesting 1300 x 640 weights, 40.6."""
+    files[0].write_text("op,num_gpus,chips,message_bytes,m,n,k,dtype\nallreduce,8,,32768\nallreduce,,8,32768\n"
+                        "gemm,,2,,40,1300,640,int8\nallreduce,2,,20000000\n")
+    code, err = predict(capsys, files)
+    assert code == 2 and "line 5: allreduce: a message of 15,625 vectors is longer than a memory slice" in err
+    first, second, product, _ = rows_of(files[1])
+    assert first["cycles"] == second["cycles"]
+    assert float(first["utilisation"]) == pytest.approx(614.4 / int(first["cycles"]), abs=1e-4)
+    assert first["bound_by"] == "links" and first["c2c_sent_bytes"] == str(8 * 2 * 7 * 4 * 4 * 320)
+    assert float(product["utilisation"]) == pytest.approx(81.25 / 2 / int(product["cycles"]), abs=1e-4)
+
+
+def test_the_numbers_of_chips_are_those_that_programs_take() -> None:
+    from programs.lpu.node import CHIPS
+    from tools.cases import NODE_CHIPS
+
+    assert NODE_CHIPS == CHIPS
