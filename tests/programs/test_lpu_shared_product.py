@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from emulator.chip import Chip, load_chip
 from emulator.lpu.errors import ScheduleError
@@ -43,6 +45,15 @@ def check(program: Program, a: np.ndarray, b: np.ndarray, chip: Chip = CHIP) -> 
 def test_products_are_those_of_numpy(chips: int, width: int, shape: tuple[int, int, int], dtype: str) -> None:
     a, b = operands(*shape, dtype)
     check(shared_product(CHIP, *shape, dtype, chips, a, b, (width,)), a, b)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 700), st.integers(1, 2000), st.sampled_from(["int8", "float16"]),
+       st.sampled_from([(2, 2), (4, 2), (4, 4)]))
+def test_schedules_of_any_shape_run_in_the_predicted_cycles(m: int, n: int, k: int, dtype: str,
+                                                            split: tuple[int, int]) -> None:
+    program = shared_product(CHIP, m, n, k, dtype, split[0], widths=split[1:])
+    assert load(program, CHIP).step().cycles == program.meta["predicted_cycles"]
 
 
 @pytest.mark.parametrize("setting", ["c2c.slot_cycles=23", "c2c.slot_cycles=25", "c2c.overhead_cycles=0",
