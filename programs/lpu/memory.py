@@ -76,10 +76,15 @@ class Memory:
         return self.g.words_per_slice - used
 
     def take(self, slice_number: int, count: int, layered: bool = False) -> int:
-        """First of `count` words of a slice. Overflow is found by `check`."""
+        """First of `count` words of a slice. Raises CapacityError where it has no room for them."""
         counter = self.layer if layered else self.static
         first = counter[slice_number]
         counter[slice_number] += count
+        if self.free(slice_number) < 0:
+            raise CapacityError(
+                f"a chip's part cannot be spread evenly enough: slice {slice_number} would need "
+                f"{self.g.words_per_slice - self.free(slice_number):,} of {self.g.words_per_slice:,} words; use more "
+                "chips, or a smaller context or batch", None)
         return first
 
     def group(self, hemisphere: int, number: int) -> tuple[int, ...]:
@@ -184,17 +189,12 @@ class Memory:
         return sum(self.static) + self.layers * sum(self.layer) + sum(self.high)
 
     def check(self, text_words: int) -> None:
-        """Raise CapacityError when a slice, or the chip with its instruction text, is over-full."""
+        """Raise CapacityError when the chip is over-full with its instruction text."""
         need, have = self.used_words + text_words, self.g.words
         if need > have:
             raise CapacityError(
                 f"needs {need:,} SRAM words ({self.used_words:,} of data, {text_words:,} of instructions) and one chip "
                 f"has {have:,}", -(-need // have))
-        worst = min(range(self.g.slices), key=self.free)
-        if self.free(worst) < 0:
-            raise CapacityError(
-                f"needs {need:,} SRAM words of {have:,}, which cannot be spread evenly enough: slice "
-                f"{worst} would need {self.g.words_per_slice - self.free(worst):,} of {self.g.words_per_slice:,}", 2)
 
     def base(self, slice_number: int, layer: int) -> int:
         """Address of a layer's copy of the arena in a slice (after everything is allocated)."""

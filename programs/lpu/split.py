@@ -34,18 +34,20 @@ class Split:
 
 def choose_split(stored: StoredModel, g: Geometry, batch: int, context: int, layers: tuple[int, int] | None,
                  chips: int | None = None, ranks: int | None = None, stages: int | None = None,
-                 whole_head: bool = False) -> Split:
+                 whole_head: bool = False, more: int = 0) -> Split:
     """The split that was asked for, or else the fewest chips that hold the model, of those the one with most ranks.
 
-    whole_head: embedding and head are not cut, so that a host can read all logits. Raises CapacityError
-    with the numbers and the nearest choice that works.
+    Cuts inside matrices cost links; they are made only for a number of chips or stages that is asked for, or where
+    nothing else fits. whole_head: embedding and head are not cut, so that a host can read all logits. more: stages
+    beyond the fewest that should do, where those turned out too tight.
+    Raises CapacityError with the numbers and the nearest choice that works.
     """
     if ranks is not None:
         check_ranks(ranks)
     if chips is not None and ranks is not None and stages is not None and chips != ranks * stages:
         raise CapacityError(f"--chips {chips}: --tensor-parallel {ranks} x --pipeline-parallel {stages} are "
                             f"{ranks * stages} chips", None)
-    fitter = Fitter(stored, g, batch, context, whole_head)
+    fitter = Fitter(stored, g, batch, context, whole_head, more)
     if layers is not None:
         return fitter.one_group(layers, chips, ranks, stages)
     able = [ranks] if ranks is not None else list(RANKS)
@@ -53,11 +55,13 @@ def choose_split(stored: StoredModel, g: Geometry, batch: int, context: int, lay
         able = [r for r in able if chips % r == 0 and (stages is None or chips == r * stages)]
     found: list[Split] = []
     refused: list[CapacityError] = []
-    for r in able:
-        try:
-            found.append(Split(r, tuple(fitter.stages(r, stages or (chips // r if chips is not None else None)))))
-        except CapacityError as error:
-            refused.append(error)
+    for coarse in (True, False) if chips is None and stages is None else (False,):
+        for r in able if not found else ():
+            wanted = stages or (chips // r if chips is not None else None)
+            try:
+                found.append(Split(r, tuple(fitter.stages(r, wanted, coarse))))
+            except CapacityError as error:
+                refused.append(error)
     if not found:
         if refused:
             raise min(refused, key=lambda e: e.chips_needed or 1 << 30)
@@ -68,7 +72,9 @@ def choose_split(stored: StoredModel, g: Geometry, batch: int, context: int, lay
 class Fitter:
     """Looks for stages that hold a model."""
 
-    def __init__(self, stored: StoredModel, g: Geometry, batch: int, context: int, whole_head: bool) -> None:
+    def __init__(self, stored: StoredModel, g: Geometry, batch: int, context: int, whole_head: bool,
+                 more: int = 0) -> None:
+        self.more = more
         self.stored, self.g, self.batch, self.context, self.whole_head = stored, g, batch, context, whole_head
         self.usable = int(g.words * (1 - HEADROOM))
         self.known: dict[int, Units] = {}
@@ -90,8 +96,8 @@ class Fitter:
             raise self.refusal(ranks, 1, [stage])
         return Split(ranks, (stage,))
 
-    def stages(self, ranks: int, wanted: int | None) -> list[Stage]:
-        """`wanted` stages, or the fewest that hold the model. Raises CapacityError."""
+    def stages(self, ranks: int, wanted: int | None, coarse: bool = False) -> list[Stage]:
+        """`wanted` stages, or the fewest that hold the model; coarse: matrices are not cut. Raises CapacityError."""
         units = self.units(ranks)
         if wanted is not None and not wired(wanted, ranks):
             raise CapacityError(f"--pipeline-parallel {wanted} with --tensor-parallel {ranks}: the last node would "
@@ -99,7 +105,8 @@ class Fitter:
                                 f"{wanted + 1}", None)
         total = units.of(units.whole())
         first = -(-total // self.usable)
-        levels = cut_levels(units, ranks, self.whole_head)
+        skip = self.more
+        levels = cut_levels(units, ranks, self.whole_head)[: 2 if coarse else None]
         found: list[Stage] = []
         for number in [wanted] if wanted is not None else range(first, 2 * first + 16):
             if not wired(number, ranks):
@@ -109,7 +116,10 @@ class Fitter:
                 worst = max((units.of(stage) for stage in found), default=0)
                 even = worst * number <= EVEN * total or cuts is levels[-1]
                 if len(found) == number and worst <= self.usable and even:
-                    return found
+                    if wanted is not None or not skip:
+                        return found
+                    skip -= 1
+                    break
         if wanted is not None and len(found) != wanted:
             raise CapacityError(f"--pipeline-parallel {wanted}: {self.stored.name} can be cut into at most "
                                 f"{len(levels[-1]) - 1} stages", None)
@@ -120,7 +130,7 @@ class Fitter:
         counts = []
         for ranks in RANKS:
             try:
-                counts.append(ranks * len(self.stages(ranks, None)))
+                counts.append(ranks * len(self.stages(ranks, None, True)))
             except CapacityError:
                 continue
         return min(counts, default=None)

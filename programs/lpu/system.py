@@ -19,6 +19,7 @@ from programs.lpu.ports import PortTimes
 from programs.lpu.split import Split, choose_split
 
 SYSTEM = "groq_production"
+TRIES = 4  # numbers of stages that are tried, from the smallest that should do
 
 
 def compile_lpu(stored: StoredModel, chip: Chip, batch: int = 1, context: int = 1024, timing_only: bool = False,
@@ -31,8 +32,16 @@ def compile_lpu(stored: StoredModel, chip: Chip, batch: int = 1, context: int = 
     """
     g = geometry(chip)
     whole_head = not timing_only and stored.has_values
-    split = choose_split(stored, g, batch, context, layers, chips, tensor_parallel, pipeline_parallel, whole_head)
-    return SystemCompiler(stored, chip, g, batch, context, timing_only, split).program()
+    free = chips is None and pipeline_parallel is None and layers is None
+    for more in range(TRIES):
+        split = choose_split(stored, g, batch, context, layers, chips, tensor_parallel, pipeline_parallel, whole_head,
+                             more)
+        try:
+            return SystemCompiler(stored, chip, g, batch, context, timing_only, split).program()
+        except CapacityError:  # scratch and instructions may not fit where weights and cache just do
+            if not free or more == TRIES - 1:
+                raise
+    raise AssertionError
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from emulator.run import load
 from programs.decode.reference import Reference, logit_bound
 from programs.decode.stored import SCHEMES, StoredModel, store
 from programs.errors import CapacityError
-from programs.lpu.compile import Stage
 from programs.lpu.kernels.network import address_maps
 from programs.lpu.partition import dealt
-from programs.lpu.shard import head_numbers, share, share_config, with_parts
-from programs.lpu.split import balanced, choose_split, needs
+from programs.lpu.shard import head_numbers, share, share_config, share_shapes, with_parts
+from programs.lpu.split import EVEN, Fitter, balanced, choose_split, cut_levels
+from programs.lpu.stage import Stage, Units
 from programs.lpu.system import SYSTEM, chip_groups, compile_lpu
 from programs.models.checkpoint import load_model
 from tests.models import AWKWARD, random_llama
@@ -111,7 +111,9 @@ def test_ranks_give_the_oracles_logits(tmp_path: Path, scheme: str, ranks: int) 
     check_steps(stored_model(tmp_path, scheme, **ODD), ranks, 1, 1, 3)
 
 
-@pytest.mark.parametrize(("ranks", "stages", "batch"), [(1, 2, 1), (2, 2, 2), (8, 3, 1), (4, 1, 3)])
+@pytest.mark.parametrize(("ranks", "stages", "batch"), [
+    (1, 2, 1), (2, 2, 2), (8, 3, 1), (4, 1, 3), (1, 7, 2), (1, 13, 1), (2, 5, 1),
+])  # fmt: skip
 def test_stages_hand_over_and_the_token_comes_back(tmp_path: Path, ranks: int, stages: int, batch: int) -> None:
     check_steps(stored_model(tmp_path, **ODD), ranks, stages, batch, 3)
 
@@ -152,15 +154,70 @@ def test_every_stage_of_a_timing_run_takes_the_cycles_of_a_run_with_values(tmp_p
     assert cycles[0] == cycles[1] and counters[0] == counters[1]
 
 
-def test_balanced_stages_hold_whole_layers_and_none_is_fuller_than_it_must_be() -> None:
+def units_in_order(stages: tuple[Stage, ...], units: Units) -> list[tuple[str, int]]:
+    found = []
+    for stage in stages:
+        found += [("table", n) for n in range(*stage.tables)]
+        found += [(f"layer {p.layer}", n) for p in stage.pieces for n in range(p.start, p.end)]
+        found += [("head", n) for n in range(*stage.heads)]
+    return found
+
+
+@pytest.mark.parametrize(("stages", "level"), [(1, 0), (4, 0), (8, 1), (11, 2), (18, 2)])
+def test_stages_are_runs_of_all_units_and_none_is_fuller_than_it_must_be(stages: int, level: int) -> None:
+    """Brute force over all ways to cut one unit earlier or later: none has an emptier fullest stage."""
+    stored = store(load_model("tiny_kjv"), SCHEMES["fp16"])
+    units = Units(stored, G, 1, 64)
+    cuts = cut_levels(units, 1, False)[level]
+    found = balanced(cuts, stages, units)
+    assert found is not None and len(found) == stages
+    every = units_in_order((units.whole(),), units)
+    assert units_in_order(tuple(found), units) == every
+    words = [*units.table, *(units.unit * units.layers), *units.head]
+    bounds, total = [0], 0
+    for stage in found:
+        total += len(units_in_order((stage,), units))
+        bounds.append(total)
+    assert all(b in cuts for b in bounds)
+    assert [sum(words[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)] == [units.of(s) for s in found]
+    assert max(units.of(s) for s in found) == least_fullest([c for c in cuts], words, stages)
+
+
+def least_fullest(cuts: list[int], words: list[int], stages: int) -> int:
+    """The smallest possible words of the fullest of `stages` runs, by dynamic programming over all cuts."""
+    best = {0: 0}  # cut -> fullest run so far
+    for _ in range(stages):
+        best = {c: min(max(full, sum(words[a:c])) for a, full in best.items() if a < c)
+                for c in cuts if any(a < c for a in best)}
+    return best[cuts[-1]]
+
+
+def test_80_layers_on_72_stages_are_cut_between_attention_and_feed_forward() -> None:
+    """With 8 ranks there are half as many links as ranks to the next stage, so the products of gate and up, of which
+    every rank has its own, cannot leave: 8 stages have two feed-forward blocks, and fewer other things."""
     stored = store(load_model("llama-2-70b"), SCHEMES["int8"], timing_only=True)
-    need = needs(stored, G, 1, 1024, 8)
-    stages = balanced(80, 72, need)
-    assert [s.layers[0] for s in stages[1:]] == [s.layers[1] for s in stages[:-1]]
-    assert stages[0].layers[0] == 0 and stages[-1].layers[1] == 80
-    assert [s.embedding for s in stages].count(True) == 1 and stages[0].embedding and stages[-1].head
-    # 80 layers on 72 stages: some stage has two; two layers are more than one with embedding or head
-    assert max(need.of(s) for s in stages) == need.of(Stage((0, 2), False, False))
+    split = choose_split(stored, G, 1, 1024, None, ranks=8, stages=72)
+    units = Units(share_shapes(stored, 8, G.lanes), G, 1, 1024)
+    assert units_in_order(split.stages, units) == units_in_order((units.whole(),), units)
+    assert all(p.start in (0, 1) and p.end in (1, units.per_layer) for s in split.stages for p in s.pieces)
+    feed_forward = sum(units.unit[1:])
+    assert max(units.of(stage) for stage in split.stages) == 2 * feed_forward + units.unit[0]
+
+
+def test_32_layers_on_72_chips_are_cut_inside_matrices_and_even() -> None:
+    stored = store(load_model("llama-2-7b"), SCHEMES["fp16"], timing_only=True)
+    split = choose_split(stored, G, 1, 1024, None, ranks=1, stages=72)
+    words = [Units(stored, G, 1, 1024).of(stage) for stage in split.stages]
+    assert max(words[2:]) <= EVEN * sum(words) / 72  # but for the embedding's last tables, before the first layer
+    assert any(1 < p.start for s in split.stages for p in s.pieces)
+
+
+def test_with_values_embedding_and_head_are_not_cut() -> None:
+    stored = store(load_model("tiny_kjv"), SCHEMES["fp16"])
+    for stages in (2, 7, 11):
+        split = Fitter(stored, G, 1, 64, True).stages(1, stages)
+        assert split[0].tables[0] == 0 and split[-1].heads[0] == 0
+        assert sum(s.heads != (0, 0) for s in split) == sum(s.tables != (0, 0) for s in split) == 1
 
 
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "llama-2-7b", "smollm2-135m", "qwen2.5-7b"])
@@ -179,9 +236,9 @@ def test_the_smallest_system_is_chosen_and_of_equal_ones_that_with_most_ranks(mo
 
 @pytest.mark.parametrize(("options", "words"), [
     ({"tensor_parallel": 3}, "--tensor-parallel 3: a group is 1, 2, 4 or 8 chips of one node; the nearest .* is 2"),
-    ({"pipeline_parallel": 99}, "--pipeline-parallel 99: a stage holds at least one of 3 layers; the nearest .* is 3"),
+    ({"pipeline_parallel": 99}, "--pipeline-parallel 99: .* can be cut into at most 17 stages"),
     ({"chips": 5, "tensor_parallel": 2, "pipeline_parallel": 2}, "--chips 5: .* are 4 chips"),
-    ({"chips": 7}, "--pipeline-parallel 7"),
+    ({"chips": 9, "tensor_parallel": 2}, "--chips 9 cannot be split into groups of 2 chips"),
 ])  # fmt: skip
 def test_impossible_splits_name_the_nearest_one(tmp_path: Path, options: dict[str, int], words: str) -> None:
     with pytest.raises(CapacityError, match=words):
