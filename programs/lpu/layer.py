@@ -170,15 +170,16 @@ class Layer:
                       self.last_pair == 0, flow)
         middle = flow.middle
         assert middle is not None
+        acts = b.activations(tiles * b.batch, "gate_up") if self.last_pair > self.first_pair else []
+        if acts:
+            s.at("layer.mlp_norm")
+            rms_norm(b, middle, tiles, self.weights.norm("mlp_norm"), acts)
         if self.last_pair > 0 and self.leaves:  # all but the rows that are still to be added to
             self._send_all(flow, "residual", middle, 0, self.first_row * b.batch)
             self._send_all(flow, "residual", middle, self.last_row * b.batch, middle.n - 1)
         if self.leaves and self.first_pair and flow.hidden is not None:
             self._send_all(flow, "hidden", flow.hidden, 0, self.first_pair * b.batch)
-        if self.last_pair > self.first_pair:
-            acts = b.activations(tiles * b.batch, "gate_up")
-            s.at("layer.mlp_norm")
-            rms_norm(b, middle, tiles, self.weights.norm("mlp_norm"), acts)
+        if acts:
             s.at("layer.gate_up")
             self._gate(acts, flow)
         if self.last_row > self.first_row:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from emulator.lpu.geometry import C2C
-from programs.lpu.board import EAST, WEST, Alternative, Use
+from programs.lpu.board import EAST, WEST, Alternative
 from programs.lpu.core import Dst, Mem, memory_word, stream_field, word
 from programs.lpu.memory import Buffer
 from programs.lpu.schedule import Scheduler
@@ -24,66 +24,64 @@ def send(s: Scheduler, ports: Sequence[int], source: Mem, index: Mem | None = No
     index: an address map that is added to the vector's address (GATHER); it lies in the other hemisphere.
     vectors: those of the buffer that the map may choose.
     """
-    g, r, buffer = s.g, s.resources, source.buffer
-    queues, column, out = _edge(s, buffer.side)
+    buffer = source.buffer
+    queues = _edge(s, buffer.side)[0]
     if len(ports) > len(queues):
         raise ValueError(f"a hemisphere sends over {len(queues)} ports at once, not {len(ports)}")
-    planes, at = s.columns(buffer), s.columns(buffer)[0]
-    wait = 0
-    fixed: list[Use] = []
-    if index is not None:
-        wait = abs(at - g.column[index.buffer.slices[0]])
-        for k in range(len(planes)):
-            fixed += s.read_uses(index.buffer, index.start, index.start, [g.slot * k], 1)
-            fixed += r.read(buffer.slices[k], -1, g.slot * k + wait, 1, whole=True)
-        ready = max(buffer.ready[v] for v in vectors)
-        bound = max(s.ready_bound(index.buffer, index.start, 0, 1, 1, [0]), ready - wait)
-        wait += g.gather
-    else:
-        for k in range(len(planes)):
-            bank = s.bank(buffer, k, source.start, source.start)
-            fixed += r.read(buffer.slices[k], bank, g.slot * k, 1)
+    last = 0
+    for plane in range(len(buffer.slices)):  # one by one: each finds its own gap between weights
+        last = _send_plane(s, list(zip(queues, ports, strict=False)), source, plane, index, vectors)
+    if index is None:
+        s.note_read(buffer, source.start, 1, 1, 1, last)
+        return
+    s.note_read(index.buffer, index.start, 1, 1, 1, last)
+    for v in vectors:
+        s.note_read(buffer, v, 0, 1, 1, last)
+
+
+def _send_plane(s: Scheduler, lines: Sequence[tuple[int, int]], source: Mem, plane: int, index: Mem | None,
+                vectors: Sequence[int]) -> int:
+    """Send one byte plane over lines of (queue, port); gives the cycle in which it is read."""
+    g, r, buffer = s.g, s.resources, source.buffer
+    _, column, out = _edge(s, buffer.side)
+    x = buffer.slices[plane]
+    at = g.column[x]
+    if index is None:
+        read, appears = 0, 0
+        fixed = r.read(x, s.bank(buffer, plane, source.start, source.start), 0, 1)
         bound = s.ready_bound(buffer, source.start, 0, 1, 1, [0])
-    sent = wait + abs(column - at)
-    for queue, port in zip(queues, ports, strict=False):
-        for k in range(len(planes)):
-            fixed += [r.queue(queue, sent + g.slot * k, 1), r.link(port, sent + g.slot * k)]
-        bound = max(bound, s.links.last_sent(port) + g.slot - sent)
-    streams = [Alternative([use for k in range(len(planes))
-                            for use in r.flow(out, b, at, column, wait + g.slot * k, 1)], (b,)) for b in s.groups(1)]
-    choices = [streams]
-    if index is not None:
+    else:
         start = g.column[index.buffer.slices[0]]
-        choices.append([Alternative([use for k in range(len(planes))
-                                     for use in r.flow(out, b, start, at, g.slot * k, 1)], (b,)) for b in s.groups(1)])
+        read = abs(at - start)
+        appears = read + g.gather
+        fixed = s.read_uses(index.buffer, index.start, index.start, [0], 1) + r.read(x, -1, read, 1, whole=True)
+        ready = max(buffer.ready[v] for v in vectors)
+        bound = max(s.ready_bound(index.buffer, index.start, 0, 1, 1, [0]), ready - read)
+    sent = appears + abs(column - at)
+    for queue, port in lines:
+        fixed += [r.queue(queue, sent, 1), r.link(port, sent)]
+        bound = max(bound, s.links.last_sent(port) + g.slot - sent)
+    choices = [[Alternative(r.flow(out, b, at, column, appears, 1), (b,)) for b in s.groups(1)]]
+    if index is not None:
+        choices.append([Alternative(r.flow(out, b, start, at, 0, 1), (b,)) for b in s.groups(1)])
     found = s.board.find(fixed, choices, bound)
     assert found is not None
-    t = found.time
+    t, reason = found.time, found.reason
     s.board.mark(fixed, t)
     picked = [choice[i] for choice, i in zip(choices, found.chosen, strict=True)]
     for a in picked:
         s.board.mark(a.uses, t)
-    stream = picked[0].tag[0]
-    for k, x in enumerate(buffer.slices):
-        begin = t + g.slot * k
-        if index is None:
-            code = memory_word("READ", buffer.address(k, source.start), stream_field(out, stream))
-            s.emit(x, begin, code, 1, reason=found.reason, layered=buffer.layered)
-        else:
-            s.emit_reads(index.buffer, index.start, 1, 1, 1, [0], begin, out, [picked[1].tag[0]], found.reason)
-            code = memory_word("GATHER", buffer.address(k, source.start), stream_field(out, stream),
-                               stream_field(out, picked[1].tag[0]))
-            s.emit(x, begin + wait - g.gather, code, 1, reason=found.reason, layered=buffer.layered)
-        for queue, port in zip(queues, ports, strict=False):
-            s.emit(queue, begin + sent, word("SEND", port, stream_field(out, stream)), 1, reason=found.reason)
-            s.links.note_sent(port, begin + sent)
-    last = t + g.slot * (len(planes) - 1) + wait
+    stream = stream_field(out, picked[0].tag[0])
     if index is None:
-        s.note_read(buffer, source.start, 1, 1, 1, last)
+        code = memory_word("READ", buffer.address(plane, source.start), stream)
     else:
-        s.note_read(index.buffer, index.start, 1, 1, 1, last)
-        for v in vectors:
-            s.note_read(buffer, v, 0, 1, 1, last)
+        s.emit_reads(index.buffer, index.start, 1, 1, 1, [0], t, out, [picked[1].tag[0]], reason)
+        code = memory_word("GATHER", buffer.address(plane, source.start), stream, stream_field(out, picked[1].tag[0]))
+    s.emit(x, t + read, code, 1, reason=reason, layered=buffer.layered)
+    for queue, port in lines:
+        s.emit(queue, t + sent, word("SEND", port, stream), 1, reason=reason)
+        s.links.note_sent(port, t + sent)
+    return t + read
 
 
 @dataclass(frozen=True)
@@ -107,40 +105,40 @@ def receive(s: Scheduler, port: int, dst: Dst, index: Mem | None = None, group: 
     index: an address map that is added to dst's address (SCATTER), from the other hemisphere; the word is
     then one of `group`.
     """
+    s.settle(dst.buffer)
+    last = max(_receive_plane(s, port, dst, plane, index, group) for plane in range(len(dst.buffer.slices)))
+    if index is not None:
+        s.note_read(index.buffer, index.start, 1, 1, 1, last)
+    for v in (dst.start,) if group is None else group.vectors:
+        dst.buffer.ready[v] = max(dst.buffer.ready[v], last + 1)
+
+
+def _receive_plane(s: Scheduler, port: int, dst: Dst, plane: int, index: Mem | None, group: Among | None) -> int:
+    """Take one byte plane; gives the cycle in which it is written."""
     g, r, buffer = s.g, s.resources, dst.buffer
-    s.settle(buffer)
     queues, column, out = _edge(s, buffer.side)
     back = WEST if out == EAST else EAST
-    planes, at = s.columns(buffer), s.columns(buffer)[0]
+    x = buffer.slices[plane]
+    at = g.column[x]
     way = abs(column - at)
-    fixed: list[Use] = []
-    candidates = (dst.start,) if group is None else group.vectors
-    arrival = max(s.links.arrival(port, k) - g.slot * k for k in range(len(planes)))
-    bound = arrival
-    lead = 0  # cycles by which the map is read before the RECV
+    arrival = s.links.arrival(port, 0)
+    bound = max(arrival, s.links.last_received(port) + 1)
+    start = at if index is None else g.column[index.buffer.slices[0]]
+    lead = max(0, abs(at - start) - way)  # cycles by which the map is read before the RECV
+    mapped = lead + way - abs(at - start)
+    write = lead + way
+    if index is None:
+        bound = max(bound, s.write_bound(buffer, dst.start, 0, 1, 1, [way]))
+        fixed = r.write(x, s.bank(buffer, plane, dst.start, dst.start), write, 1)
+    else:
+        assert group is not None
+        bound = max(bound, group.free - way, s.ready_bound(index.buffer, index.start, 0, 1, 1, [0]))
+        fixed = s.read_uses(index.buffer, index.start, index.start, [mapped], 1) + r.write(x, -1, write, 1, whole=True)
+    choices = [[Alternative(r.flow(back, b, column, at, lead, 1), (b,)) for b in s.groups(1)],
+               [Alternative([r.queue(q, lead, 1)], (q,)) for q in queues]]
     if index is not None:
-        lead = max(0, abs(at - g.column[index.buffer.slices[0]]) - way)
-        bound = max(bound, s.ready_bound(index.buffer, index.start, 0, 1, 1, [0]))
-    mapped = 0 if index is None else lead + way - abs(at - g.column[index.buffer.slices[0]])
-    for k in range(len(planes)):
-        write = lead + way + g.slot * k
-        if index is None:
-            fixed += r.write(buffer.slices[k], s.bank(buffer, k, dst.start, dst.start), write, 1)
-        else:
-            fixed += s.read_uses(index.buffer, index.start, index.start, [mapped + g.slot * k], 1)
-            fixed += r.write(buffer.slices[k], -1, write, 1, whole=True)
-    bound = max(bound, s.write_bound(buffer, dst.start, 0, 1, 1, [way]) if group is None else group.free - way)
-    bound = max(bound, s.links.last_received(port) + 1) - lead
-    streams = [Alternative([use for k in range(len(planes))
-                            for use in r.flow(back, b, column, at, lead + g.slot * k, 1)], (b,)) for b in s.groups(1)]
-    lines = [Alternative([r.queue(q, lead + g.slot * k, 1) for k in range(len(planes))], (q,)) for q in queues]
-    choices = [streams, lines]
-    if index is not None:
-        start = g.column[index.buffer.slices[0]]
-        choices.append([Alternative([use for k in range(len(planes))
-                                     for use in r.flow(out, b, start, at, mapped + g.slot * k, 1)], (b,))
-                        for b in s.groups(1)])
-    found = s.board.find(fixed, choices, bound)
+        choices.append([Alternative(r.flow(out, b, start, at, mapped, 1), (b,)) for b in s.groups(1)])
+    found = s.board.find(fixed, choices, bound - lead)
     assert found is not None
     t = found.time
     reason = "network" if t + lead == arrival else found.reason
@@ -148,23 +146,16 @@ def receive(s: Scheduler, port: int, dst: Dst, index: Mem | None = None, group: 
     picked = [choice[i] for choice, i in zip(choices, found.chosen, strict=True)]
     for a in picked:
         s.board.mark(a.uses, t)
-    stream, queue = picked[0].tag[0], picked[1].tag[0]
-    for k, x in enumerate(buffer.slices):
-        begin = t + g.slot * k
-        s.emit(queue, begin + lead, word("RECV", port, stream_field(back, stream)), 1, reason=reason)
-        s.links.note_received(port, begin + lead)
-        if index is None:
-            code = memory_word("WRITE", buffer.address(k, dst.start), stream_field(back, stream))
-        else:
-            s.emit_reads(index.buffer, index.start, 1, 1, 1, [mapped], begin, out, [picked[2].tag[0]], reason)
-            code = memory_word("SCATTER", buffer.address(k, dst.start), stream_field(back, stream),
-                               stream_field(out, picked[2].tag[0]))
-        s.emit(x, begin + lead + way, code, 1, reason=reason, layered=buffer.layered)
-    last = t + lead + way + g.slot * (len(planes) - 1)
-    if index is not None:
-        s.note_read(index.buffer, index.start, 1, 1, 1, last)
-    for v in candidates:
-        buffer.ready[v] = max(buffer.ready[v], last + 1)
+    stream, queue = stream_field(back, picked[0].tag[0]), picked[1].tag[0]
+    s.emit(queue, t + lead, word("RECV", port, stream), 1, reason=reason)
+    s.links.note_received(port, t + lead)
+    if index is None:
+        code = memory_word("WRITE", buffer.address(plane, dst.start), stream)
+    else:
+        s.emit_reads(index.buffer, index.start, 1, 1, 1, [mapped], t, out, [picked[2].tag[0]], reason)
+        code = memory_word("SCATTER", buffer.address(plane, dst.start), stream, stream_field(out, picked[2].tag[0]))
+    s.emit(x, t + write, code, 1, reason=reason, layered=buffer.layered)
+    return t + write
 
 
 def scatter(s: Scheduler, source: Mem, index: Mem, target: Buffer, group: Among) -> None:

@@ -128,12 +128,24 @@ class Placer:
                 chunk = parts[u][first:following]
                 if not chunk:
                     continue
-                groups = self.streaming_groups(hemisphere, per_unit, sets[i])
+                # int8 planes have streams of their own, and where layers are few their sums find a place anyhow
+                spare = format == "f16" or self.memory.layers > 2
+                among = self._but_one(hemisphere, sets[i], picks[u], per_unit) if spare else sets[i]
+                groups = self.streaming_groups(hemisphere, per_unit, among)
                 slices = tuple(s for k in groups for s in self.memory.group(hemisphere, k))
                 picks[u] += [groups] * len(chunk)
                 self._tiles(placed[u], chunk, slices, 4 if format == "cast8" else 1, plan, layered, source)
             self._rests(placed, picks)
         return PlacedLinear(plan, format, units, placed)
+
+    def _but_one(self, hemisphere: int, groups: list[int], picks: list[list[int]], count: int) -> list[int]:
+        """Groups to choose the next `count` from: but for one that rests already, where enough are left, so that sums
+        have a place while the streams change."""
+        resting = [k for k in groups if picks and k not in picks[-1]]
+        if len(resting) < 2 or len(groups) - 1 < count:
+            return groups
+        kept = min(resting, key=lambda k: (self.memory.group_free(hemisphere, k), k))
+        return [k for k in groups if k != kept]
 
     def _rests(self, placed: list[list[PlacedTile]], picks: dict[int, list[list[int]]]) -> None:
         """Choose each tile's resting group: one that nobody streams from until its sums are through."""

@@ -47,7 +47,7 @@ class Scheduler(Core):
             count, times = longest // d, []
             for first in range(0, n, count):
                 known: dict[int, Any] = {}
-                part = [(_from(op, first, known), [Dst(x.buffer, x.start + x.step * first, x.step) for x in dsts])
+                part = [(later_vectors(op, first, known), [Dst(x.buffer, x.start + x.step * first, x.step) for x in dsts])
                         for op, dsts in outs]
                 times.append(self.vop(part, min(count, n - first), d, after, "", period, own_half, quads))
             return times[0]
@@ -408,11 +408,11 @@ class Scheduler(Core):
                 self.note_write(dst.buffer, dst.start, dst.step, out_n, d, t + max(offsets))
 
 
-def _from(value: Any, first: int, known: dict[int, Any]) -> Any:
+def later_vectors(value: Any, first: int, known: dict[int, Any]) -> Any:
     """The same expression over the vectors from iteration `first` on."""
     if id(value) not in known:
         if isinstance(value, Op):
-            args = tuple(_from(a, first, known) for a in value.args)
+            args = tuple(later_vectors(a, first, known) for a in value.args)
             known[id(value)] = Op(value.name, value.type, args, value.imm, value.from_type)
         elif isinstance(value, Mat):
             known[id(value)] = Mat(value.plane, value.type, value.act, value.start + value.step * first, value.step)

@@ -7,6 +7,7 @@ fp16, so fp32 values go in pieces: each piece is the fp16 part, the rest is scal
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from isa.opcodes import F16
 from programs.decode.stored import ACTIVATION_FACTOR, RMS_FLOOR
@@ -14,8 +15,9 @@ from programs.lpu.build import Build
 from programs.lpu.chain import Op, cvt, f32, imm
 from programs.lpu.memory import Buffer
 from programs.lpu.patterns import Load, install
-from programs.lpu.schedule import Dst, Mat, Mem
+from programs.lpu.schedule import Dst, Mat, Mem, later_vectors
 
+CAST_RUN = 4  # vectors cast in one go, where they come one by one
 PIECE = 2.0**11  # each of the three pieces carries 11 bits
 ROOT_SCALE = 2.0**-9  # elements are scaled so that squares of up to 131,000 stay in fp16's range (SmolLM2 has 22,400)
 
@@ -98,7 +100,13 @@ def scale_and_cast(b: Build, x: Buffer, tiles: int, root: Buffer | None, weight:
         for side in (0, 1):
             own = {id(act): act for act in acts if act.side == side}
             casts.append((cvt(to, "f32", value), [Dst(act, sequence, b.batch) for act in own.values()]))
-        b.s.vop(casts, tiles)
+        # without a root nothing is waited for: short runs go where a long one would not fit, and as values come
+        run = tiles if root is not None else CAST_RUN
+        for first in range(0, tiles, run):
+            known: dict[int, Any] = {}
+            part = [(later_vectors(op, first, known), [Dst(d.buffer, d.start + first * d.step, d.step) for d in dsts])
+                    for op, dsts in casts]
+            b.s.vop(part, min(run, tiles - first))
 
 
 def quantise(b: Build, x: Buffer, tiles: int, size: int, acts: Sequence[Buffer], total: Buffer) -> Buffer:
