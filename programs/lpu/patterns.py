@@ -9,6 +9,7 @@ from emulator.lpu.geometry import PERMUTE
 from isa.opcodes import F16, S8
 from programs.lpu import chain as vxm
 from programs.lpu.board import EAST, WEST, Alternative, Use
+from programs.lpu.core import Plane
 from programs.lpu.memory import Buffer
 from programs.lpu.schedule import Dst, Mem, Scheduler, memory_word, stream_field, word
 
@@ -30,15 +31,25 @@ class Load:
 
 def install(s: Scheduler, plane: int, kind: int, loads: Sequence[Load], after: int = 0) -> None:
     """Load a tile into a plane's shadow (f16: the pair of an even plane) and swap it in as soon as possible."""
-    g, r = s.g, s.resources
-    planes = [s.planes[plane], s.planes[plane + 1]] if kind == F16 else [s.planes[plane]]
-    queue = r.matrix_queues(plane)[0]
+    swap(s, plane, kind, load(s, plane, kind, loads, after))
+
+
+def load(s: Scheduler, plane: int, kind: int, loads: Sequence[Load], after: int = 0) -> int:
+    """Load a tile into a plane's shadow only; gives the first cycle in which it may be swapped in."""
+    planes = _planes(s, plane, kind)
     start = max([after, *(p.installed + 1 for p in planes), *(p.loaded + 1 for p in planes)])
-    for load in loads:
-        place = _cast_loads(s, plane, load, start) if load.cast else _load(s, plane, kind, load, start)
-        start = place
+    for part in loads:
+        start = _cast_loads(s, plane, part, start) if part.cast else _load(s, plane, kind, part, start)
         for p in planes:
-            p.loaded = place - 1
+            p.loaded = start - 1
+    return start
+
+
+def swap(s: Scheduler, plane: int, kind: int, start: int) -> None:
+    """Swap a loaded tile in, not before cycle `start`."""
+    g, r = s.g, s.resources
+    planes = _planes(s, plane, kind)
+    queue = r.matrix_queues(plane)[0]
     start = max([start, *(p.fed + 1 for p in planes)])
     found = s.board.find([r.queue(queue, 0, g.install)], [], start)
     assert found is not None
@@ -46,6 +57,10 @@ def install(s: Scheduler, plane: int, kind: int, loads: Sequence[Load], after: i
     s.emit(queue, found.time, word("IW", kind), 1, reason=found.reason)
     for p in planes:
         p.installed = found.time + g.install - 1
+
+
+def _planes(s: Scheduler, plane: int, kind: int) -> list[Plane]:
+    return [s.planes[plane], s.planes[plane + 1]] if kind == F16 else [s.planes[plane]]
 
 
 def _load(s: Scheduler, plane: int, kind: int, load: Load, start: int) -> int:
@@ -360,4 +375,4 @@ def transpose_rows(s: Scheduler, plane: int, one_hot: Mem, index: Buffer, target
         target.ready[w] = max(target.ready[w], t + max(issue) + i + 1)
 
 
-__all__ = ["CAST_QUADS", "Load", "gather", "install", "scatter_rows", "switch", "transpose_rows"]
+__all__ = ["CAST_QUADS", "Load", "gather", "install", "load", "scatter_rows", "swap", "switch", "transpose_rows"]

@@ -47,8 +47,8 @@ class Scheduler(Core):
             count, times = longest // d, []
             for first in range(0, n, count):
                 known: dict[int, Any] = {}
-                part = [(later_vectors(op, first, known), [Dst(x.buffer, x.start + x.step * first, x.step) for x in dsts])
-                        for op, dsts in outs]
+                part = [(later_vectors(op, first, known),
+                         [Dst(x.buffer, x.start + x.step * first, x.step) for x in dsts]) for op, dsts in outs]
                 times.append(self.vop(part, min(count, n - first), d, after, "", period, own_half, quads))
             return times[0]
         split: list[tuple[Op, list[Dst], int]] = []

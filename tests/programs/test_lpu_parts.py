@@ -130,9 +130,8 @@ def test_alus_of_a_chain_reach_each_other_and_specials_are_large(depth: int) -> 
 
 def test_memory_says_what_is_over_full() -> None:
     memory = Memory(G, 2)
-    memory.buffer((3,), 5000, layered=True)
-    with pytest.raises(CapacityError, match="slice 3 would need 10,000 of 8,192"):
-        memory.check(0)
+    with pytest.raises(CapacityError, match="slice 3 would need 10,000 of 8,192 words"):
+        memory.buffer((3,), 5000, layered=True)
     with pytest.raises(CapacityError, match="needs 730,000 SRAM words") as error:
         memory.check(720_000)
     assert error.value.chips_needed == 2

@@ -156,7 +156,9 @@ def test_the_grid_of_a_gpu_shows_each_issue_once_and_changes_no_cycle(capsys, tm
         ("f32", 1e39, "holds 1e+39, and f32"),
     ],
 )
-def test_values_that_a_type_does_not_have_are_refused(capsys, tmp_path: Path, dtype: str, value: float, told: str) -> None:
+def test_values_that_a_type_does_not_have_are_refused(
+    capsys, tmp_path: Path, dtype: str, value: float, told: str
+) -> None:
     (tmp_path / "a.s").write_text(f".chip toy_lpu\n.data x {dtype} [1,16] @E0:E3\nMEM.E0: READ 0, S0.E at 5\n")
     given = np.full((1, 16), 1.0)
     given[0, 3] = value

@@ -23,7 +23,7 @@ from programs.lpu.kernels.norm import install_ones
 from programs.lpu.kernels.state import StepState, capacity_blocks, position_tiles, value_blocks
 from programs.lpu.memory import Buffer
 from programs.lpu.partition import BLOCK, blocks
-from programs.lpu.patterns import Load, install, scatter_rows, switch, transpose_rows
+from programs.lpu.patterns import Load, install, load, scatter_rows, swap, switch, transpose_rows
 from programs.lpu.place import Fill
 from programs.lpu.schedule import Dst, Mat, Mem
 
@@ -195,14 +195,25 @@ def _transpose_values(b: Build, state: StepState, cache: Cache) -> None:
     for i in range(b.batch):
         for t in range(len(b.layout.v)):
             waiting[1 - value_side(t, i)].append((i, t))
-    for together in zip_longest(*waiting):
-        # One in each hemisphere: a tile's words go to the other hemisphere, whose rows are loaded before that.
-        work = [(side, *job) for side, job in enumerate(together) if job is not None]
-        for side, i, t in work:
+    # One in each hemisphere: a tile's words go to the other hemisphere, where they would be in the way of the rows
+    # for the next ones, so those are loaded ahead.
+    work = [[(side, *job) for side, job in enumerate(pair) if job is not None] for pair in zip_longest(*waiting)]
+    ready: dict[int, int] = {}
+
+    def rows(jobs: list[tuple[int, int, int]]) -> None:
+        for side, i, t in jobs:
             for byte in (0, 1):
-                install(s, 2 * side + byte, S8, [Load(cache.rows[i][t].planes(byte, 2), 0, count, 0)])
+                tile = cache.rows[i][t].planes(byte, 2)
+                ready[2 * side + byte] = load(s, 2 * side + byte, S8, [Load(tile, 0, count, 0)])
+
+    rows(work[0])
+    for now, following in zip(work, [*work[1:], []], strict=True):
+        for side, _, _ in now:
+            for plane in (2 * side, 2 * side + 1):
+                swap(s, plane, S8, ready[plane])
+        rows(following)
         for slot in range(BLOCK):
-            for side, i, t in work:
+            for side, i, t in now:
                 k = slot // 4
                 table = b.constant(f"one_hot{k}", one_hot[k * quarter : (k + 1) * quarter], side)
                 transpose_rows(s, 2 * side, Mem(table, slot % 4 * per_tile), state.tile_maps[i][side],
