@@ -56,6 +56,32 @@ def test_a_published_story_comes_out(chip: str) -> None:
     assert found["token_ids"] == reference["greedy_ids"][:24]
 
 
+SPLITS = [("2", "1"), ("4", "1"), ("8", "1"), ("2", "2")]
+
+
+@pytest.mark.parametrize(("ranks", "stages"), SPLITS)
+@pytest.mark.parametrize("name", sorted(PROMPTS))
+def test_the_bundled_model_says_the_same_on_several_chips(name: str, ranks: str, stages: str) -> None:
+    """tiny_kjv has 4 query heads and 2 KV heads: on 8 chips half of them only share the matrices' rest."""
+    reference = PROMPTS[name]
+    found = generate("--prompt", reference["prompt"], "--tokens", "24", "--tensor-parallel", ranks,
+                     "--pipeline-parallel", stages)
+    assert found["token_ids"] == reference["greedy_ids"][:24]
+    assert found["tokens_match_reference"] is True
+    assert found["chips_used"] == int(ranks) * int(stages)
+    assert found["cycles_per_token"] == found["predicted_cycles"]
+
+
+@pytest.mark.parametrize(("ranks", "stages"), SPLITS)
+def test_a_published_story_comes_out_of_several_chips(ranks: str, stages: str) -> None:
+    folder = shared_checkpoint("stories260K")
+    reference = json.loads((folder / "reference.json").read_text(encoding="utf-8"))["once"]
+    found = generate("--model", str(folder), "--prompt", "Once upon a time", "--tokens", "24", "--tensor-parallel",
+                     ranks, "--pipeline-parallel", stages)
+    assert found["token_ids"] == reference["greedy_ids"][:24]
+    assert found["cycles_per_token"] == found["predicted_cycles"]
+
+
 @pytest.mark.parametrize("chip", CHIPS)
 def test_two_prompts_go_side_by_side(chip: str) -> None:
     """Sequences of one batch do not touch each other, though their prompts differ in length."""

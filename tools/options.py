@@ -149,7 +149,7 @@ system_options = option_group(
         "--chips", "system_chips", type=Count(), default=None,
         help="LPU: chips of the system [default: the fewest that hold the model].",
     ),
-    click.option("--tensor-parallel", type=Count(), default=None, help="LPU: chips that share every layer: 1, 2, 4, 8."),
+    click.option("--tensor-parallel", type=Count(), default=None, help="LPU: chips that share a layer: 1, 2, 4 or 8."),
     click.option("--pipeline-parallel", type=Count(), default=None, help="LPU: stages that layers are dealt out to."),
 )  # fmt: skip
 prompt_options = option_group(
