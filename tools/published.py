@@ -16,8 +16,8 @@ class Rate:
     differs: str
 
 
-SERVED = ("the published rate is that of a service: 4,096 or 2,048 tokens of context, fp16 activations, requests of "
-          "many users, network and host included; ours is one step on chips alone")
+SERVED = ("the published rate is that of a service: longer contexts, wider arithmetic, requests of many users, network "
+          "and host included; ours is one step on chips alone")
 RATES: dict[tuple[str, str], Rate] = {
     ("llama-2-70b", "groq_tsp_v1"): Rate(300, "576", "TechPowerUp, February 2024; chips: Hacker News 39435411", SERVED),
     ("llama-2-7b", "groq_tsp_v1"): Rate(750, "72", "TechPowerUp, February 2024; chips: ALCF GroqRack guide", SERVED),

@@ -174,6 +174,7 @@ class Compiler:
         after = [replace(plain[key], layer=layer, arena=arena) for key, _, layer, arena in work]
         closing = replace(sending, layer=after[-1].layer, arena=after[-1].arena) if work else sending
         last = after.pop() if work else plain[""]
+        s.memo.clear()  # patterns of the layers; a system has a compiler for every shape of its stages
         return Blocks([before], after, {False: last, True: last if way is None else closing}, sent)
 
     def _work(self, state: StepState | None) -> list[tuple[str, Callable[[], None], int, int]]:
