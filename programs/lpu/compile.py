@@ -121,8 +121,9 @@ class Compiler:
             self.incoming.middle = self._zeros(n, False, 1)
             if stage.pieces[0].start > 1:
                 self.incoming.hidden = self._zeros(self.units.pairs * b.batch, False)
-        if 0 < stage.heads[0] or 0 < stage.heads[1] < self.units.heads:
-            self.best = [self._zeros(b.batch, False, side) for side in (0, 1)]
+        cut = 0 < stage.heads[0] or 0 < stage.heads[1] < self.units.heads
+        # largest logit and its id by lanes, where the head is cut
+        self.best = [self._zeros(b.batch, False, side) for side in (0, 1)] if cut else []
 
     def _piece(self, piece: Piece) -> Layer:
         offset = piece.layer - self.stage.layers[0]
@@ -241,7 +242,7 @@ class Compiler:
         """What the stage before has sent. peers: what arrives on local ports, None: what is sent there."""
         residual = self.incoming.middle or self.x
         places = {"residual": residual, "hidden": self.incoming.hidden, "token": self.token}
-        if hasattr(self, "best"):
+        if self.best:
             places |= {"value": self.best[0], "index": self.best[1]}
 
         def take() -> None:

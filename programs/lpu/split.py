@@ -135,13 +135,30 @@ class Fitter:
                 continue
         return min(counts, default=None)
 
+    def longest_context(self, ranks: int, stages: list[Stage]) -> int:
+        """The longest context, in 64s, with which these stages hold the model; 0: not even one of 64."""
+        share = share_shapes(self.stored, ranks, self.g.lanes)
+
+        def fits(context: int) -> bool:
+            units = Units(share, self.g, self.batch, context)
+            return max(map(units.of, stages)) <= self.usable
+
+        low, high = 0, -(-self.context // 64)
+        while low + 1 < high:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(64 * middle) else (low, middle)
+        return 64 * low
+
     def refusal(self, ranks: int, stages: int | None, found: list[Stage]) -> CapacityError:
         c, g, units = self.stored.config, self.g, self.units(ranks)
         number = len(found) or 1
         where = "one chip" if ranks * number == 1 else f"{ranks} x {number} chips"
         worst = max((units.of(stage) for stage in found), default=units.of(units.whole()))
         needed = self.fewest() if stages is not None else None
-        hint = f"; {needed} chips could hold it" if needed else ""
+        hints = [f"{needed} chips could hold it"] if needed else []
+        shorter = self.longest_context(ranks, found) if found else 0
+        hints += [f"a context of {shorter:,} fits"] if shorter else []
+        hint = f"; {', '.join(hints)}" if hints else ""
         return CapacityError(
             f"{self.stored.name} does not fit {where} of {g.chip}: a layer needs {units.layer:,} words a chip "
             f"({units.layer - units.cache:,} weights, {units.cache:,} KV cache for {self.batch} x {self.context} "

@@ -95,6 +95,9 @@ class SystemCompiler:
         self.timing_only = timing_only or not stored.has_values
         self.ranks, self.stages = split.ranks, split.stages
         self.system: System | None = load_system(SYSTEM) if split.chips > 1 else None
+        if self.system is not None and split.chips > self.system.chips_max:
+            raise CapacityError(f"{split.chips:,} chips: {self.system.name} has at most {self.system.chips_max:,}",
+                                self.system.chips_max)
         self.groups = chip_groups(len(self.stages), self.ranks)
         count = len(self.stages)
         self.ways = [self._way(k) for k in range(count)] if count > 1 else []

@@ -246,6 +246,19 @@ def test_impossible_splits_name_the_nearest_one(tmp_path: Path, options: dict[st
         compile_lpu(stored_model(tmp_path, **ODD), CHIP, **options)
 
 
+def test_a_context_too_long_for_the_cache_is_refused_with_the_longest_that_fits() -> None:
+    """One layer of llama-3.1-8b takes 690,736 of 713,687 usable words; 22,951 are left for the cache, which takes
+    19,200 at 1,024 positions."""
+    stored = store(load_model("llama-3.1-8b"), SCHEMES["int8"], timing_only=True)
+    with pytest.raises(CapacityError, match=r"1 x 8192 positions.*a context of ([\d,]+) fits") as caught:
+        choose_split(stored, G, 1, 8192, (0, 1))
+    longest = int(str(caught.value).rpartition("a context of ")[2].split(" ")[0].replace(",", ""))
+    assert 1024 <= longest < 2048 and longest % 64 == 0
+    choose_split(stored, G, 1, longest, (0, 1))
+    with pytest.raises(CapacityError):
+        choose_split(stored, G, 1, longest + 64, (0, 1))
+
+
 def test_one_chip_is_refused_where_more_are_needed() -> None:
     stored = store(load_model("llama-3.1-8b"), SCHEMES["int8"], timing_only=True)
     with pytest.raises(CapacityError, match="does not fit one chip of groq_tsp_v1") as caught:
