@@ -134,7 +134,7 @@ class Layer:
         self.b, self.leaves = b, leaves
         pairs, self.rows = len(plans["down"].columns), len(plans["down"].rows)
         self.attends = start == 0
-        self.first_pair, self.last_pair = max(start, 1) - 1, max(0, min(end, 1 + pairs) - 1)
+        self.first_pair, self.last_pair = (max(0, min(at - 1, pairs)) for at in (start, end))
         self.first_row, self.last_row = max(start - 1 - pairs, 0), max(0, end - 1 - pairs)
         self.pairs = pairs
         gate_up, down = plans["gate_up"], plans["down"]

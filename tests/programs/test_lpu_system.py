@@ -122,6 +122,15 @@ def test_awkward_shapes_are_padded_on_every_rank(tmp_path: Path) -> None:
     check_steps(stored_model(tmp_path, **AWKWARD), 8, 1, 1, 2)
 
 
+def test_every_unit_on_a_chip_of_its_own(tmp_path: Path) -> None:
+    """A hidden state of three vectors: a stage may begin and end between rows of down, and passes everything on."""
+    shape = ODD | {"hidden_size": 650, "num_hidden_layers": 1}
+    stored = stored_model(tmp_path, **shape)
+    units = Units(stored, G, 1, 64)
+    assert (units.pairs, units.rows) == (2, 3)
+    check_steps(stored, 1, len(cut_levels(units, 1, True)[-1]) - 1, 1, 2)
+
+
 def check_steps(stored: StoredModel, ranks: int, stages: int, batch: int, steps: int) -> None:
     """Random tokens, then the program's own: logits inside the bound, emulated = predicted cycles."""
     program = compile_lpu(stored, CHIP, batch, 64, tensor_parallel=ranks, pipeline_parallel=stages)
