@@ -22,11 +22,10 @@ class Crossing:
     """How a rank takes part in the way from one pipeline stage to the next.
 
     links: parallel links between two stages; where every rank has one, each sends and receives all. Else
-    sends, receives: whether this rank has one of them; hears: local ports behind which a rank has one.
+    receives: whether this rank has one of them; hears: local ports behind which a rank has one.
     """
 
     links: int = 0
-    sends: bool = False
     receives: bool = False
     hears: frozenset[int] = frozenset()
 

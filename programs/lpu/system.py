@@ -59,8 +59,9 @@ class Way:
     def receivers(self) -> dict[int, int]:
         return {b[0]: k for k, (_, b) in enumerate(self.links)}
 
-    def leaving(self, rank: int) -> Crossing:
-        return Crossing(len(self.links), sends=rank in self.senders)
+    @property
+    def leaving(self) -> Crossing:
+        return Crossing(len(self.links))
 
     def arriving(self, rank: int) -> Crossing:
         heard = frozenset(p for p in range(1, self.ranks) if rank ^ p in self.receivers)
@@ -131,7 +132,7 @@ class SystemCompiler:
             made = Compiler(self.stored, self.g, self.batch, self.context, self.timing_only, stage, self.ranks)
             made.b.senders = way.senders if way else {}
             self.compilers[key] = made
-            self.common[key] = made.common(way.leaving(min(way.senders)) if way else None)
+            self.common[key] = made.common(way.leaving if way else None)
         return self.compilers[key], self.common[key]
 
     def _arrival(self, k: int) -> Arrival:

@@ -142,14 +142,8 @@ def exchange(b: Build, source: Buffer) -> list[Buffer]:
 
 
 def hand_over(b: Build, source: Buffer) -> None:
-    """Send the vectors of a buffer (but its dummy) to the next stage, each over one of the links there."""
+    """Send the vectors of a buffer (but its dummy) to the next stage, dealt out over fewer links than ranks."""
     n, links = source.n - 1, b.crossing.links
-    if links == b.ranks:  # every rank has its own link and sends all
-        for v in range(n):
-            send(b.s, [NEXT], Mem(source, v))
-        return
-    if not b.crossing.sends:
-        return
     senders = dict(b.senders)
     maps = owner_maps(b, f"sender{senders}", n, links, lambda rank, port: senders.get(rank, -1), 1 - source.side)
     for j in range(-(-n // links)):
@@ -159,10 +153,6 @@ def hand_over(b: Build, source: Buffer) -> None:
 def take_over(b: Build, target: Buffer) -> None:
     """Receive what `hand_over` sent; the ranks that have no link from the stage before get it from the others."""
     n, links, s = target.n - 1, b.crossing.links, b.s
-    if links == b.ranks:
-        for v in range(n):
-            receive(s, PREVIOUS, Dst(target, v))
-        return
     slots = -(-n // links)
     own: list[Buffer] = []
     if b.crossing.receives:
