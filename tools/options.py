@@ -56,32 +56,36 @@ class TokenIds(click.ParamType):
         return tuple(int(part) for part in parts)
 
 
-class Layers(click.ParamType):
-    """A range of layers A:B, B not included."""
+class Range(click.ParamType):
+    """A range A:B of whole numbers, B not included; `what` is counted, in at most `digits` digits."""
 
     name = "A:B"
+
+    def __init__(self, what: str, digits: int, example: str) -> None:
+        self.what, self.digits, self.example = what, digits, example
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
             return value
-        found = re.fullmatch(r"(\d{1,6}):(\d{1,6})", value)
+        number = rf"(\d{{1,{self.digits}}})"
+        found = re.fullmatch(f"{number}:{number}", value)
         if not found or int(found[1]) >= int(found[2]):
-            self.fail(f"{value!r} is not a range of layers such as 0:1", param, ctx)
+            self.fail(f"{value!r} is not a range of {self.what} such as {self.example}", param, ctx)
         return int(found[1]), int(found[2])
 
 
-class CycleRange(click.ParamType):
-    """A range of cycles A:B, B not included."""
+class Layers(Range):
+    """A range of layers."""
 
-    name = "A:B"
+    def __init__(self) -> None:
+        super().__init__("layers", 6, "0:1")
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        found = re.fullmatch(r"(\d{1,12}):(\d{1,12})", value)
-        if not found or int(found[1]) >= int(found[2]):
-            self.fail(f"{value!r} is not a range of cycles such as 0:60", param, ctx)
-        return int(found[1]), int(found[2])
+
+class CycleRange(Range):
+    """A range of cycles."""
+
+    def __init__(self) -> None:
+        super().__init__("cycles", 12, "0:60")
 
 
 class Binding(click.ParamType):

@@ -83,24 +83,25 @@ def test_function_unit_takes_an_instruction_every_8_cycles():
     assert cycles(k) == START + 4 + 16 + 2
 
 
-def test_four_sub_cores_run_four_warps_side_by_side():
+def fma_chain() -> Kernel:
+    """MOVI, ten FMAs that each need the one before, EXIT."""
     k = Kernel("chain")
     r = k.reg("r")
     k.MOVI("f32", r, 1.5)
     for _ in range(10):
         k.FMA("f32", r, r, r, r)
     k.EXIT()
+    return k
+
+
+def test_four_sub_cores_run_four_warps_side_by_side():
+    k = fma_chain()
     # One warp on each sub-core: exactly the time of one warp.
     assert cycles(k, block=128) == cycles(k, block=32)
 
 
 def test_a_second_warp_of_a_sub_core_fills_the_waiting_cycles():
-    k = Kernel("chain")
-    r = k.reg("r")
-    k.MOVI("f32", r, 1.5)
-    for _ in range(10):
-        k.FMA("f32", r, r, r, r)
-    k.EXIT()
+    k = fma_chain()
     # Warps 0 and 4 share a sub-core. The younger issues MOVI at 20, the older at 22 (the integer unit
     # takes one in 2 cycles); then FMA at 24 + 4 i and 26 + 4 i: the older ends 2 cycles later.
     assert cycles(k, block=160) == cycles(k, block=32) + 2
@@ -276,12 +277,7 @@ def test_barrier_releases_all_warps_16_cycles_after_the_last_arrival():
 
 
 def test_more_ctas_than_fit_run_in_waves():
-    k = Kernel("chain")
-    r = k.reg("r")
-    k.MOVI("f32", r, 1.5)
-    for _ in range(10):
-        k.FMA("f32", r, r, r, r)
-    k.EXIT()
+    k = fma_chain()
     # 227 KB of shared memory: one CTA an SM. 132 CTAs are dispatched 8 a cycle, the last 4 in cycle 16.
     # A CTA takes `one` cycles from dispatch to the cycle after EXIT, in which the next one is dispatched.
     one = START + 4 + 4 * 9 + 2
