@@ -65,7 +65,9 @@ def test_the_wheel_holds_data_and_licence(wheel: Path) -> None:
     for needed in (
         "decodelab.py",
         "emulator/chips/groq_tsp_v1.toml",
+        "emulator/chips/a100_sxm.toml",
         "emulator/chips/h100_sxm.toml",
+        "emulator/chips/h200_sxm.toml",
         "emulator/systems/groq_production.toml",
         "emulator/systems/groq_dragonfly.toml",
         "programs/models/presets/llama-3.1-8b.json",

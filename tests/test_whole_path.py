@@ -56,6 +56,19 @@ def test_a_published_story_comes_out(chip: str) -> None:
     assert found["token_ids"] == reference["greedy_ids"][:24]
 
 
+@pytest.mark.parametrize("chip", ["a100_sxm", "h200_sxm"])
+def test_every_gpu_generates_the_references_tokens(chip: str) -> None:
+    """Other numbers of the same machine: the first tokens of both checkpoints are those of their references."""
+    reference = next(iter(PROMPTS.values()))
+    found = generate("--chip", chip, "--prompt", reference["prompt"], "--tokens", "4")
+    assert found["token_ids"] == reference["greedy_ids"][:4]
+    assert found["logits_max_abs_error"] <= found["logits_error_bound"]
+    folder = shared_checkpoint("stories260K")
+    story = json.loads((folder / "reference.json").read_text(encoding="utf-8"))["once"]
+    found = generate("--model", str(folder), "--chip", chip, "--prompt", "Once upon a time", "--tokens", "4")
+    assert found["token_ids"] == story["greedy_ids"][:4]
+
+
 SPLITS = [("2", "1"), ("4", "1"), ("8", "1"), ("2", "2")]
 
 
