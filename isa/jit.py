@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from isa import lean
+from isa import lean, unsigned
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("isa", "emulator", "programs", "tools")
@@ -103,7 +103,7 @@ def njit(function: Callable[..., Any], *, allocates: bool = False) -> Any:
     import numba
 
     lean.install()
-    options = {**OPTIONS, "_nrt": allocates}
+    options = {**OPTIONS, "_nrt": allocates, "pipeline_class": unsigned.pipeline()}
     folder = _folder(function.__code__.co_filename)
     if folder is None:
         return numba.njit(**{**options, "cache": False})(function)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
+import numpy as np
 import pytest
 
 from isa import jit, lean
@@ -40,7 +42,7 @@ def project(tmp_path: Path) -> Path:
     package = tmp_path / "isa"
     package.mkdir()
     (package / "__init__.py").touch()
-    for module in ("jit.py", "lean.py"):
+    for module in ("jit.py", "lean.py", "unsigned.py"):
         shutil.copy(Path(jit.__file__).with_name(module), package / module)
     (package / "caller.py").write_text(CALLER)
     (package / "callee.py").write_text(CALLEE.format(factor=2))
@@ -133,6 +135,19 @@ def test_functions_compiled_inside_others_can_be_called_by_themselves(project: P
 def test_only_entry_points_are_assembled_and_cached(project: Path) -> None:
     total(project)
     assert [path.name.split(".")[1].split("-")[0] for path in (project / "cache").rglob("*.nbc")] == ["total"]
+
+
+def test_no_index_is_compared_with_zero() -> None:
+    def read(array, index):
+        array[index + 1] = 5
+        return array[index]
+
+    text = {}
+    for name, compiled in (("ours", jit.njit(read)), ("numba's", numba.njit(read))):
+        compiled(np.arange(4), 2)
+        text[name] = next(iter(compiled.inspect_llvm().values()))
+    assert "icmp slt" in text["numba's"]
+    assert "icmp slt" not in text["ours"]
 
 
 def test_this_numba_is_built_as_expected() -> None:

@@ -42,9 +42,8 @@ def dram_patterns(requests: int) -> None:
 
 
 @njit
-def _stream(M, sms, lines, in_flight, writes_of_4, start):
-    """Every SM keeps lines in flight until `lines` were asked for in order; the cycle after the last."""
-    free = np.full(sms, in_flight)
+def _stream(M, free, lines, writes_of_4, start):
+    """Every SM keeps free[sm] lines in flight until `lines` were asked for in order; the cycle after the last."""
     now, asked, answered = start, 0, 0
     while answered < lines:
         memory.advance(M, now)
@@ -54,7 +53,7 @@ def _stream(M, sms, lines, in_flight, writes_of_4, start):
             answered += 1
             tag = memory.pop_response(M, now)
         more = False
-        for sm in range(sms):
+        for sm in range(len(free)):
             if free[sm] > 0 and asked < lines:
                 write = 1 if asked % 4 < writes_of_4 else 0
                 memory.request(M, now, sm, asked, 15, write, sm)
@@ -71,14 +70,14 @@ def memory_streams(lines: int) -> None:
     config = DramConfig.from_chip(chip)
     sms = chip["core.sms"]
     peak = config.peak_bytes_per_cycle * chip["dram.clock_hz"] / chip.clock_hz  # bytes an SM cycle
-    _stream(memory.build(chip), 1, 1, 1, 0, 0)  # compile
+    _stream(memory.build(chip), np.ones(1, dtype=np.int64), 1, 0, 0)  # compile
     print(f"GPU memory below L1, 128-byte lines, h100_sxm, {sms} SMs with 256 lines in flight each")
     for name, count, writes, repeats in (("cold reads", lines, 0, 1), ("cold, 1 read : 1 write", lines, 2, 1),
                                          ("L2 hits", 200_000, 0, 6)):
         state, now = memory.build(chip), 0
         for _ in range(repeats):
             begin, start = time.process_time(), now
-            now = _stream(state, sms, count, 256, writes, now)
+            now = _stream(state, np.full(sms, 256), count, writes, now)
         seconds = time.process_time() - begin
         rate = 128 * count / (now - start)
         print(f"  {name:34s} {count / seconds / 1e6:6.2f} M lines/s      {rate:7.1f} B/cycle"
