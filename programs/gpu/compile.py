@@ -9,17 +9,13 @@ in memory, and grids are sized for the context capacity. Layers share their kern
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from emulator.chip import Chip
 from emulator.gpu.memory_layout import read_numbers
 from emulator.gpu.timing import read_timing
 from isa.angles import cos_sin
-from isa.builder import Kernel
-from isa.program import GpuText, Launch, Program, Source, Tensor
-from isa.program import Kernel as KernelRecord
+from isa.program import Program, Tensor
 from programs.decode.stored import StoredModel
 from programs.errors import CapacityError
 from programs.gpu.kernels.attention import attention_kernel
@@ -29,6 +25,7 @@ from programs.gpu.kernels.finish import Finish, Logits, Residual, RopeAppend, Si
 from programs.gpu.kernels.linear import linear_kernel
 from programs.gpu.kernels.operand import Operand, activation_kernel, activation_warps
 from programs.gpu.kernels.small import THREADS, advance_kernel, argmax_kernel, embed_kernel
+from programs.gpu.launches import Argument, Launches
 from programs.gpu.layout import Arena, item_rows, pack_weights, per_item
 from programs.gpu.plan import (
     COLUMN_BLOCKS_MAX,
@@ -45,7 +42,6 @@ from programs.gpu.plan import (
 
 EMBED_PIECE = 8  # 16-bit values a thread looks up at a time
 SUMS_BYTES = 4 * 32  # shared memory of an activation kernel: a sum a warp
-Argument = Tensor | tuple[Tensor, int]  # a kernel parameter: a tensor's address, or bytes past it
 
 
 def compile_gpu(stored: StoredModel, chip: Chip, batch: int = 1, context: int = 1024, timing_only: bool = False,
@@ -70,9 +66,7 @@ class _Compiler:
         read_timing(chip)  # refuse impossible numbers before planning with them
         read_numbers(chip)
         self.limits = Limits.of(chip)
-        self.kernels: list[Kernel] = []
-        self.index: dict[str, int] = {}
-        self.launches: list[tuple[str, int, int, int, tuple[Any, ...], str]] = []
+        self.launches = Launches()
         self._plan(fused_values_max, split)
         if self.attention.region_bytes >= 1 << 32:
             raise CapacityError(f"{stored.name}: the KV cache of one layer with batch {batch} and context {context} is "
@@ -243,17 +237,6 @@ class _Compiler:
         self.norms[name] = tensor
 
     # -- launches ----------------------------------------------------------------------------
-    def _add(self, kernel: Kernel) -> None:
-        self.index[kernel.name] = len(self.kernels)
-        self.kernels.append(kernel)
-
-    def _launch(self, name: str, grid: int, block: int, shared: int, node: str, **arguments: Argument) -> None:
-        """Append a launch of a known kernel; an argument for every parameter, by name."""
-        kernel = self.kernels[self.index[name]]
-        if set(arguments) != set(kernel.parameters):
-            raise ValueError(f"kernel {name} takes {kernel.parameters}, got {tuple(arguments)}")
-        self.launches.append((name, grid, block, shared, tuple(arguments[p] for p in kernel.parameters), node))
-
     def _linear_launches(self, name: str, short: str, source: str, x: Tensor, finish: Finish, norm: str = "",
                          **arguments: Argument) -> None:
         """A linear layer for every slice of sequences, after its activation kernel where it is not fused.
@@ -265,10 +248,10 @@ class _Compiler:
         operand = Operand(source, self.scheme.activations, self.stored.linears[name].inputs, x.pitch,
                           self.config.norm_eps, weighted)
         kernel, prepare = f"norm_{short}" if plan.fused and source == "norm" else short, f"{short}_operand"
-        if kernel not in self.index:
-            self._add(linear_kernel(kernel, plan, operand, finish))
+        if kernel not in self.launches.index:
+            self.launches.add(linear_kernel(kernel, plan, operand, finish))
             if not plan.fused:
-                self._add(activation_kernel(prepare, operand, plan.k_padded, plan.blocks))
+                self.launches.add(activation_kernel(prepare, operand, plan.k_padded, plan.blocks))
         fixed: dict[str, Argument] = {part: tensor for part, tensor in found.items()}
         for s in range(self.slices):
             moved = {n: (a[0], a[1] * s) if isinstance(a, tuple) else a for n, a in arguments.items()}
@@ -277,10 +260,11 @@ class _Compiler:
                 source_x["norm_weight"] = self.norms[norm]
             if not plan.fused:
                 out, scales = (self.operand, s * self.operand.pitch), (self.scales, s * self.scales.pitch)
-                self._launch(prepare, self.slice, 32 * activation_warps(plan.k_padded), SUMS_BYTES, name,
+                self.launches.launch(prepare, self.slice, 32 * activation_warps(plan.k_padded), SUMS_BYTES, name,
                              out=out, scales=scales, **source_x)
                 source_x = {"x": out, "x_scales": scales}
-            self._launch(kernel, plan.grid, 32 * plan.warps, plan.shared_bytes, name, **fixed, **moved, **source_x)
+            self.launches.launch(kernel, plan.grid, 32 * plan.warps, plan.shared_bytes, name, **fixed, **moved,
+                                 **source_x)
 
     def _record(self) -> None:
         """All launches of a step, in order."""
@@ -291,8 +275,8 @@ class _Compiler:
         positions = (self.positions, self.slice * self.positions.pitch)
         pairs = (self.pairs, self.pairs.shape[0] // self.slices * self.pairs.pitch)
         if self.whole:
-            self._add(embed_kernel("embed", self.scheme.embed, c.vocab, self.embed.pitch, self.hidden.pitch))
-            self._launch("embed", self.rows, THREADS, 0, "embed", table=self.embed, tokens=self.tokens,
+            self.launches.add(embed_kernel("embed", self.scheme.embed, c.vocab, self.embed.pitch, self.hidden.pitch))
+            self.launches.launch("embed", self.rows, THREADS, 0, "embed", table=self.embed, tokens=self.tokens,
                          hidden=self.hidden)
         for layer in range(*self.layers):
             p = f"layers.{layer}."
@@ -309,32 +293,32 @@ class _Compiler:
         if self.whole:
             self._head(positions)
         else:
-            self._add(advance_kernel("advance"))
-            self._launch("advance", self.rows, 32, 0, "advance", positions=self.positions)
+            self.launches.add(advance_kernel("advance"))
+            self.launches.launch("advance", self.rows, 32, 0, "advance", positions=self.positions)
 
     def _head(self, positions: tuple[Tensor, int]) -> None:
         head = self.plans["lm_head"]
         best = (self.best, head.grid * self.best.pitch)
         self._linear_launches("lm_head", "lm_head", "norm", self.hidden, Logits(self.scheme.scaled, self.logits.pitch),
                               "final_norm", logits=(self.logits, self.slice * self.logits.pitch), best=best)
-        self._add(argmax_kernel("argmax", self.slice, head.grid, best_entries(head)))
+        self.launches.add(argmax_kernel("argmax", self.slice, head.grid, best_entries(head)))
         for s in range(self.slices):
             at = s * positions[1]
-            self._launch("argmax", self.slice, THREADS, 8 * THREADS // 32, "argmax", best=(best[0], s * best[1]),
-                         tokens=(self.tokens, at), positions=(self.positions, at))
+            self.launches.launch("argmax", self.slice, THREADS, 8 * THREADS // 32, "argmax",
+                                 best=(best[0], s * best[1]), tokens=(self.tokens, at), positions=(self.positions, at))
 
     def _attend(self, node: str, kv: Tensor) -> None:
         """Attention, and the combine where there is more than one split."""
         a, out = self.attention, self.attended
-        if "attention" not in self.index:
-            self._add(attention_kernel("attention", a, self.scheme.kv, out.pitch))
+        if "attention" not in self.launches.index:
+            self.launches.add(attention_kernel("attention", a, self.scheme.kv, out.pitch))
             if a.splits > 1:
-                self._add(combine_kernel("combine", a, out.pitch))
+                self.launches.add(combine_kernel("combine", a, out.pitch))
         parts = (out, out) if a.splits == 1 else (self.partial, self.partial_ml)
-        self._launch("attention", a.grid, 32 * a.warps, a.shared_bytes, node, kv=kv, positions=self.positions,
+        self.launches.launch("attention", a.grid, 32 * a.warps, a.shared_bytes, node, kv=kv, positions=self.positions,
                      out=parts[0], out_ml=parts[1])
         if a.splits > 1:
-            self._launch("combine", self.rows * a.heads, 32 * COMBINE_WARPS, combine_shared_bytes(a), node,
+            self.launches.launch("combine", self.rows * a.heads, 32 * COMBINE_WARPS, combine_shared_bytes(a), node,
                          partial=self.partial, ml=self.partial_ml, positions=self.positions, out=out)
 
     # -- the program -------------------------------------------------------------------------
@@ -348,29 +332,8 @@ class _Compiler:
     def program(self) -> Program:
         self._check_capacity()
         self._record()
-        image = self.arena.close()
-        words: list[np.ndarray] = []
-        records: list[KernelRecord] = []
-        lines: list[str] = []
-        line_of: list[int] = []
-        for kernel in self.kernels:
-            encoded = kernel.words()
-            records.append(KernelRecord(kernel.name, len(line_of), len(encoded), kernel.registers, kernel.parameters))
-            words.append(encoded)
-            own_lines, own_line_of = kernel.listing()
-            line_of += [len(lines) + line for line in own_line_of]
-            lines += own_lines
-        none = np.full(len(line_of), -1, dtype=np.int32)
-        launches = []
-        for at, (name, grid, block, shared, values, node) in enumerate(self.launches):
-            arguments = tuple(v.address if isinstance(v, Tensor) else v[0].address + v[1] for v in values)
-            launches.append(Launch(self.index[name], grid, block, shared, arguments, (at - 1,) if at else (), node))
-        source = Source(np.array(line_of, dtype=np.int32), none, none.astype(np.int16), lines=lines)
-        nodes = list(dict.fromkeys(launch.node for launch in launches))
         meta = {
             "model": self.stored.name, "batch": self.batch, "context": self.context, "layers": list(self.layers),
-            "timing_only": self.timing_only, "nodes": nodes,
+            "timing_only": self.timing_only,
         }
-        text = GpuText(np.concatenate(words), records, launches, source)
-        return Program("gpu", self.chip.name, self.chip.hash, [text], [image], [(0, 0, ())], self.arena.tensors,
-                       meta=meta)
+        return self.launches.program(self.chip, self.arena.close(), self.arena.tensors, meta)

@@ -64,6 +64,8 @@ class Limits:
 
     sms: int
     shared_bytes: int  # a CTA's maximum
+    sm_shared_bytes: int  # of an SM, for all of its CTAs
+    shared_reserved: int  # what each CTA takes beside its own
     registers: int  # of an SM, 32 bits each
     warps_per_sm: int
     stream_bytes_per_cycle: float  # an SM's share of DRAM bandwidth
@@ -79,6 +81,8 @@ class Limits:
             sms=chip["core.sms"],
             shared_bytes=min(chip["sm.shared.max_per_cta"],
                              max(0, chip["sm.shared.bytes"] - chip["sm.shared.reserved_per_cta"])),
+            sm_shared_bytes=chip["sm.shared.bytes"],
+            shared_reserved=chip["sm.shared.reserved_per_cta"],
             registers=chip["sm.registers"],
             warps_per_sm=chip["sm.max_warps"],
             stream_bytes_per_cycle=rate / chip.clock_hz / chip["core.sms"],

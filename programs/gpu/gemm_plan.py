@@ -1,0 +1,180 @@
+"""How a lone matrix product is cut into CTAs, and which cuts are worth trying.
+
+The cut is the one of the libraries whose kernels have been measured: a CTA owns `rows` outputs of
+all columns and walks over k in stages of 128 bytes that its warps share; where that leaves SMs
+without work, k is split over CTAs and a second kernel adds the parts.
+
+    weights [n, k] and x [m, k] lie row by row, as the layer before and the checkpoint leave them
+    stage   128 bytes of k: of `rows` weight rows and of all columns of x; `slots` stages are in flight
+    split   a contiguous range of stages; CTA = (split * groups + group) * column_blocks + column block
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from programs.gpu.plan import COLUMNS, KSTEP_BYTES, TILE_ROWS, Limits, PlanError, ceil_div, round_up
+
+STAGE_BYTES = 128  # of k
+STAGE_KSTEPS = STAGE_BYTES // KSTEP_BYTES
+CTA_COLUMNS = 64  # columns of x that a CTA takes
+SLOTS_MAX = 8  # a warp may have 16 copy groups open
+SPLITS_MAX = 32  # parts that a thread of the reduction has in flight
+SPLIT_STAGES_MIN = 4  # stages of a part at least
+WINDOW = 65536  # bytes that the signed 16-bit offset of LDSM reaches
+RING_MAX = 2 * WINDOW
+CANDIDATES = 4
+FORMS = {"bf16": 2, "f16": 2, "s8": 1, "e4m3": 1}  # bytes of an operand's value
+
+STAGE_CYCLES = 150  # estimate: four dependent MMAs, a barrier
+START_CYCLES = 1500  # estimate: first loads and the epilogue
+OVERLAP = 0.25  # estimate: of the shorter of memory time and chain that is not hidden
+
+
+@dataclass(frozen=True)
+class GemmPlan:
+    """One matrix product y[m, n] = x[m, k] W[n, k]. form: number type of both operands."""
+
+    m: int
+    n: int
+    k: int
+    form: str
+    warps: int
+    tiles: int  # of 16 weight rows, a warp
+    slots: int
+    splits: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes from row to row of weights: whole 16-byte copies."""
+        return round_up(self.k * FORMS[self.form], 16)
+
+    @property
+    def x_pitch(self) -> int:
+        """Bytes from row to row of x: whole stages, zeros past k."""
+        return round_up(self.k * FORMS[self.form], STAGE_BYTES)
+
+    @property
+    def stages(self) -> int:
+        """Stages of k, all splits together."""
+        return ceil_div(self.row_bytes, STAGE_BYTES)
+
+    @property
+    def split_stages(self) -> int:
+        """Stages of a split; the last split may have fewer."""
+        return ceil_div(self.stages, self.splits)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the last stage has fewer than 128 bytes of weights."""
+        return self.row_bytes % STAGE_BYTES != 0
+
+    @property
+    def rows(self) -> int:
+        """Weight rows of a CTA."""
+        return self.warps * self.tiles * TILE_ROWS
+
+    @property
+    def groups(self) -> int:
+        return ceil_div(self.n, self.rows)
+
+    @property
+    def column_blocks(self) -> int:
+        """CTAs that share a group of weight rows, each with its columns."""
+        return ceil_div(self.m, CTA_COLUMNS)
+
+    @property
+    def columns(self) -> int:
+        """Columns of a CTA."""
+        return ceil_div(self.m, self.column_blocks)
+
+    @property
+    def blocks(self) -> int:
+        """Column blocks of eight of a CTA."""
+        return ceil_div(self.columns, COLUMNS)
+
+    @property
+    def grid(self) -> int:
+        return self.groups * self.splits * self.column_blocks
+
+    @property
+    def y_values(self) -> int:
+        """Values of a row of y, padded to whole 16-byte stores."""
+        return round_up(self.n, 8)
+
+    # Shared memory: stages of weights and x; later the results.
+    @property
+    def weight_stage(self) -> int:
+        return self.rows * STAGE_BYTES
+
+    @property
+    def stage_bytes(self) -> int:
+        return self.weight_stage + self.blocks * COLUMNS * STAGE_BYTES
+
+    @property
+    def result_pitch(self) -> int:
+        """Bytes from column to column of the results; 4 rows more, so that a fragment's stores hit 32 banks."""
+        return (self.rows + 4) * 4
+
+    @property
+    def shared_bytes(self) -> int:
+        return max(self.slots * self.stage_bytes, self.columns * self.result_pitch)
+
+    @property
+    def registers(self) -> int:
+        """Estimate of the registers of a lane."""
+        fragments = 8 * self.tiles + 8 * self.blocks
+        return 4 * self.tiles * self.blocks + fragments + 5 * self.tiles + 48
+
+    def ctas_per_sm(self, limits: Limits) -> int:
+        """CTAs that fit an SM together."""
+        return min(limits.sm_shared_bytes // (round_up(self.shared_bytes, 128) + limits.shared_reserved),
+                   limits.registers // (32 * self.warps * round_up(self.registers, 8)),
+                   limits.warps_per_sm // self.warps)
+
+    def fits(self, limits: Limits) -> bool:
+        return (self.shared_bytes <= limits.shared_bytes and self.registers <= 250
+                and self.slots * self.stage_bytes <= RING_MAX and self.ctas_per_sm(limits) >= 1)
+
+    def cycles(self, limits: Limits) -> float:
+        """Estimate: the chain of a CTA's stages, wave by wave, or the stream of all bytes; the reduction's kernel.
+
+        An SM streams at its share of DRAM, less where few bytes are in flight.
+        """
+        resident = min(self.ctas_per_sm(limits), ceil_div(self.grid, limits.sms))
+        waves = ceil_div(self.grid, limits.sms * resident)
+        chain = waves * self.split_stages * max(STAGE_CYCLES, 4 * 8 * self.tiles * self.blocks * resident)
+        busy = min(self.grid, limits.sms)
+        in_flight = min(resident * min(self.slots, self.split_stages) * self.weight_stage, limits.in_flight_bytes)
+        rate = min(limits.stream_bytes_per_cycle * limits.sms / busy, 37) * in_flight / (in_flight + 6000)
+        share = ceil_div(self.grid, busy) if waves == 1 else self.grid / busy
+        stream = share * self.split_stages * self.stage_bytes / rate
+        total = max(chain, stream) + OVERLAP * min(chain, stream) + START_CYCLES
+        if self.splits > 1:
+            total += limits.launch_gap + START_CYCLES + 30 * self.splits
+        return total
+
+
+def candidates(m: int, n: int, k: int, form: str, limits: Limits, count: int = CANDIDATES) -> list[GemmPlan]:
+    """The cuts that may be fastest, by estimate: at most `count`, of different rows or splits. Raises PlanError."""
+    found = [plan for plan in _cuts(m, n, k, form) if plan.fits(limits)]
+    if not found:
+        raise PlanError(f"no plan for a product of {m} x {n} x {k}: {limits.shared_bytes} bytes of shared memory or "
+                        f"{limits.registers} registers an SM are too few")
+    found.sort(key=lambda plan: plan.cycles(limits))
+    best: dict[tuple[int, int], GemmPlan] = {}
+    for plan in found:
+        best.setdefault((plan.rows, plan.splits), plan)
+    return list(best.values())[:count]
+
+
+def _cuts(m: int, n: int, k: int, form: str) -> Iterator[GemmPlan]:
+    for warps, tiles in ((1, 1), (2, 1), (4, 1), (4, 2)):
+        for slots in (3, 4, 6, 8):
+            for splits in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
+                plan = GemmPlan(m, n, k, form, warps, tiles, slots, splits)
+                if splits > 1:
+                    if plan.split_stages < SPLIT_STAGES_MIN or plan.split_stages * (splits - 1) >= plan.stages:
+                        continue
+                yield plan

@@ -1,0 +1,156 @@
+"""What stands around a lone matrix product: quantising x before it, adding the parts of a split k after it."""
+
+from __future__ import annotations
+
+from isa.builder import ZERO, Kernel
+from programs.gpu.gemm_plan import FORMS, GemmPlan
+from programs.gpu.kernels.common import below, constant, divide, max_lanes, thread
+from programs.gpu.plan import ceil_div, round_up
+
+REDUCE_WARPS = 4
+LARGEST = {"s8": 127.0, "e4m3": 448.0}  # of an 8-bit format
+SMALLEST = 1e-12  # a scale is at least this
+PIECE = 8  # 16-bit values a thread loads at a time
+PIECES_MAX = 8  # of a thread, in flight together
+
+
+def output_form(form: str) -> str:
+    """16-bit type of y, and of x before it is quantised."""
+    return "bf16" if form in ("bf16", "e4m3") else "f16"
+
+
+def reduce_grid(plan: GemmPlan) -> int:
+    """CTAs of the reduction: a thread has four outputs."""
+    return ceil_div(plan.m * plan.y_values // 4, 32 * REDUCE_WARPS)
+
+
+def reduce_kernel(name: str, plan: GemmPlan) -> Kernel:
+    """y = sum over splits, in order, scaled where the operands were 8-bit.
+
+    Parameters: parts [split][column][y_values] (fp32; s32 for s8), out, and for 8-bit forms row_scales, x_scales.
+    """
+    scaled = FORMS[plan.form] == 1
+    k = Kernel(name, ("parts", "out", *(("row_scales", "x_scales") if scaled else ())))
+    t = thread(k)
+    parts, out = k.parameter("parts"), k.parameter("out")
+    total = plan.m * plan.y_values // 4
+    k.comment("thread = four neighbouring outputs of a column")
+    number, at = k.reg("number"), k.reg("at")
+    k.MOV(number, t.cta)
+    k.MULI("s32", number, number, 32 * REDUCE_WARPS)
+    k.ADD("s32", number, number, t.tid)
+    guard = below(k, number, total)
+    k.SHL(at, number, 4)
+    values = [k.reg(f"part{s}", 4) for s in range(plan.splits)]
+    for value in values:
+        k.LDG(128, value, at, parts, 0, guard=guard)
+        k.UADDI(parts, parts, 4 * plan.m * plan.y_values)
+    if scaled:
+        column, piece = k.reg("column"), k.reg("piece")
+        divide(k, column, piece, number, plan.y_values // 4, total + 32 * REDUCE_WARPS)
+        row_scale, x_scale = k.reg("row_scale", 4), k.reg("x_scale")
+        k.SHL(piece, piece, 4)
+        k.SHL(column, column, 2)
+        k.LDG(128, row_scale, piece, k.parameter("row_scales"), 0, guard=guard)
+        k.LDG(32, x_scale, column, k.parameter("x_scales"), 0, guard=guard)
+    first = values[0]
+    for value in values[1:]:
+        for i in range(4):
+            k.ADD("s32" if plan.form == "s8" else "f32", first[i], first[i], value[i], guard=guard)
+    if scaled:
+        for i in range(4):
+            if plan.form == "s8":
+                k.CVT("f32", "s32", first[i], first[i], guard=guard)
+            k.MUL("f32", first[i], first[i], row_scale[i], guard=guard)
+            k.MUL("f32", first[i], first[i], x_scale, guard=guard)
+    for i in range(2):
+        k.PACK(output_form(plan.form), first[i], first[2 * i], first[2 * i + 1], guard=guard)
+    k.SHL(at, number, 3)
+    k.STG(64, at, out, 0, first.part(0, 2), guard=guard)
+    k.EXIT()
+    return k
+
+
+def quantise_warps(plan: GemmPlan) -> int:
+    """Warps of a CTA of the quantising kernel, which has one row of x: 8 values a thread, more for long rows."""
+    wanted = ceil_div(source_values(plan), 32 * PIECE)
+    return 1 << (max(1, min(32, max(ceil_div(wanted, 2), ceil_div(wanted, PIECES_MAX)))) - 1).bit_length()
+
+
+def source_values(plan: GemmPlan) -> int:
+    """Values of a row of the 16-bit x: whole stages of its 8-bit form, zeros past k."""
+    return round_up(plan.x_pitch, PIECE)
+
+
+def quantise_kernel(name: str, plan: GemmPlan) -> Kernel:
+    """A CTA a row: scale = largest |x| / largest of the format, out = x / scale in 8 bits.
+
+    Parameters: source (16-bit rows of source_values), out (rows of plan.x_pitch bytes), scales (fp32 a row).
+    """
+    k = Kernel(name, ("source", "out", "scales"))
+    t = thread(k)
+    warps, values, form = quantise_warps(plan), source_values(plan), output_form(plan.form)
+    source, out, scales = (k.parameter(n) for n in k.parameters)
+    row = k.ureg("row")
+    k.UMULI(row, t.cta, 2 * values)
+    k.UADD(source, source, row)
+    k.UMULI(row, t.cta, plan.x_pitch)
+    k.UADD(out, out, row)
+    k.USHL(row, t.cta, 2)
+    k.UADD(scales, scales, row)
+    at = k.reg("at")
+    k.SHL(at, t.tid, 4)
+    rounds = ceil_div(values, 32 * warps * PIECE)
+    raw = [k.reg(f"raw{r}", 4) for r in range(rounds)]
+    guard = None
+    for r, words in enumerate(raw):
+        rest = values - r * 32 * warps * PIECE
+        if rest < 32 * warps * PIECE:
+            guard = below(k, t.tid, rest // PIECE)
+            for i in range(4):
+                k.MOV(words[i], ZERO)
+        k.LDG(128, words, at, source, r * 32 * warps * 2 * PIECE, guard=guard)
+    k.comment("largest magnitude: thread, warp, CTA")
+    largest, other, value = k.reg("largest"), k.reg("other"), k.reg("value")
+    k.MOVI("f32", largest, 0.0)
+    for words in raw:
+        for i in range(PIECE):
+            k.UNPACK(form, value, words[i // 2], i % 2)
+            k.MAX("f32", largest, largest, value)
+            k.NEG("f32", value, value)
+            k.MAX("f32", largest, largest, value)
+    max_lanes(k, largest, other)
+    if warps > 1:
+        mine, first = k.reg("mine"), below(k, t.lane, 1)
+        k.S2R(mine, "WARPID")
+        k.SHL(mine, mine, 2)
+        k.STS(32, mine, 0, largest, guard=first)
+        k.BAR()
+        k.ANDI("s32", mine, t.lane, warps - 1)
+        k.SHL(mine, mine, 2)
+        k.LDS(32, largest, mine, 0)
+        max_lanes(k, largest, other)
+        k.free(first)
+    scale, inverse, only = k.reg("scale"), k.reg("inverse"), below(k, t.tid, 1)
+    k.MULI("f32", scale, largest, 1.0 / LARGEST[plan.form])
+    k.MAXI("f32", scale, scale, SMALLEST)
+    k.RCP("f32", inverse, scale)
+    zero = k.reg("zero")
+    k.MOV(zero, ZERO)
+    k.STG(32, zero, scales, 0, scale, guard=only)
+    byte, two_bytes = constant(k, "byte", 1 << 8), constant(k, "two_bytes", 1 << 16)
+    k.SHL(at, t.tid, 3)
+    for r, words in enumerate(raw):
+        with k.scratch():
+            packed, part = k.reg("packed", 2), [k.reg(f"v{i}") for i in range(4)]
+            for h in range(2):
+                for i in range(4):
+                    k.UNPACK(form, part[i], words[2 * h + i // 2], i % 2)
+                    k.MUL("f32", part[i], part[i], inverse)
+                    k.CVT(plan.form, "f32", part[i], part[i])
+                k.FMA("s32", part[0], part[1], byte, part[0])
+                k.FMA("s32", part[2], part[3], byte, part[2])
+                k.FMA("s32", packed[h], part[2], two_bytes, part[0])
+            k.STG(64, at, out, r * 32 * warps * PIECE, packed, guard=guard if r + 1 == rounds else None)
+    k.EXIT()
+    return k
