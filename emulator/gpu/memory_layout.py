@@ -1,9 +1,9 @@
 """The flat int64 array of the fast GPU memory system: names of its words, and an idle system.
 
-The array M has a header (numbers, counters), the DRAM block (emulator/dram/layout.py), the SM ports,
-the slices with their MSHRs and tags, two rings of time buckets, and a pool of requests. A tag word is
-    line << 24 | MSHR << 12 | valid sectors << 8 | dirty sectors << 4 | sectors on their way,
-and the words of a set stand in order of last use.
+The array M has a header (numbers, counters), the DRAM block (emulator/dram/layout.py), the SM ports and
+TLBs, the slices with their MSHRs and tags, two rings of time buckets, and a pool of requests. A tag word is
+    line << 25 | MSHR << 12 | valid sectors << 8 | dirty sectors << 4 | sectors on their way,
+a home's with COPIED if its partner may hold a copy; the words of a set stand in order of last use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from emulator.chip import Chip, ChipError
 from emulator.dram import layout as dram
-from emulator.dram.config import DramConfig
+from emulator.dram.config import LINE_BYTES, DramConfig
 from emulator.dram.layout import INF
 from emulator.gpu.timing import MAX_CYCLES, check_clock
 
@@ -22,33 +22,44 @@ SECTOR_BYTES = 32
 NOTHING, ONE = np.int64(0), np.int64(1)  # typed: Numba compiles anew for each literal argument
 RING = 8192  # time buckets; a later entry waits in its bucket for its turn
 
-(SMS, HEADER_BYTES, OUT_BYTES, IN_BYTES, TO_SLICE, TO_SM, SLICES, SETS, WAYS, SLICE_BYTES, MSHRS, WRITE_BUFFERS,
- TO_DRAM, FROM_DRAM, RATIO_DRAM, RATIO_SM, LEAST_DRAM, PCS_PER_SLICE, SLICES_PER_CHANNEL,
- OUT_PORT, IN_PORT, SLICE_BASE, SLICE_WORDS, DONE, ARRIVE_RING, DUE_RING, FREE_NODE,
+(SMS, HEADER_BYTES, OUT_BYTES, IN_BYTES, TO_SLICE, TO_SM, SLICES, SET_MASK, WAYS, SLICE_BYTES, MSHRS, WRITE_BUFFERS,
+ TO_DRAM, FROM_DRAM, RATIO_DRAM, RATIO_SM, LEAST_DRAM, PCS_SHIFT, SLICES_PER_CHANNEL,
+ PARTITIONS, LINK_LATENCY, LINK_BYTES, WINDOW, TLB_ENTRIES, PAGE_SHIFT, TLB_MISS, CHUNK_SHIFT, ROW_SHIFT, BANK_COUNT,
+ OUT_PORT, IN_PORT, TLB, WAKE, SLICE_BASE, SLICE_WORDS, DONE, ARRIVE_RING, DUE_RING, FREE_NODE,
  ARRIVE_T, ARRIVE_N, DUE_T, DUE_N, KNOWN, NEXT_DUE, READY, READY_LAST, LIVE, SYNC, SETTLE, NODES_LOST,
- N_L2_READ, N_L2_WRITE, N_L2_HIT, N_L2_MERGED, N_L2_FILL, N_L2_WRITEBACK, N_L2_EVICT, N_REQUESTS) = range(47)
+ N_L2_READ, N_L2_WRITE, N_L2_HIT, N_L2_MERGED, N_L2_FILL, N_L2_WRITEBACK, N_L2_EVICT, N_REQUESTS,
+ N_FAR, N_FAR_HIT, N_FAR_MERGED, N_DROPPED, N_TLB_MISS) = range(64)
 D = 64  # where the DRAM block begins
 
 # A slice's words, then two words an MSHR (waiting requests; the first links free ones), then the tags.
-(S_HEAD, S_TAIL, S_FREE_AT, S_STALLED, S_OUT, S_FILL_T, S_FREE_T, S_MSHR, S_BUFFERS, S_SINK) = range(10)
+# Its three lists: requests of SMs (both ways), of its partner, and what else comes over the link.
+(S_HEAD, S_TAIL, S_ASKED, S_ASKED_LAST, S_INBOX, S_INBOX_LAST, S_STALLED, S_FREE_AT, S_OUT, S_FILL_T, S_FREE_T, S_IN_T,
+ S_MSHR, S_BUFFERS, S_COPIES, S_LINK, S_SINK) = range(17)
 S_WORDS = S_SINK + dram.SINK_WORDS
-# A request's words. R_SLICE is the link to the one before while the request waits for its slice.
-R_NEXT, R_SLICE, R_TIME, R_PC, R_LINE, R_FLAGS, R_TAG, R_LOCAL, R_WORDS = range(9)
-R_PREVIOUS = R_SLICE
-VALID, DIRTY, MSHR_AT, LINE_AT = 8, 4, 12, 24  # shifts within a tag word; sectors on their way are at 0
+# A request's words: a cache line of the host. Flags: sectors, WRITE, LINK, FAR, DROP, SM << SM_AT.
+# R_SET: where its set begins, from the beginning of a slice. R_PLACE: line of its pseudo-channel << PC_BITS | pc.
+R_NEXT, R_PREVIOUS, R_TIME, R_LINE, R_FLAGS, R_TAG, R_SET, R_PLACE, R_WORDS = range(9)
+R_SLICE = R_PREVIOUS  # of an answer: the slice it comes from
+WRITE, LINK, FAR, DROP, SM_AT = 16, 32, 64, 128, 8
+PC_BITS = 12
+VALID, DIRTY, MSHR_AT, LINE_AT = 8, 4, 12, 25  # shifts within a tag word; sectors on their way are at 0
+COPIED = 1 << 24
 
 # Name -> slot of every counter, in units of sectors (32 bytes) or as the name says.
 COUNTERS = {
     "l2_requests": N_REQUESTS, "l2_read_sectors": N_L2_READ, "l2_write_sectors": N_L2_WRITE,
     "l2_hit_sectors": N_L2_HIT, "l2_merged_sectors": N_L2_MERGED, "l2_fill_sectors": N_L2_FILL,
-    "l2_writeback_sectors": N_L2_WRITEBACK, "l2_evicted_lines": N_L2_EVICT,
+    "l2_writeback_sectors": N_L2_WRITEBACK, "l2_evicted_lines": N_L2_EVICT, "l2_far_sectors": N_FAR,
+    "l2_far_hit_sectors": N_FAR_HIT, "l2_far_merged_sectors": N_FAR_MERGED, "l2_dropped_copies": N_DROPPED,
+    "tlb_misses": N_TLB_MISS,
 } | {name: D + slot for name, slot in dram.COUNTERS.items()}
 
 
 def read_numbers(chip: Chip) -> tuple[DramConfig, dict[str, int]]:
-    """The DRAM and the numbers of [noc] and [l2], checked. Raises ChipError."""
+    """The DRAM and the numbers of [noc], [l2] and [tlb], checked. Raises ChipError."""
     config = DramConfig.from_chip(chip)
-    n = {key.split(".")[1]: int(chip[key]) for key in chip.numbers if key.startswith(("noc.", "l2."))}
+    keys = [key for key in chip.numbers if key.startswith(("noc.", "l2.", "tlb."))]
+    n = {key.split(".")[1]: int(chip[key]) for key in keys}
     n["sms"] = int(chip["core.sms"])
     for key in ("core.clock_hz", "dram.clock_hz"):
         check_clock(chip, key)
@@ -63,52 +74,87 @@ def read_numbers(chip: Chip) -> tuple[DramConfig, dict[str, int]]:
                         f"{config.total_pseudo_channels} pseudo-channels, not {n['slices']}")
     if chip["dram.capacity_bytes"] < 1:
         raise ChipError(f"{chip.name}.dram.capacity_bytes=0: must be at least 1")
-    for key in (key for key in chip.numbers if key.startswith(("noc.", "l2.")) and key.endswith("_latency")):
-        if chip[key] > MAX_CYCLES:
+    for key in keys:
+        if key.endswith("_latency") and chip[key] > MAX_CYCLES:
             raise ChipError(f"{chip.name}.{key}={chip[key]}: must be at most {MAX_CYCLES} cycles")
-    for name, low, high in (("mshrs", 1, 4095), ("write_buffers", 1, 4095), ("ways", 1, 64), ("sets", 1, 2**20)):
+    two = n["partitions"] == 2  # then half of the MSHRs and places are for copies
+    for name, low, high in (("partitions", 1, 2), ("mshrs", 1 + two, 4095), ("write_buffers", 1, 4095),
+                            ("ways", 1 + two, 64), ("sets", 1, 2**20)):
         if not low <= n[name] <= high:
             raise ChipError(f"{chip.name}: l2.{name} must be {low} to {high}, not {n[name]}")
+    if two and n["slices"] % 2:
+        raise ChipError(f"{chip.name}: l2.slices must be even in two partitions, not {n['slices']}")
+    if n["entries"] > 4096:
+        raise ChipError(f"{chip.name}.tlb.entries={n['entries']}: must be at most 4096")
+    for what, number in (("l2.sets", n["sets"]), ("tlb.page_bytes", n["page_bytes"]),
+                         ("dram.map.chunk_bytes", config.chunk_bytes), ("dram.row_bytes", config.row_bytes),
+                         ("pseudo-channels of a slice", config.total_pseudo_channels // n["slices"])):
+        if number < 1 or number & (number - 1):
+            raise ChipError(f"{chip.name}: {what} must be a power of two, not {number}")
+    if n["page_bytes"] < LINE_BYTES:
+        raise ChipError(f"{chip.name}.tlb.page_bytes={n['page_bytes']}: must be at least {LINE_BYTES}")
     return config, n
+
+
+def _messages(n: dict[str, int]) -> int:
+    """The most that a slice can have on its link: requests or data of the partner's MSHRs, and, for each cycle that
+    these take, the dropped copy of a write."""
+    sectors = 4 * (n["mshrs"] // 2)
+    cycles = sectors * (n["header_bytes"] + SECTOR_BYTES) // max(1, n["link_bytes"])
+    return 2 * sectors + cycles + n["link_latency"] + 2
 
 
 def build(chip: Chip) -> np.ndarray:
     """An idle memory system with empty caches: the int64 array M. Raises ChipError."""
     config, n = read_numbers(chip)
     slice_words = S_WORDS + 2 * n["mshrs"] + n["sets"] * n["ways"]
-    # A pending line asks DRAM at most once for each of its sectors.
+    slice_words += -slice_words % 8  # whole cache lines of the host
+    # A pending line asks DRAM at most once for each of its sectors; so does a copy its home.
     entries = n["slices"] * (4 * n["mshrs"] + n["write_buffers"])
+    messages = n["slices"] * _messages(n) if n["partitions"] == 2 else 0
     out_port = D + dram.words(config, entries)
     in_port = out_port + n["sms"]
-    slice_base = in_port + n["sms"]
+    tlb = in_port + n["sms"]
+    wake = tlb + n["sms"] * n["entries"]
+    slice_base = wake + config.channels
+    slice_base += -slice_base % 8
     arrive = slice_base + n["slices"] * slice_words
     due = arrive + 2 * RING
     nodes = due + 2 * RING
-    m = np.zeros(nodes + n["requests"] * R_WORDS, dtype=np.int64)
+    count = n["requests"] + messages
+    m = np.zeros(nodes + count * R_WORDS, dtype=np.int64)
+    per_slice = config.total_pseudo_channels // n["slices"]
     numbers = {
         SMS: n["sms"], HEADER_BYTES: n["header_bytes"], OUT_BYTES: n["sm_out_bytes"], IN_BYTES: n["sm_in_bytes"],
-        TO_SLICE: n["request_latency"], TO_SM: n["response_latency"], SLICES: n["slices"], SETS: n["sets"],
+        TO_SLICE: n["request_latency"], TO_SM: n["response_latency"], SLICES: n["slices"], SET_MASK: n["sets"] - 1,
         WAYS: n["ways"], SLICE_BYTES: n["slice_bytes"], MSHRS: n["mshrs"], WRITE_BUFFERS: n["write_buffers"],
         TO_DRAM: n["to_dram_latency"], FROM_DRAM: n["from_dram_latency"], RATIO_DRAM: n["ratio_dram"],
         RATIO_SM: n["ratio_sm"], LEAST_DRAM: n["least_dram"],
-        PCS_PER_SLICE: config.total_pseudo_channels // n["slices"], SLICES_PER_CHANNEL: n["slices"] // config.channels,
-        OUT_PORT: out_port, IN_PORT: in_port, SLICE_BASE: slice_base, SLICE_WORDS: slice_words, DONE: -1,
-        ARRIVE_RING: arrive, DUE_RING: due, FREE_NODE: nodes if n["requests"] else -1, NEXT_DUE: INF, READY: -1,
+        PCS_SHIFT: per_slice.bit_length() - 1, SLICES_PER_CHANNEL: n["slices"] // config.channels,
+        PARTITIONS: n["partitions"], LINK_LATENCY: n["link_latency"], LINK_BYTES: n["link_bytes"],
+        WINDOW: n["link_latency"] + 1 if n["partitions"] == 2 else INF, TLB_ENTRIES: n["entries"],
+        PAGE_SHIFT: (n["page_bytes"] // LINE_BYTES).bit_length() - 1, TLB_MISS: n["miss_latency"],
+        CHUNK_SHIFT: (config.chunk_bytes // LINE_BYTES).bit_length() - 1,
+        ROW_SHIFT: (config.row_bytes // LINE_BYTES).bit_length() - 1, BANK_COUNT: config.banks,
+        OUT_PORT: out_port, IN_PORT: in_port, TLB: tlb, WAKE: wake, SLICE_BASE: slice_base, SLICE_WORDS: slice_words,
+        DONE: -1, ARRIVE_RING: arrive, DUE_RING: due, FREE_NODE: nodes if count else -1, NEXT_DUE: INF, READY: -1,
         READY_LAST: -1,
     }
     for slot, value in numbers.items():
         m[slot] = value
+    m[tlb:wake] = -1
+    m[wake : wake + config.channels] = INF
     slices = m[slice_base:arrive].reshape(n["slices"], slice_words)
-    slices[:, [S_HEAD, S_TAIL]] = -1
-    slices[:, [S_FILL_T, S_FREE_T]] = INF
+    slices[:, [S_HEAD, S_TAIL, S_ASKED, S_ASKED_LAST, S_INBOX, S_INBOX_LAST]] = -1
+    slices[:, [S_FILL_T, S_FREE_T, S_IN_T]] = INF
     slices[:, S_BUFFERS] = n["write_buffers"]
     slices[:, S_WORDS : S_WORDS + 2 * n["mshrs"] : 2] = np.arange(1, n["mshrs"] + 1)  # the free list
     slices[:, S_WORDS + 2 * (n["mshrs"] - 1)] = -1
     m[arrive:nodes] = -1
-    pool = m[nodes:].reshape(n["requests"], R_WORDS)
-    pool[:, R_NEXT] = nodes + R_WORDS * np.arange(1, n["requests"] + 1)
+    pool = m[nodes:].reshape(count, R_WORDS)
+    pool[:, R_NEXT] = nodes + R_WORDS * np.arange(1, count + 1)
     pool[-1:, R_NEXT] = -1
-    owner = np.arange(config.total_pseudo_channels) // m[PCS_PER_SLICE]
+    owner = np.arange(config.total_pseudo_channels) // per_slice
     dram.build(m, D, config, entries, slice_base + owner * slice_words + S_SINK)
     return m
 

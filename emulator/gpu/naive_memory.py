@@ -1,21 +1,28 @@
 """The GPU memory system below L1, defined one SM cycle at a time. The fast one is memory.py.
 
-The way of a request: the SM's output port (bytes a cycle) - crossbar - its L2 slice - on a miss a
+The way of a request: the SM's output port (bytes a cycle) - crossbar - an L2 slice - on a miss a
 pseudo-channel of DRAM and back - the slice's output (bytes a cycle, data only) - crossbar - the SM's
 input port (bytes a cycle). Each takes at least a cycle; a packet is a header plus 32 bytes a sector.
+An SM that has not used a page of memory lately sends the request some cycles later (TLB).
 
-A slice owns the pseudo-channels whose numbers divide down to its own; the address map of DRAM hashes
-chunks of memory over them. In a cycle a slice first takes the sectors that come back from DRAM, then
-the write buffers that are free again, then, if its output is idle, it looks up one request (a write
-takes as many cycles as its bytes need):
+A line has one home slice: it owns the line's pseudo-channel, to which the address map of DRAM hashes
+chunks of memory. With two partitions each has half of the SMs and of the slices, and each slice has a
+partner in the other half, to which it sends bytes over a link. An SM reads through its own partition:
+where a line's home is in the other one, the home's partner keeps a copy of it, and asks the home for
+what it misses. Writes go to the home, over the link's distance; a copy that may exist is dropped.
+
+In a cycle a slice first takes the sectors that come back from DRAM, then the write buffers that are
+free again, then what has come over the link, then, if its output is idle, it looks up one request:
+its partner's first, then the SMs' in order of arrival (a write takes as many cycles as its bytes need):
   read   all sectors valid: answered. Otherwise the line gets an MSHR, unless it has one, the sectors
-         that are neither valid nor on their way are fetched, and the request waits in the MSHR until
-         none of its sectors is on its way.
+         that are neither valid nor on their way are fetched (from DRAM, or from the home), and the
+         request waits in the MSHR until none of its sectors is on its way.
   write  the sectors become valid and dirty, nothing is fetched (a partly written sector counts as
          written), and the request is answered with a header.
 A line that is not in its set takes the place of the least recently used one that waits for no sector;
 the dirty sectors of that one go to DRAM through a write buffer. Without a free MSHR, buffer or place
-the request waits, and those behind it too.
+the request waits, and those behind it too. Copies wait for at most half of the MSHRs, and a new one
+finds a place only where fewer than half of the set's lines wait: so a home can always go on.
 """
 
 from __future__ import annotations
@@ -26,6 +33,8 @@ from dataclasses import dataclass, field
 from emulator.chip import Chip
 from emulator.dram.naive import Entry, NaiveChannel
 from emulator.gpu.memory_layout import SECTOR_BYTES, read_numbers
+
+PARTNER = -1  # in place of an SM: the request has come over the link
 
 
 @dataclass
@@ -61,17 +70,30 @@ class Line:
     valid: int = 0  # sector masks
     dirty: int = 0
     coming: int = 0
+    copied: bool = False  # the partner has asked for it
     waiting: list[Request] = field(default_factory=list)
 
 
 @dataclass
 class Slice:
     output: Port
+    link: Port
     sets: list[OrderedDict[int, Line]]  # line number -> line, least recently used first
     mshrs: int  # free ones
     buffers: int
     queue: deque[Request] = field(default_factory=deque)
+    asked: deque[Request] = field(default_factory=deque)  # by the partner
+    copies_waiting: int = 0
     free_at: int = 0
+
+
+@dataclass
+class Message:
+    """What comes over a link: `ask` for sectors, their `data`, or `drop` the copy of sectors."""
+
+    kind: str
+    line: int
+    mask: int
 
 
 class NaiveMemory:
@@ -82,25 +104,30 @@ class NaiveMemory:
         n = self.n
         self.out_ports = [Port(n["sm_out_bytes"]) for _ in range(n["sms"])]
         self.in_ports = [Port(n["sm_in_bytes"]) for _ in range(n["sms"])]
-        self.slices = [Slice(Port(n["slice_bytes"]), [OrderedDict() for _ in range(n["sets"])], n["mshrs"],
-                             n["write_buffers"]) for _ in range(n["slices"])]
+        self.slices = [Slice(Port(n["slice_bytes"]), Port(n["link_bytes"]), [OrderedDict() for _ in range(n["sets"])],
+                             n["mshrs"], n["write_buffers"]) for _ in range(n["slices"])]
+        self.pages: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(n["sms"])]  # least recently used first
         self.channels = [NaiveChannel(self.dram, number) for number in range(self.dram.channels)]
         self.pcs_per_slice = self.dram.total_pseudo_channels // n["slices"]
         self.to_slices: dict[int, list[Request]] = {}  # by cycle of arrival
         self.to_sms: dict[int, list[tuple[int, Request]]] = {}  # by cycle of arrival: slice, request
+        self.on_links: dict[int, list[tuple[int, Message]]] = {}  # by cycle of arrival: slice, message
         self.from_dram: dict[int, list[Entry]] = {}  # by cycle of arrival at the slice
         self.due: dict[int, list[int]] = {}  # by cycle: tags
         self.next_cycle = 0
         self.live = 0
         self.counts = dict.fromkeys(
             ("l2_requests", "l2_read_sectors", "l2_write_sectors", "l2_hit_sectors", "l2_merged_sectors",
-             "l2_fill_sectors", "l2_writeback_sectors", "l2_evicted_lines"), 0)
+             "l2_fill_sectors", "l2_writeback_sectors", "l2_evicted_lines", "l2_far_sectors", "l2_far_hit_sectors",
+             "l2_far_merged_sectors", "l2_dropped_copies", "tlb_misses"), 0)
 
     def request(self, now: int, sm: int, line: int, mask: int, write: int, tag: int) -> None:
         """Sectors of a 128-byte line, asked for by an SM at cycle `now`."""
         request = Request(sm, line, mask, bool(write), tag)
         size = self.n["header_bytes"] + (SECTOR_BYTES * mask.bit_count() if write else 0)
-        arrival = self.out_ports[sm].send(now, size) + self.n["request_latency"]
+        arrival = self.out_ports[sm].send(now, size) + self.n["request_latency"] + self.translate(sm, line)
+        if write:
+            arrival += self.distance(sm, line)
         self.to_slices.setdefault(arrival, []).append(request)
         self.counts["l2_requests"] += 1
         self.live += 1
@@ -115,20 +142,26 @@ class NaiveMemory:
         """One cycle."""
         arrived = sorted(self.to_slices.pop(now, []), key=lambda request: request.sm)
         for request in arrived:
-            self.slices[self.home(request.line)].queue.append(request)
+            self.slices[self.entry(request)].queue.append(request)
         back = self.from_dram.pop(now, [])
+        messages = self.on_links.pop(now, [])
         for number, s in enumerate(self.slices):
             mine = [entry for entry in back if entry.tag[0] == number]
             for entry in mine:
                 if not entry.write:
-                    self.fill(number, s, entry, now)
+                    self.fill(number, s, *entry.tag[1:], now)
             s.buffers += sum(entry.write for entry in mine)
-            ready = s.free_at <= now and s.output.busy_bytes <= now * s.output.rate
-            if s.queue and ready and self.look_up(number, s, s.queue[0], now):
-                request = s.queue.popleft()
-                rate = self.n["slice_bytes"]
-                size = SECTOR_BYTES * request.mask.bit_count() if request.write and rate else 0
-                s.free_at = now + max(1, -(-size // max(1, rate)))
+            for message in [message for to, message in messages if to == number]:
+                self.receive(number, s, message, now)
+            if s.free_at > now or s.output.busy_bytes > now * s.output.rate:
+                continue
+            for queue in (s.asked, s.queue):
+                if queue and self.look_up(number, s, queue[0], now):
+                    request = queue.popleft()
+                    rate = self.n["slice_bytes"]
+                    size = SECTOR_BYTES * request.mask.bit_count() if request.write and rate else 0
+                    s.free_at = now + max(1, -(-size // max(1, rate)))
+                    break
         self.run_dram(now)
         # A response that reaches an SM now has left its slice at least a cycle ago.
         for _, request in sorted(self.to_sms.pop(now, []), key=lambda pair: pair[0]):
@@ -148,11 +181,45 @@ class NaiveMemory:
         return -1
 
     def home(self, line: int) -> int:
-        """Number of the slice that caches a line."""
+        """Number of the slice that owns a line's pseudo-channel."""
         return self.dram.locate(line)[0] // self.pcs_per_slice
 
+    def partner(self, number: int) -> int:
+        """The slice at the other end of a slice's link."""
+        half = self.n["slices"] // 2
+        return number + half if number < half else number - half
+
+    def far(self, sm: int, line: int) -> bool:
+        """Whether a line's home is in the other partition than an SM."""
+        parts = self.n["partitions"]
+        return self.home(line) * parts // self.n["slices"] != sm * parts // self.n["sms"]
+
+    def distance(self, sm: int, line: int) -> int:
+        """Cycles between an SM and a line's home beside the crossbar's own."""
+        return self.n["link_latency"] if self.far(sm, line) else 0
+
+    def entry(self, request: Request) -> int:
+        """The slice to which an SM sends a request."""
+        home = self.home(request.line)
+        return self.partner(home) if not request.write and self.far(request.sm, request.line) else home
+
+    def translate(self, sm: int, line: int) -> int:
+        """Cycles that the SM's TLB adds: it holds the pages that were used last."""
+        if self.n["entries"] == 0:
+            return 0
+        pages, page = self.pages[sm], line * 128 // self.n["page_bytes"]
+        known = page in pages
+        pages[page] = None
+        pages.move_to_end(page)
+        if known:
+            return 0
+        if len(pages) > self.n["entries"]:
+            pages.popitem(last=False)
+        self.counts["tlb_misses"] += 1
+        return self.n["miss_latency"]
+
     def set_of(self, s: Slice, line: int) -> OrderedDict[int, Line]:
-        """The set: lines of the slice's pseudo-channels in their DRAM order, dealt out in turn."""
+        """The set: lines of the home's pseudo-channels in their DRAM order, dealt out in turn."""
         pc, bank, row, column = self.dram.locate(line)
         in_order = (row * self.dram.banks + bank) * (self.dram.row_bytes // 128) + column
         return s.sets[(in_order * self.pcs_per_slice + pc % self.pcs_per_slice) % len(s.sets)]
@@ -160,30 +227,45 @@ class NaiveMemory:
     def look_up(self, number: int, s: Slice, request: Request, now: int) -> bool:
         """The slice takes one request; False if it has to wait, and then nothing has changed."""
         lines = self.set_of(s, request.line)
+        known = request.line in lines
         line = lines.get(request.line, Line())
+        copy = self.home(request.line) != number
         absent = request.mask & ~line.valid
         fetch = 0 if request.write else absent & ~line.coming
-        if fetch and not line.coming and s.mshrs == 0:
-            return False
-        if request.line not in lines and not self.make_place(number, s, lines, now):
-            return False
+        if fetch and not line.coming:
+            if s.mshrs == 0 or copy and s.copies_waiting == self.n["mshrs"] // 2:
+                return False
+        if not known:
+            if copy and sum(other.coming != 0 for other in lines.values()) >= self.n["ways"] // 2:
+                return False
+            if not self.make_place(number, s, lines, now):
+                return False
         lines[request.line] = line
         lines.move_to_end(request.line)
         if request.write:
+            if self.n["partitions"] == 2 and (line.copied or not known):
+                self.send(number, Message("drop", request.line, request.mask), now)
+                line.copied = False
             line.valid |= request.mask
             line.dirty |= request.mask
             self.counts["l2_write_sectors"] += request.mask.bit_count()
             self.respond(number, s, request, now)
             return True
-        self.counts["l2_read_sectors"] += request.mask.bit_count()
-        self.counts["l2_hit_sectors"] += (request.mask & line.valid).bit_count()
-        self.counts["l2_merged_sectors"] += (absent & line.coming).bit_count()
-        self.counts["l2_fill_sectors"] += fetch.bit_count()
+        what = "l2_far" if request.sm == PARTNER else "l2"
+        self.counts["l2_far_sectors" if request.sm == PARTNER else "l2_read_sectors"] += request.mask.bit_count()
+        self.counts[f"{what}_hit_sectors"] += (request.mask & line.valid).bit_count()
+        self.counts[f"{what}_merged_sectors"] += (absent & line.coming).bit_count()
+        line.copied = line.copied or request.sm == PARTNER
         if fetch:
             if not line.coming:
                 s.mshrs -= 1
+                s.copies_waiting += copy
             line.coming |= fetch
-            self.to_dram(number, request.line, fetch, False, now)
+            if copy:
+                self.send(number, Message("ask", request.line, fetch), now)
+            else:
+                self.counts["l2_fill_sectors"] += fetch.bit_count()
+                self.to_dram(number, request.line, fetch, False, now)
         if absent:
             line.waiting.append(request)
         else:
@@ -205,9 +287,8 @@ class NaiveMemory:
         self.counts["l2_evicted_lines"] += 1
         return True
 
-    def fill(self, number: int, s: Slice, entry: Entry, now: int) -> None:
-        """Sectors of a line are back from DRAM."""
-        _, address, mask = entry.tag
+    def fill(self, number: int, s: Slice, address: int, mask: int, now: int) -> None:
+        """Sectors of a line have come, from DRAM or from the home."""
         line = self.set_of(s, address)[address]
         line.valid |= mask
         line.coming &= ~mask
@@ -216,9 +297,36 @@ class NaiveMemory:
         line.waiting = [r for r in line.waiting if r.mask & line.coming]
         if not line.coming:
             s.mshrs += 1
+            s.copies_waiting -= self.home(address) != number
+
+    def receive(self, number: int, s: Slice, message: Message, now: int) -> None:
+        """What has come over the link."""
+        if message.kind == "ask":
+            s.asked.append(Request(PARTNER, message.line, message.mask, False, tag=0))
+        elif message.kind == "data":
+            self.fill(number, s, message.line, message.mask, now)
+        else:
+            lines = self.set_of(s, message.line)
+            line = lines.get(message.line)
+            if line is not None:
+                self.counts["l2_dropped_copies"] += 1
+                line.valid &= ~message.mask
+                if not line.valid and not line.coming:
+                    del lines[message.line]
+
+    def send(self, number: int, message: Message, now: int) -> None:
+        """Over the link to the slice's partner."""
+        size = self.n["header_bytes"] + (SECTOR_BYTES * message.mask.bit_count() if message.kind == "data" else 0)
+        arrival = self.slices[number].link.send(now, size) + self.n["link_latency"]
+        self.on_links.setdefault(arrival, []).append((self.partner(number), message))
 
     def respond(self, number: int, s: Slice, request: Request, now: int) -> None:
+        if request.sm == PARTNER:
+            self.send(number, Message("data", request.line, request.mask), now)
+            return
         arrival = s.output.send(now, request.back_bytes(0)) + self.n["response_latency"]
+        if request.write:
+            arrival += self.distance(request.sm, request.line)
         self.to_sms.setdefault(arrival, []).append((number, request))
 
     def to_dram(self, number: int, line: int, mask: int, write: bool, now: int) -> None:
@@ -240,9 +348,11 @@ class NaiveMemory:
             channel.finished.clear()
 
     def settle(self, now: int) -> None:
-        """With nothing outstanding: run DRAM ahead to where the fast engine's `settle` runs it."""
-        ahead = now + self.n["request_latency"] + 1 + self.n["to_dram_latency"]
-        self.run_dram(now, -(-ahead * self.n["ratio_dram"] // self.n["ratio_sm"]) - 1)
+        """With nothing outstanding: go on to where the fast engine's `settle` does."""
+        until = now + self.n["request_latency"]
+        self.tick(until)
+        ahead = until + 1 + self.n["to_dram_latency"]
+        self.run_dram(until, -(-ahead * self.n["ratio_dram"] // self.n["ratio_sm"]) - 1)
 
     def counters(self) -> dict[str, int]:
         """Every counter by name, as memory.counters gives them."""

@@ -20,7 +20,9 @@ from emulator.gpu import memory
 from emulator.gpu.naive_memory import NaiveMemory
 
 EXAMPLES = int(os.environ.get("DECODELAB_RANDOM_PROGRAMS", "200"))
-TOY = load_chip("toy_gpu")
+TOY2 = load_chip("toy_gpu")  # as it is: two partitions, a TLB of two pages of 8 KB
+TOY = TOY2.with_override("l2.partitions", "1").with_override("tlb.entries", "0")
+CALM = TOY2.with_override("tlb.entries", "0")
 H100 = load_chip("h100_sxm")
 Request = tuple[int, int, int, int, bool]  # cycle, SM, line, sector mask, write
 READ, WRITE = False, True
@@ -101,7 +103,8 @@ def both(chip: Chip, *rounds: list[Request]) -> tuple[list[list[tuple[int, int]]
     assert outcomes[0] == outcomes[1]
     counters = outcomes[0][1]
     assert counters["l2_read_sectors"] == sum(
-        counters[name] for name in ("l2_hit_sectors", "l2_merged_sectors", "l2_fill_sectors"))
+        counters[name] for name in ("l2_hit_sectors", "l2_merged_sectors", "l2_far_hit_sectors", "l2_far_merged_sectors",
+                                    "l2_fill_sectors"))
     assert counters["dram_reads"] == counters["l2_fill_sectors"]
     assert counters["dram_writes"] <= counters["l2_writeback_sectors"] <= counters["l2_write_sectors"]
     return outcomes[0]
@@ -135,13 +138,17 @@ def test_idle_dram_latency():
 
 def test_h100_latencies_are_the_measured_ones():
     # The SM's own part of a miss is 12 cycles (one to the load-store unit, sm.l1.return_latency 11): below
-    # it an L2 hit takes 250 of 262 (P34 260, CAL 272), and DRAM 648 of 660 (CAL mean 660).
+    # it an L2 hit takes 250 of 262 (P34 260, CAL 272).
     hit = latency(H100, [(0, 0, 0, 1, READ)], [(0, 0, 0, 1, READ)])
     assert hit == 1 + 123 + 1 + 124 + 1 == 250
-    # To DRAM at 124 + 190 = 314 = DRAM cycle 207.7 -> 208; + RCD 19 + CL 19 + 2 = 248 = SM cycle
-    # 374.98 -> 375; + 147 = 522, and 1 + 124 + 1 back.
+    # The SM's page is not in its TLB: 45 later. To DRAM at 169 + 120 = 289 = DRAM cycle 191.1 -> 192; + RCD 19 +
+    # CL 19 + 2 = 232 = SM cycle 350.8 -> 351; + 78 = 429, and 1 + 124 + 1 back. A row to close adds RP 19 = 29.
     line = DramConfig.from_chip(H100).line_at(0, 9, 0)  # not in the bank whose refresh begins at 160
-    assert latency(H100, [(0, 0, line, 1, READ)]) == 522 + 126 == 648
+    near = latency(H100, [(0, 0, line, 1, READ)])
+    assert near == 429 + 126 == 555
+    # From the other partition: a copy's lookup and 78 cycles there, 1 and 78 back, each through a port (1).
+    far = latency(H100, [(0, 66, line, 1, READ)])
+    assert far - near == pytest.approx(2 * (78 + 1), abs=2)  # DRAM's clock rounds
 
 
 def test_a_store_is_acknowledged_by_l2():
@@ -265,6 +272,85 @@ def test_an_impossible_memory_system_is_refused(changes, message):
             make(chip)
 
 
+def near_and_far(chip: Chip) -> tuple[int, int]:
+    """A line whose home is in SM 0's partition, and one whose home is in SM 1's."""
+    dram = DramConfig.from_chip(chip)
+    slices = [dram.locate(line)[0] * 2 // dram.total_pseudo_channels for line in range(256)]
+    return slices.index(0), slices.index(1)
+
+
+def test_a_far_line_is_copied_into_the_near_partition():
+    # Hits: port 1, crossbar 8, output 1 (32 bytes at 32 a cycle), crossbar 9, port 2 (40 bytes at 32): 21 near, and
+    # the same for a line whose home is far, once SM 0 has read it; and no SM has asked for the near one from afar.
+    near, far = near_and_far(CALM)
+    for line in (near, far):
+        assert latency(CALM, [(0, 0, line, 1, READ)], [(0, 0, line, 1, READ)]) == 1 + 8 + 1 + 9 + 2
+    # Where SM 1 has the home's sectors, SM 0's first read takes two ways over the link more: 1 (header 8 at 16 bytes
+    # a cycle) + 7, then 3 (40 bytes at 16) + 7.
+    answers, counters = both(CALM, [(0, 1, far, 1, READ)], [(0, 0, far, 1, READ)], [(0, 0, far, 1, READ)])
+    assert [round_[0][0] for round_ in answers][1:] == [21 + 1 + 7 + 3 + 7, 21]
+    assert counters["l2_far_sectors"] == counters["l2_far_hit_sectors"] == 1
+    assert counters["dram_reads"] == 1
+
+
+def test_what_is_read_from_afar_takes_place_twice():
+    # 2 ways, one set: three lines, all with home far from SM 0, which reads them in turn: each copy is evicted
+    # before it is read again, each home's too. With 4 ways both hold all three.
+    chip = chip_with(CALM, l2__sets=1, l2__ways=2)
+    dram = DramConfig.from_chip(chip)
+    lines = [line for line in range(512) if dram.locate(line)[0] * 2 >= dram.total_pseudo_channels][:3]
+    rounds = [[(0, 0, line, 15, READ)] for line in lines + lines]
+    _, counters = both(chip, *rounds)
+    assert counters["l2_hit_sectors"] == counters["l2_far_hit_sectors"] == 0 and counters["l2_far_sectors"] == 24
+    _, counters = both(chip_with(chip, l2__ways=4), *rounds)
+    assert counters["l2_hit_sectors"] == counters["l2_far_sectors"] == 12
+
+
+def test_a_write_drops_the_copy():
+    near, far = near_and_far(CALM)
+    read, write = (0, 0, far, 1, READ), (0, 1, far, 1, WRITE)
+    _, counters = both(CALM, [read], [read], [write], [(60, 0, far, 1, READ)])
+    assert counters["l2_dropped_copies"] == 1
+    assert counters["l2_hit_sectors"] == 1 and counters["l2_far_sectors"] == 2 and counters["l2_far_hit_sectors"] == 1
+
+
+def test_a_far_write_goes_over_the_links_distance():
+    near, far = near_and_far(CALM)
+    assert latency(CALM, [(0, 0, far, 15, WRITE)]) - latency(CALM, [(0, 0, near, 15, WRITE)]) == 2 * 7
+
+
+def test_the_link_passes_its_bytes_a_cycle():
+    # 12 lines that the home has: 136 bytes each at 16 a cycle = 8.5 cycles; everything else is faster.
+    chip = chip_with(CALM, l2__slice_bytes=0, noc__sm_in_bytes=0, noc__sm_out_bytes=0, l2__mshrs=64)
+    dram = DramConfig.from_chip(chip)
+    lines = [line for line in range(512) if dram.locate(line)[0] * 2 >= dram.total_pseudo_channels][:12]
+    answers, _ = both(chip, [(0, 1, line, 15, READ) for line in lines], [(0, 0, line, 15, READ) for line in lines])
+    times = [time for time, _ in answers[1]]
+    assert times[-1] - times[0] == 12 * 136 // 16 - (136 + 15) // 16
+
+
+def test_copies_wait_for_half_of_the_mshrs():
+    # Four MSHRs: with two copies on their way the third request waits until the first is there.
+    chip = chip_with(CALM, l2__mshrs=4, noc__sm_out_bytes=0)
+    dram = DramConfig.from_chip(chip)
+    lines = [line for line in range(512) if dram.locate(line)[0] * 2 >= dram.total_pseudo_channels][:3]
+    warm = [(0, 1, line, 1, READ) for line in lines]
+    answers, _ = both(chip, warm, [(0, 0, line, 1, READ) for line in lines])
+    first, second, third = (time for time, _ in answers[1])
+    assert second - first <= 3 and third - first >= 1 + 7 + 3 + 7
+
+
+def test_a_page_that_was_not_used_lately_costs_the_miss_latency():
+    # 8 KB pages, two of them: page 0 is still known after page 1, and no more after page 2.
+    chip = chip_with(TOY, tlb__entries=2)
+    lines = [0, 64, 1, 128, 65, 2]
+    warm = [[(0, 1, line, 1, READ)] for line in lines]
+    answers, counters = both(chip, *warm, *([(0, 0, line, 1, READ)] for line in lines))
+    base = min(round_[0][0] for round_ in answers[6:])
+    assert [round_[0][0] - base for round_ in answers[6:]] == [5, 5, 0, 5, 5, 5]
+    assert counters["tlb_misses"] == 10
+
+
 @st.composite
 def chips(draw) -> Chip:
     """toy_gpu with some numbers changed, neutral values among them."""
@@ -272,13 +358,14 @@ def chips(draw) -> Chip:
     changes = draw(st.fixed_dictionaries({}, optional={
         "noc__header_bytes": st.sampled_from([0, 8, 32]), "noc__sm_out_bytes": st.sampled_from([0, 8, 64]),
         "noc__sm_in_bytes": st.sampled_from([0, 1, 8, 64]), "noc__request_latency": some, "noc__response_latency": some,
-        "l2__slices": st.sampled_from([2, 4]), "l2__sets": st.sampled_from([1, 2, 7, 128]),
-        "l2__ways": st.integers(1, 3),
-        "l2__slice_bytes": st.sampled_from([0, 1, 16, 64]), "l2__mshrs": st.integers(1, 4),
+        "l2__slices": st.sampled_from([2, 4]), "l2__sets": st.sampled_from([1, 2, 8, 128]),
+        "l2__ways": st.integers(2, 4), "l2__partitions": st.sampled_from([1, 2]), "l2__link_latency": some,
+        "l2__link_bytes": st.sampled_from([0, 1, 16]), "tlb__entries": st.integers(0, 3), "tlb__miss_latency": some,
+        "l2__slice_bytes": st.sampled_from([0, 1, 16, 64]), "l2__mshrs": st.integers(2, 5),
         "l2__write_buffers": st.integers(1, 3), "l2__to_dram_latency": some, "l2__from_dram_latency": some,
         "dram__clock_hz": st.sampled_from([300_000_000, 999_999_999, 1_000_000_000, 1_700_000_000]),
         "dram__map__scramble_bits": st.sampled_from([0, 12]), "dram__timing__refi": st.sampled_from([0, 50])}))
-    return chip_with(TOY, **changes)
+    return chip_with(TOY2, **changes)
 
 
 @settings(max_examples=EXAMPLES)
