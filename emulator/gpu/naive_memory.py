@@ -149,7 +149,8 @@ class NaiveMemory:
             mine = [entry for entry in back if entry.tag[0] == number]
             for entry in mine:
                 if not entry.write:
-                    self.fill(number, s, *entry.tag[1:], now)
+                    _, line, mask = entry.tag
+                    self.fill(number, s, line, mask, now)
             s.buffers += sum(entry.write for entry in mine)
             for message in [message for to, message in messages if to == number]:
                 self.receive(number, s, message, now)
