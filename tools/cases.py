@@ -82,9 +82,7 @@ class Operation:
     """How one operation is measured on one kind of machine."""
 
     columns: tuple[Column, ...]
-    program: Callable[[Chip, Case], Program]
-    floor: Callable[[Geometry, Case], Cycles]
-    calibrated: bool = False  # the program holds a calibrated constant, named in its meta
+    measure: Callable[[Chip, Case], dict[str, Any]]
 
 
 # -- LPU -------------------------------------------------------------------------------------------
@@ -164,23 +162,62 @@ def _attention_floor(g: Geometry, case: Case) -> Cycles:
             "arithmetic": Fraction(products * g.f16_feed, g.planes // 2 * g.rows * g.lanes)}
 
 
+def _on_lpu(program: Callable[[Chip, Case], Program], floor: Callable[[Geometry, Case], Cycles],
+            calibrated: bool = False) -> Callable[[Chip, Case], dict[str, Any]]:
+    """How an LPU operation is measured. calibrated: the program holds a calibrated constant, named in its meta."""
+
+    def measure(chip: Chip, case: Case) -> dict[str, Any]:
+        from emulator.lpu.geometry import geometry
+        from emulator.run import load
+        from tools.floor import Floor
+        from tools.where import told_bound
+
+        made = program(chip, case)
+        step = load(made, chip).step()
+        assert step.cycles == made.meta["predicted_cycles"], "the schedule's cycles are the machine's"
+        parts = [(name, float(cycles) / chip.clock_hz) for name, cycles in floor(geometry(chip), case).items()]
+        least = Floor(tuple(sorted(parts, key=lambda part: (-part[1], part[0]))))
+        seconds = step.cycles / chip.clock_hz
+        bound = told_bound(least, seconds) + (f" ({made.meta['calibrated']})" if calibrated else "")
+        return {"cycles": step.cycles, "time_us": seconds * 1e6, "utilisation": least.seconds / seconds,
+                "bound_by": bound, "traffic": dict(step.traffic)}
+
+    return measure
+
+
+# -- GPU -------------------------------------------------------------------------------------------
+
+
+def _on_gpu(chip: Chip, case: Case) -> dict[str, Any]:
+    from tools.predict_gpu import measure
+
+    return measure(chip, case)
+
+
 _CELL = (Column("hidden"), Column("batch"))
+_CALL = (Column("batch"), Column("kv_len"), Column("q_heads"), Column("kv_heads"), Column("head_dim"))
 OPERATIONS: dict[str, dict[str, Operation]] = {
     "lpu": {
         "gemm": Operation(
             (Column("m"), Column("n"), Column("k"), Column("dtype", tuple(FLOOR_TYPES)),
              Column("chips", default=1, among=(1, *NODE_CHIPS))),
-            _gemm_program, _gemm_floor),
+            _on_lpu(_gemm_program, _gemm_floor)),
         "allreduce": Operation((Column("chips", among=NODE_CHIPS, other="num_gpus"), Column("message_bytes")),
-                               _all_reduce_program, _all_reduce_floor),
+                               _on_lpu(_all_reduce_program, _all_reduce_floor)),
         "decode_attention": Operation(
-            (Column("batch"), Column("kv_len"), Column("q_heads"), Column("kv_heads"), Column("head_dim"),
-             Column("kv_dtype", ("float16",), default="float16")),
-            _attention_program, _attention_floor),
-        "lstm_cell": Operation(_CELL, _lstm_program, _lstm_floor),
-        "lstm_cell_published": Operation(_CELL, _published_program, _lstm_floor, calibrated=True),
+            (*_CALL, Column("kv_dtype", ("float16",), default="float16")),
+            _on_lpu(_attention_program, _attention_floor)),
+        "lstm_cell": Operation(_CELL, _on_lpu(_lstm_program, _lstm_floor)),
+        "lstm_cell_published": Operation(_CELL, _on_lpu(_published_program, _lstm_floor, calibrated=True)),
     },
-    "gpu": {},
+    "gpu": {
+        "gemm": Operation(
+            (Column("m"), Column("n"), Column("k"), Column("dtype", ("bfloat16", "float16", "fp8", "int8")),
+             Column("weight_copies", default=6)),
+            _on_gpu),
+        "decode_attention": Operation((*_CALL, Column("kv_dtype", ("bfloat16", "float16"), default="bfloat16")),
+                                      _on_gpu),
+    },
 }
 
 
@@ -190,14 +227,16 @@ def check_machine(chip: Chip) -> None:
         from programs.lpu.requirements import check_chip
 
         check_chip(chip)
+    else:
+        from tools.predict_gpu import check_machine as check_gpu
+
+        check_gpu(chip)
 
 
 def parse_case(cells: Mapping[str, str], chip: Chip) -> Case:
     """The case of a row (column -> cell). Raises ValueError with one sentence."""
     known = OPERATIONS[chip.kind]
     op = cells.get("op", "").strip()
-    if not known:
-        raise ValueError(f"no operation is built for {chip.name} yet; chips of kind lpu have some")
     if not op:
         raise ValueError(f"op is missing; known: {', '.join(known)}")
     if op not in known:
@@ -216,20 +255,4 @@ def measure_case(chip: Chip, case: Case) -> dict[str, Any]:
     utilisation is the floor's share of the time: how busy the resource is that needs longest. Raises
     ValueError for a case that the chip cannot hold, ScheduleError for a fault of the program.
     """
-    from emulator.lpu.geometry import geometry
-    from emulator.run import load
-    from tools.floor import Floor
-    from tools.where import told_bound
-
-    operation = OPERATIONS[chip.kind][case.op]
-    program = operation.program(chip, case)
-    step = load(program, chip).step()
-    assert step.cycles == program.meta["predicted_cycles"], "the schedule's cycles are the machine's"
-    parts = [(name, float(cycles) / chip.clock_hz) for name, cycles in operation.floor(geometry(chip), case).items()]
-    floor = Floor(tuple(sorted(parts, key=lambda part: (-part[1], part[0]))))
-    seconds = step.cycles / chip.clock_hz
-    bound = told_bound(floor, seconds)
-    if operation.calibrated:
-        bound += f" ({program.meta['calibrated']})"
-    return {"cycles": step.cycles, "time_us": seconds * 1e6, "utilisation": floor.seconds / seconds, "bound_by": bound,
-            "traffic": dict(step.traffic)}
+    return OPERATIONS[chip.kind][case.op].measure(chip, case)

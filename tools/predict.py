@@ -153,12 +153,15 @@ def added_cells(found: dict[str, Any]) -> dict[str, str]:
 
 def attempt(chip_name: str, settings: tuple[str, ...], case: Case) -> dict[str, Any]:
     """`measure_case`, with what went wrong as {"error": sentence}: one bad case does not end the others."""
+    from emulator.gpu.errors import MachineError
     from emulator.lpu.errors import ScheduleError
 
     try:
         return measure_case(load_chip_with(chip_name, settings), case)
     except ScheduleError as error:
         return {"error": f"{case.op}: the machine refused our own schedule: {error}"}
+    except MachineError as error:
+        return {"error": f"{case.op}: the machine refused our own kernel: {error}"}
     except (ValueError, AssertionError, MemoryError) as error:
         return {"error": f"{case.op}: {error or type(error).__name__}"}
 

@@ -126,9 +126,8 @@ class _Compiler:
             self.scales = place("operand_scales", "f32", (self.slices, self.slice), "activation", pitch=512)
         a = self.attention
         if a.splits > 1:
-            rows = a.batch * a.kv_heads * a.splits
-            self.partial = place("attention_partial", "f32", (rows, a.group * a.dim), "activation")
-            self.partial_ml = place("attention_ml", "f32", (rows, a.group * 2), "activation")
+            self.partial = place("attention_partial", "f32", (a.grid, a.group * a.dim), "activation")
+            self.partial_ml = place("attention_ml", "f32", (a.grid, a.group * 2), "activation")
         if self.whole:
             self.logits = place("logits", "f32", (self.rows, c.vocab), "output")
             self.logits.shape = (self.batch, c.vocab)

@@ -171,7 +171,7 @@ def candidates(m: int, n: int, k: int, form: str, limits: Limits, count: int = C
 
 def _cuts(m: int, n: int, k: int, form: str) -> Iterator[GemmPlan]:
     for warps, tiles in ((1, 1), (2, 1), (4, 1), (4, 2)):
-        for slots in (3, 4, 6, 8):
+        for slots in (2, 3, 4, 6, 8):
             for splits in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
                 plan = GemmPlan(m, n, k, form, warps, tiles, slots, splits)
                 if splits > 1:

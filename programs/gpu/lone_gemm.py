@@ -63,7 +63,8 @@ def gemm_program(chip: Chip, plan: GemmPlan, copies: int = 1, weights: np.ndarra
     all_weights = [place(f"weights{c}", "u8", (plan.n, plan.row_bytes), "weight", data=data) for c in range(copies)]
     size, there = round_up(arena.bytes, 512), int(chip["dram.capacity_bytes"])
     if size > there:
-        raise CapacityError(f"{copies} copies of {plan.n} x {plan.k} weights take {size:,} bytes; {chip.name} has "
+        times = "" if copies == 1 else f" with {copies} copies of its weights"
+        raise CapacityError(f"a product of {plan.m} x {plan.n} x {plan.k}{times} takes {size:,} bytes; {chip.name} has "
                             f"{there:,}", -(-size // there))
     if eight:
         launches.add(quantise_kernel("quantise", plan))

@@ -26,6 +26,7 @@ COLUMNS = 8  # sequences in one B fragment
 COLUMN_BLOCKS_MAX = 8  # 64 sequences a launch
 ELEMENT_BYTES = {"f16": 2, "bf16": 2, "s8": 1, "e4m3": 1}
 KEY_BLOCK = 16  # keys of one attention tile
+GROUP_MAX = 16  # query heads of an attention CTA: more accumulators than registers allow otherwise
 
 # How much the x vectors may weigh before normalising them once in a kernel of their own pays:
 # every CTA of a fused kernel reads and converts batch x k values.
@@ -295,20 +296,26 @@ def _fits(plan: LinearPlan, limits: Limits) -> bool:
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """Split-KV attention of one layer: a CTA does `split` keys of one KV head of one sequence."""
+    """Split-KV attention of one layer: a CTA does `split` keys of a KV head of a sequence, for `group` query heads."""
 
     batch: int
     kv_heads: int
-    group: int  # query heads of a KV head
+    group: int  # query heads of a CTA: all of a KV head's, or an equal part of them
     head_dim: int
     context: int
     warps: int
     slots: int  # key blocks in flight a warp
     split: int  # keys
+    parts: int = 1  # CTAs that share a KV head's query heads
+
+    @property
+    def units(self) -> int:
+        """Groups of query heads of a sequence."""
+        return self.kv_heads * self.parts
 
     @property
     def heads(self) -> int:
-        return self.kv_heads * self.group
+        return self.units * self.group
 
     @property
     def dim(self) -> int:
@@ -340,7 +347,7 @@ class AttentionPlan:
 
     @property
     def grid(self) -> int:
-        return self.batch * self.kv_heads * self.splits
+        return self.batch * self.units * self.splits
 
     @property
     def slot_bytes(self) -> int:
@@ -399,13 +406,18 @@ class AttentionPlan:
 
 def plan_attention(batch: int, kv_heads: int, group: int, head_dim: int, context: int, limits: Limits,
                    split: int | None = None) -> AttentionPlan:
-    """The fastest split by AttentionPlan.cycles, four warps a CTA where they fit. Raises PlanError."""
+    """The fastest split by AttentionPlan.cycles, four warps a CTA where they fit. Raises PlanError.
+
+    group: query heads of a KV head; more than GROUP_MAX are shared out over several CTAs.
+    """
+    parts = next(p for p in range(1, group + 1) if group % p == 0 and group // p <= GROUP_MAX)
+    group //= parts
     for warps, slots in ((4, 4), (4, 3), (4, 2), (4, 1), (2, 2), (2, 1), (1, 2), (1, 1)):
         best, best_cost = None, inf
         keys = split or warps * KEY_BLOCK
         while True:
             plan = AttentionPlan(batch, kv_heads, group, head_dim, context, warps,
-                                 min(slots, ceil_div(keys, warps * KEY_BLOCK)), keys)
+                                 min(slots, ceil_div(keys, warps * KEY_BLOCK)), keys, parts)
             cost = plan.cycles(limits)
             reached = (plan.slots - 1) * plan.slot_bytes + 2 * plan.dim < RING_BYTES_MAX
             if cost < best_cost and reached and plan.shared_bytes <= limits.shared_bytes:

@@ -16,6 +16,7 @@ from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
 from programs.gpu.kernels.common import (
     LOG2_E,
     WINDOW,
+    add_offset,
     below,
     constant,
     divide,
@@ -42,7 +43,7 @@ def attention_kernel(name: str, plan: AttentionPlan, kv: str, out_pitch: int) ->
     """Parameters: kv (the layer's region), positions, out, out_ml.
 
     With one split, out is the attention result, fp32 rows of out_pitch bytes, and out_ml is not used.
-    Otherwise out gets each split's sum of P V, [batch, kv_head, split, head, dim], and out_ml its
+    Otherwise out gets each split's sum of P V, [batch, unit, split, head, dim], and out_ml its
     (maximum, sum of P) pairs.
     """
     return _Attention(name, plan, kv, out_pitch).kernel
@@ -67,10 +68,10 @@ class _Attention:
     def _place(self) -> None:
         """Which keys: sequence, KV head, split; leave when the split starts past the position."""
         k, plan, t = self.kernel, self.plan, self.t
-        k.comment("cta = (sequence * kv_heads + kv_head) * splits + split")
-        self.head, self.split, self.kv_head, self.sequence = (k.ureg(n) for n in ("row", "split", "kv_head", "seq"))
+        k.comment("cta = (sequence * units + unit) * splits + split; a unit is a KV head, or a part of its query heads")
+        self.head, self.split, self.unit, self.sequence = (k.ureg(n) for n in ("row", "split", "unit", "seq"))
         uniform_divide(k, self.head, self.split, t.cta, plan.splits, plan.grid)
-        uniform_divide(k, self.sequence, self.kv_head, self.head, plan.kv_heads, plan.batch * plan.kv_heads)
+        uniform_divide(k, self.sequence, self.unit, self.head, plan.units, plan.batch * plan.units)
         positions, at, position = k.parameter("positions"), k.ureg("at"), k.ureg("position")
         k.USHL(at, self.sequence, 2)
         k.UADD(at, at, positions)
@@ -92,12 +93,17 @@ class _Attention:
         self.kv_base = k.parameter("kv")
         self.k_next, self.v_next = k.ureg("k_next"), k.ureg("v_next")
         k.UADD(at, at, start)
-        k.UMULI(start, self.head, plan.capacity)
+        row = self.head
+        if plan.parts > 1:
+            row, part = k.ureg("kv_row"), k.ureg("part")
+            uniform_divide(k, row, part, self.head, plan.parts, plan.batch * plan.units)
+            k.free(part)
+        k.UMULI(start, row, plan.capacity)
         k.UADD(at, at, start)
         k.UMULI(at, at, plan.row_bytes)
         k.UADD(at, at, self.kv_base)
-        k.UADDI(self.k_next, at, plan.k_at)
-        k.UADDI(self.v_next, at, plan.v_at)
+        add_offset(k, self.k_next, at, plan.k_at)
+        add_offset(k, self.v_next, at, plan.v_at)
         k.free(positions, at, position, start, limit)
 
     def _addresses(self) -> None:
@@ -443,7 +449,7 @@ class _Attention:
         else:
             other = k.ureg("out_head")
             k.UMULI(at, self.sequence, self.out_pitch)
-            k.UMULI(other, self.kv_head, plan.group * plan.head_dim * 4)
+            k.UMULI(other, self.unit, plan.group * plan.head_dim * 4)
             k.UADD(at, at, other)
         k.UADD(out, out, at)
         threads, total = 32 * plan.warps, plan.group * plan.dim // 4

@@ -19,7 +19,7 @@ def combine_shared_bytes(plan: AttentionPlan) -> int:
 def combine_kernel(name: str, plan: AttentionPlan, out_pitch: int) -> Kernel:
     """out = sum over splits of O 2**((m - M) c) / sum of l 2**((m - M) c), M the largest m.
 
-    Parameters: partial [batch, kv_head, split, head, dim], ml, positions, out (fp32 rows of out_pitch
+    Parameters: partial [batch, unit, split, head, dim], ml, positions, out (fp32 rows of out_pitch
     bytes). A warp takes every fourth split that the position reaches; the warps' sums are added in order.
     """
     k = Kernel(name, ("partial", "ml", "positions", "out"))

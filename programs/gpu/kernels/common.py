@@ -87,6 +87,30 @@ def max_lanes(k: Kernel, value: Reg, scratch: Reg, masks: tuple[int, ...] = (16,
         k.MAX("f32", value, value, scratch)
 
 
+def add_offset(k: Kernel, target: UReg, base: UReg, offset: int) -> None:
+    """target = base + offset, for offsets past an immediate too (those are multiples of 512 bytes)."""
+    if offset < 1 << 31:
+        k.UADDI(target, base, offset)
+        return
+    if offset % 512:
+        raise ValueError(f"{k.name}: offset {offset} is no multiple of 512 bytes")
+    far = constant(k, "far", offset // 512)
+    k.USHL(far, far, 9)
+    k.UADD(target, base, far)
+    k.free(far)
+
+
+def scale_offset(k: Kernel, target: UReg, count: UReg, stride: int) -> None:
+    """target = count * stride, for strides past an immediate too (those are multiples of 512 bytes)."""
+    if stride < 1 << 31:
+        k.UMULI(target, count, stride)
+        return
+    if stride % 512:
+        raise ValueError(f"{k.name}: stride {stride} is no multiple of 512 bytes")
+    k.UMULI(target, count, stride // 512)
+    k.USHL(target, target, 9)
+
+
 def constant(k: Kernel, name: str, value: int) -> UReg:
     """A uniform register that holds a number."""
     register = k.ureg(name)

@@ -1,0 +1,59 @@
+"""One decode attention call by itself on a GPU: K and V of the step appended, split-KV attention, the combine.
+
+Every sequence attends to `kv_len` positions, its own included. The cache lies head by head, as the
+decode step's does; q is there already, rotated.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from emulator.chip import Chip
+from isa.program import Program
+from programs.errors import CapacityError
+from programs.gpu.kernels.append import append_grid, append_kernel, append_warps
+from programs.gpu.kernels.attention import attention_kernel
+from programs.gpu.kernels.combine import WARPS as COMBINE_WARPS
+from programs.gpu.kernels.combine import combine_kernel, combine_shared_bytes
+from programs.gpu.launches import Launches
+from programs.gpu.layout import Arena
+from programs.gpu.plan import AttentionPlan
+
+WORDS = {"bfloat16": "bf16", "float16": "f16"}  # K and V type of a case -> number type
+
+
+def attention_program(chip: Chip, plan: AttentionPlan, kv: str, cache: np.ndarray | None = None) -> Program:
+    """The program of one call. kv: bf16 or f16.
+
+    Tensors: position [batch, 1], new [batch * 2 * kv_heads, dim] (rows of K, then of V, of each sequence), kv (the
+    region of plan's layout), attention [batch, heads * head_dim] (fp32). cache: the region's bytes; None: phantom,
+    timing only. Raises CapacityError when the chip's memory is too small.
+    """
+    timing_only = cache is None
+    arena, launches = Arena(timing_only), Launches()
+    place = arena.place
+    positions = place("position", "s32", (plan.batch, 1), "state", phantom=False,
+                      data=np.full((plan.batch, 1), plan.context - 1, dtype=np.int32))
+    new = place("new", kv, (plan.batch * 2 * plan.kv_heads, plan.dim), "activation")
+    out = place("attention", "f32", (plan.batch, plan.heads * plan.head_dim), "output")
+    partial, ml = out, out
+    if plan.splits > 1:
+        partial = place("attention_partial", "f32", (plan.grid, plan.group * plan.dim), "activation")
+        ml = place("attention_ml", "f32", (plan.grid, plan.group * 2), "activation")
+    region = place("kv", "u8", (1, plan.region_bytes), "kv", data=cache)
+    size, there = arena.bytes, int(chip["dram.capacity_bytes"])
+    if size > there:
+        raise CapacityError(f"K and V of {plan.batch} sequences of {plan.context} take {size:,} bytes; {chip.name} has "
+                            f"{there:,}", -(-size // there))
+    launches.add(append_kernel("append", plan))
+    launches.add(attention_kernel("attention", plan, kv, out.pitch))
+    launches.launch("append", append_grid(plan), 32 * append_warps(plan), 0, "attention", new=new, kv=region,
+                    positions=positions)
+    launches.launch("attention", plan.grid, 32 * plan.warps, plan.shared_bytes, "attention", kv=region,
+                    positions=positions, out=partial, out_ml=ml)
+    if plan.splits > 1:
+        launches.add(combine_kernel("combine", plan, out.pitch))
+        launches.launch("combine", plan.batch * plan.heads, 32 * COMBINE_WARPS, combine_shared_bytes(plan),
+                        "attention", partial=partial, ml=ml, positions=positions, out=out)
+    meta = {"op": "decode_attention", "timing_only": timing_only}
+    return launches.program(chip, arena.close(), arena.tensors, meta)

@@ -1,0 +1,136 @@
+"""GPU operations of `predict`: cuts tried on the emulated machine, replayed as they were measured.
+
+A matrix product is a graph of `weight_copies` products on distinct weights: its time is one copy's share of
+a replay, launch edges included. Where the weights of all copies could stay in L2 the second replay counts;
+else one product from cold memory is the same. An attention call is replayed on the same K and V.
+
+The cut of a product is chosen by trial: the planner's best candidates run once each, on fewer outputs
+where the product is large, and the fastest one is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from tools.floor import (
+    Floor,
+    hbm_bytes_per_second,
+    l2_bytes_per_cycle,
+    l2_capacity_bytes,
+    tensor_macs_per_cycle,
+)
+from tools.where import told_bound
+
+if TYPE_CHECKING:
+    from emulator.chip import Chip
+    from emulator.result import StepResult
+    from isa.program import Program
+    from programs.gpu.gemm_plan import GemmPlan
+    from tools.cases import Case
+
+TRIAL_BYTES = 40_000_000  # weights of a trial: more outputs than these show nothing new
+
+
+def check_machine(chip: Chip) -> None:
+    """Raise ChipError for numbers that no GPU can have."""
+    from emulator.gpu.memory_layout import read_numbers
+    from emulator.gpu.timing import read_timing
+
+    read_timing(chip)
+    read_numbers(chip)
+
+
+def measure(chip: Chip, case: Case) -> dict[str, Any]:
+    """Cycles, utilisation, bound and traffic of a case, from an emulated run. Raises ValueError."""
+    return {"gemm": _gemm, "decode_attention": _attention}[case.op](chip, case)
+
+
+def _outcome(chip: Chip, cycles: int, traffic: Mapping[str, int], parts: dict[str, Fraction]) -> dict[str, Any]:
+    """parts: least seconds that each resource needs."""
+    floor = Floor(tuple(sorted(((n, float(s)) for n, s in parts.items()), key=lambda p: (-p[1], p[0]))))
+    seconds = cycles / chip.clock_hz
+    return {"cycles": cycles, "time_us": seconds * 1e6, "utilisation": floor.seconds / seconds,
+            "bound_by": told_bound(floor, seconds), "traffic": dict(traffic)}
+
+
+def _parts(chip: Chip, form: str, macs: int, moved: int, resident: bool) -> dict[str, Fraction]:
+    parts = {"arithmetic": Fraction(macs) / (tensor_macs_per_cycle(chip, form) * chip.clock_hz)}
+    if l2_bytes_per_cycle(chip):
+        parts["L2 read"] = Fraction(moved, l2_bytes_per_cycle(chip) * chip.clock_hz)
+    if not resident:
+        parts["HBM read"] = moved / hbm_bytes_per_second(chip)
+    return parts
+
+
+def _replayed(chip: Chip, program: Program, warm: bool) -> StepResult:
+    """One replay of a program; warm: the second one."""
+    from emulator.run import load
+
+    machine = load(program, chip)
+    if warm:
+        machine.step()
+    return machine.step()
+
+
+# -- matrix products ---------------------------------------------------------------------------
+
+
+def _gemm(chip: Chip, case: Case) -> dict[str, Any]:
+    from programs.gpu.gemm_plan import FORMS
+    from programs.gpu.lone_gemm import WORDS, gemm_program
+
+    m, n, k, copies = case.numbers("m", "n", "k", "weight_copies")
+    form = WORDS[case["dtype"]]
+    plan = chosen_plan(chip, m, n, k, form, copies)
+    weights = n * plan.row_bytes
+    rotate = copies * weights < 2 * l2_capacity_bytes(chip)
+    count = copies if rotate else 1
+    step = _replayed(chip, gemm_program(chip, plan, count), warm=rotate)
+    size = FORMS[form]
+    moved = n * k * size + m * k * size + 2 * m * n
+    parts = _parts(chip, form, m * n * k, moved, copies * weights <= l2_capacity_bytes(chip))
+    share = {level: round(Fraction(total, count)) for level, total in step.traffic.items()}
+    return _outcome(chip, round(Fraction(step.cycles, count)), share, parts)
+
+
+def chosen_plan(chip: Chip, m: int, n: int, k: int, form: str, copies: int) -> GemmPlan:
+    """The fastest of the planner's candidates in a trial of one product: warm where all copies fit L2, else cold."""
+    from programs.gpu.gemm_plan import candidates
+    from programs.gpu.lone_gemm import gemm_program
+    from programs.gpu.plan import Limits, round_up
+
+    found = candidates(m, n, k, form, Limits.of(chip))
+    if len(found) == 1:
+        return found[0]
+    row_bytes = found[0].row_bytes
+    outputs = min(n, max(1024, round_up(TRIAL_BYTES // row_bytes, 1024)))
+    if outputs < n:  # the cut of fewer outputs would be another one: only whole cuts of the large one are tried
+        found = [plan for plan in found if plan.splits == found[0].splits]
+    warm = copies * n * row_bytes <= l2_capacity_bytes(chip)
+    times = []
+    for plan in found:
+        step = _replayed(chip, gemm_program(chip, replace(plan, n=outputs)), warm)
+        times.append(step.cycles)
+    return found[times.index(min(times))]
+
+
+# -- attention ---------------------------------------------------------------------------------
+
+
+def _attention(chip: Chip, case: Case) -> dict[str, Any]:
+    from programs.gpu.lone_attention import WORDS, attention_program
+    from programs.gpu.plan import Limits, plan_attention
+
+    batch, kv_len, q_heads, kv_heads, head_dim = case.numbers("batch", "kv_len", "q_heads", "kv_heads", "head_dim")
+    if q_heads % kv_heads:
+        raise ValueError(f"q_heads {q_heads} is no multiple of kv_heads {kv_heads}")
+    form = WORDS[case["kv_dtype"]]
+    plan = plan_attention(batch, kv_heads, q_heads // kv_heads, head_dim, kv_len, Limits.of(chip))
+    moved = 4 * batch * kv_len * kv_heads * head_dim
+    step = _replayed(chip, attention_program(chip, plan, form), warm=moved < 2 * l2_capacity_bytes(chip))
+    macs = 2 * batch * kv_len * q_heads * head_dim
+    parts = _parts(chip, form, macs, moved, moved <= l2_capacity_bytes(chip))
+    return _outcome(chip, step.cycles, step.traffic, parts)
