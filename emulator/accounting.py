@@ -25,6 +25,7 @@ GPU_REASONS: tuple[Reason, ...] = (
     Reason("global_memory", "waits for a load from L1, L2 or DRAM", "issue loads earlier: more bytes in flight"),
     Reason("shared_memory", "waits for a shared-memory load or a shuffle", "load fragments one step ahead"),
     Reason("copy_wait", "CPWAIT: asynchronous copies have not arrived", "more copy stages or more CTAs"),
+    Reason("mbarrier", "MBWAIT: the phase of an mbarrier is not complete", "more copy stages, or arrive earlier"),
     Reason("unit_busy", "the execution unit still works on an earlier instruction",
            "spread work over units and sub-cores"),
     Reason("memory_queue", "the load-store unit or its outstanding-miss limit is full",

@@ -107,6 +107,7 @@ _RB = Field("b", Kind.RU, 9)
 _UD, _UA, _UB = Field("dst", Kind.UREG, 6), Field("a", Kind.UREG, 6), Field("b", Kind.UREG, 6)
 _BASE = Field("base", Kind.UREG, 6)
 _W = Field("width", Kind.WIDTH, 3)
+_BAR, _BAR_OFFSET = Field("bar", Kind.UREG, 6), Field("bar_offset", Kind.INT, 12)
 _IMM32 = Field("imm", Kind.BITS32, 32)
 _OFF16 = Field("offset", Kind.INT, 16)
 _STREAM = Field("s", Kind.STREAM, 6)
@@ -247,6 +248,21 @@ OPS: tuple[Op, ...] = (
     _gpu("CPCOMMIT", 0x56, "lsu", [], "close the warp's open group of asynchronous copies"),
     _gpu("CPWAIT", 0x57, "control", [Field("n", Kind.UINT, 4)],
          "wait until at most n closed copy groups of the warp are unfinished"),
+    # -- GPU bulk copies and mbarriers: one operation a warp, addresses in uniform registers ----
+    _gpu("MBINIT", 0x5A, "lsu", [_BAR, _BAR_OFFSET, Field("count", Kind.UINT, 10)],
+         "the 8 bytes of shared memory at bar + bar_offset become an mbarrier in phase 0 that expects count arrivals "
+         "a phase"),
+    _gpu("MBARRIVE", 0x5B, "lsu", [_BAR, _BAR_OFFSET, Field("bytes", Kind.UREG, 6)],
+         "the mbarrier's phase expects bytes more, then one arrival of the warp; the phase is complete when all its "
+         "arrivals and bytes have come, and the next one begins"),
+    _gpu("MBWAIT", 0x5C, "lsu", [_BAR, _BAR_OFFSET, Field("phase", Kind.UREG, 6)],
+         "the warp waits until the mbarrier's phase of this parity (bit 0 of phase) is complete: its present phase "
+         "has the other parity"),
+    _gpu("BULK", 0x5D, "lsu",
+         [Field("shared", Kind.UREG, 6), Field("a", Kind.UREG, 6), Field("offset", Kind.INT, 16),
+          Field("bytes", Kind.UREG, 6), _BAR, _BAR_OFFSET],
+         "asynchronous bulk copy: bytes (a multiple of 16) of global memory at a + offset to the shared memory at "
+         "shared, both aligned to 16; through L2, not L1; when all are there, the mbarrier's phase gets them"),
     # -- GPU tensor core --------------------------------------------------------------------
     _gpu("MMA", 0x58, "tensor", [T, _RD, _RA, _RB, _RC],
          "D = A B + C, fragments as in PTX mma.sync: m16n8k16 for f16 and bf16, m16n8k32 for s8 and "

@@ -64,7 +64,7 @@ def address_groups(op: Op, dialect: str) -> list[list[Field]]:
     names = [f.name for f in rest]
     while rest:
         size = 1
-        if names[:2] == ["dst", "dst_offset"]:
+        if names[:2] in (["dst", "dst_offset"], ["bar", "bar_offset"]):
             size = 2
         elif names[0] in ("a", "base") and "offset" in names:
             size = names.index("offset") + 1

@@ -25,7 +25,8 @@ LPU_ROWS = [op for op in OPS if op.lpu is not None]
 GPU_VALUES: dict[str, list[int]] = {
     "dst": [32], "a": [8], "c": [16], "src": [8], "n": [1], "xor": [5], "lane": [3], "half": [0, 1],
     "imm": [0x40490FDB],
-    "param": [0], "offset": [16], "dst_offset": [32], "base": [0], "transposed": [0, 1], "width": [2]}
+    "param": [0], "count": [1], "bar_offset": [8], "offset": [16], "dst_offset": [32], "base": [0],
+    "transposed": [0, 1], "width": [2]}
 MEMORY = [op.name for op in GPU_ROWS if any(f.name == "offset" for f in op.fields("gpu"))]
 
 
@@ -40,7 +41,8 @@ def gpu_values(op: Op, field: Field) -> list[int]:
     if field.kind is Kind.WIDTH:
         return [2, 3] if op.name == "ULDG" else [0, 1, 2, 3, 4]
     if field.kind is Kind.UREG:
-        return {"dst": [10], "a": [0] if op.name == "ULDG" else [4], "b": [5], "base": [0]}[field.name]
+        return {"dst": [10], "a": [0] if op.name in ("ULDG", "BULK") else [4], "b": [5], "base": [0], "bar": [6],
+                "bytes": [7], "phase": [8], "shared": [9]}[field.name]
     if field.kind is Kind.PRED:
         return [1]
     if field.kind is Kind.RU:
@@ -57,7 +59,9 @@ def gpu_values(op: Op, field: Field) -> list[int]:
 def gpu_text() -> tuple[str, set[str]]:
     """A kernel with every instruction in every type, each result stored; and the mnemonics in it."""
     lines = [".chip toy_gpu", ".data x f32 [1,1024] random 1 -3 3", ".data y s32 [600,32]", ".kernel k(x, y)",
-             "UMOVI UR4, 1000", "UMOVI UR5, -7", "S2R R1, LANEID", "SHL R2, R1, 2", "SHL R1, R1, 4",
+             "UMOVI UR4, 1000", "UMOVI UR5, -7", "UMOVI UR7, 64",
+             "UMOVI UR8, 0", "UMOVI UR9, 1536", "S2UR UR6, WARPID", "USHL UR6, UR6, 4", "UADDI UR6, UR6, 1984",
+             "S2R R1, LANEID", "SHL R2, R1, 2", "SHL R1, R1, 4",
              "LDG.128 R8, [R1 + UR0]", "LDG.128 R12, [R1 + UR0 + 512]", "LDG.128 R16, [R1 + UR0 + 1024]",
              "STS.128 [R1], R8", "STS.128 [R1 + 32], R12", "BAR"]
     seen, label = set(), 0
@@ -79,6 +83,11 @@ def gpu_text() -> tuple[str, set[str]]:
                 lines.append("MOV R32, UR10")
             elif dst is not None and dst.kind is Kind.PRED:
                 lines += ["MOVI.s32 R32, 0", "@P1 MOVI.s32 R32, 1", "@!P1 ADDI.s32 R32, R32, 5"]
+            if op.name == "MBINIT":  # the first row of its kind; MBARRIVE, MBWAIT and BULK use the mbarrier
+                lines.append("BULK UR9, [UR0 + 32], UR7, [UR6 + 8]")
+            if op.name == "BULK":
+                lines += ["UMOVI UR8, 1", "MBARRIVE [UR6 + 8], UR7", "MBWAIT [UR6 + 8], UR8", "BAR",
+                          "LDS.32 R32, [R2 + 1536]"]
             if op.name == "LDGSTS":
                 lines += ["CPCOMMIT", "CPWAIT 0", "BAR", "LDS.32 R32, [R1 + 32]"]
             wide = 4 if op.name == "MMA" or "128" in text else 1

@@ -27,6 +27,7 @@ GPU_CAUSES = {  # stall reason -> its name in the table; every reason of emulato
     "global_memory": "waiting for loads",
     "shared_memory": "waiting for shared memory",
     "copy_wait": "waiting for copies",
+    "mbarrier": "waiting for mbarriers",
     "unit_busy": "unit busy",
     "memory_queue": "memory queue full",
     "barrier": "barriers",

@@ -23,14 +23,16 @@ PRED0, UREG0, SLOTS = 256, 264, 328
 
 # How the engine dispatches an instruction.
 (K_ALU, K_SETP, K_S2R, K_MMA, K_UNIFORM, K_BRANCH, K_BAR, K_EXIT, K_COMMIT, K_WAIT, K_LDG, K_STG, K_LDS, K_STS,
- K_LDSM, K_COPY, K_SHUFFLE, K_ULDG) = range(18)
+ K_LDSM, K_COPY, K_SHUFFLE, K_ULDG, K_MBINIT, K_MBARRIVE, K_MBWAIT, K_BULK) = range(22)
 _KINDS = {
     "SETP": K_SETP, "S2R": K_S2R, "MMA": K_MMA, "BRA": K_BRANCH, "UBR": K_BRANCH, "BAR": K_BAR, "EXIT": K_EXIT,
     "CPCOMMIT": K_COMMIT, "CPWAIT": K_WAIT, "LDG": K_LDG, "STG": K_STG, "LDS": K_LDS, "STS": K_STS,
     "LDSM": K_LDSM, "LDGSTS": K_COPY, "SHFL": K_SHUFFLE, "BCAST": K_SHUFFLE, "ULDG": K_ULDG,
+    "MBINIT": K_MBINIT, "MBARRIVE": K_MBARRIVE, "MBWAIT": K_MBWAIT, "BULK": K_BULK,
 }
 # These act for the whole warp: a guard must be the same in every lane.
-WARP_WIDE = {K_MMA, K_UNIFORM, K_BRANCH, K_BAR, K_EXIT, K_COMMIT, K_WAIT, K_LDSM, K_ULDG}
+WARP_WIDE = {K_MMA, K_UNIFORM, K_BRANCH, K_BAR, K_EXIT, K_COMMIT, K_WAIT, K_LDSM, K_ULDG, K_MBINIT,
+             K_MBARRIVE, K_MBWAIT, K_BULK}
 
 # Columns of the engine's table.
 (D_OP, D_KIND, D_PRED, D_NEGATED, D_WIDE, D_UNIT, D_LATENCY, D_INTERVAL, D_A, D_B, D_C, D_DST, D_REGS, D_IMM, D_BASE,
@@ -111,7 +113,7 @@ def decode_instruction(word: int, timing: Timing) -> Instruction:
     return made
 
 
-def _refusal(made: Instruction, at: int, count: int, registers: int) -> str | None:
+def _refusal(made: Instruction, at: int, count: int, registers: int, timing: Timing) -> str | None:
     """Why an instruction can never run, or None."""
     v, name = made.values, made.op.name
     for slot in made.reads + made.writes:
@@ -133,6 +135,10 @@ def _refusal(made: Instruction, at: int, count: int, registers: int) -> str | No
         return "LANEID is not the same in every lane"
     if name == "MMA" and (v["b"] >= UNIFORM or v["type"] not in (2, 3, 4, 5)):
         return "it multiplies registers of f16, bf16, e4m3 or s8"
+    if name == "BULK" and not timing.bulk_engines:
+        return "this chip has no bulk copies (sm.bulk.engines = 0); copy with LDGSTS"
+    if name == "MBINIT" and v["count"] < 1:
+        return "an mbarrier expects at least one arrival a phase"
     if "target" in v and not 0 <= v["target"] < count:
         return f"it jumps to instruction {v['target']} of {count}"
     if at == count - 1 and not (name in ("EXIT", "BRA") and made.guard == ALWAYS and not made.negated):
@@ -150,7 +156,7 @@ def decode_text(text: GpuText, timing: Timing) -> list[list[Instruction]]:
             raise LaunchError(f"kernel {kernel.name}: its instructions are not inside the text")
         made = [decode_instruction(int(w), timing) for w in text.words[kernel.first : kernel.first + kernel.count]]
         for at, one in enumerate(made):
-            why = _refusal(one, at, kernel.count, kernel.registers)
+            why = _refusal(one, at, kernel.count, kernel.registers, timing)
             if why:
                 raise LaunchError(f"kernel {kernel.name}, instruction {at} ({one.op.name}): {why}")
         kernels.append(made)
@@ -170,7 +176,7 @@ def decode_table(instructions: list[Instruction]) -> np.ndarray:
         row[D_REGS], row[D_BYTES] = one.registers, one.bytes
         row[D_TYPE], row[D_FROM] = v.get("type", 0), v.get("from_type", 0)
         # One immediate a row: whatever the instruction has beside registers.
-        for name in ("imm", "offset", "n", "half", "xor", "lane", "param", "special", "target"):
+        for name in ("imm", "offset", "n", "half", "xor", "lane", "param", "special", "target", "count"):
             if name in v:
                 row[D_IMM] = v[name]
                 break
@@ -184,7 +190,10 @@ def decode_table(instructions: list[Instruction]) -> np.ndarray:
             row[D_IMM], row[D_B] = v["offset"], v["transposed"]
         elif one.op.name == "LDGSTS":
             row[D_B] = v["dst_offset"]
-        row[D_BASE] = v.get("base", URZ)
+        row[D_BASE] = v.get("base", v.get("bar", URZ))
+        if "bar" in v:
+            row[D_B], row[D_C] = v.get("bytes", v.get("phase", URZ)), v["bar_offset"]
+            row[D_DST] = v.get("shared", URZ)
         reads = list(dict.fromkeys(one.reads))
         checks = reads + [slot for slot in dict.fromkeys(one.writes) if slot not in reads]
         row[D_SOURCES], row[D_CHECKS] = len(reads), len(checks)

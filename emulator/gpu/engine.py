@@ -9,6 +9,7 @@ the same machine one cycle at a time.
 from __future__ import annotations
 
 from emulator.gpu import memory
+from emulator.gpu.bulk import bulk_complete, bulk_step
 from emulator.gpu.decode import (
     D_CHECK0,
     D_CHECKS,
@@ -24,6 +25,7 @@ from emulator.gpu.decode import (
     K_COPY,
     K_EXIT,
     K_LDG,
+    K_MBINIT,
     K_STG,
     K_STS,
     K_WAIT,
@@ -48,6 +50,7 @@ from emulator.gpu.layout import (
     H_ERROR,
     H_ERROR_CTA,
     H_ERROR_PC,
+    H_ERROR_VALUE,
     H_ERROR_WARP,
     H_GRID,
     H_IN_FLIGHT,
@@ -86,6 +89,7 @@ from emulator.gpu.layout import (
     R_QUEUE,
     R_UNIT,
     SM_ARRIVED,
+    SM_BULK_NEXT,
     SM_COUNTERS,
     SM_CTA,
     SM_ENTRIES,
@@ -124,11 +128,13 @@ from emulator.gpu.layout import (
     W_SLOT,
     W_STATE,
     W_TIME,
+    W_WAITS,
     W_WARP,
     WARP,
 )
-from emulator.gpu.lsu import lsu_step, respond, retire_groups, wake
-from emulator.gpu.timing import CONTROL, LSU, MAX_OPEN_GROUPS, MAX_QUEUE
+from emulator.gpu.lsu import lsu_step, respond, retire_groups
+from emulator.gpu.timing import CONTROL, LSU, MAX_OPEN_GROUPS, MAX_QUEUE, MAX_WARPS
+from emulator.gpu.wake import wake
 from isa.jit import njit
 
 WARPS_OF_SUB = 16
@@ -242,7 +248,7 @@ def _control(S, sm, base, s, w, kind, t):
 def _queue(S, sm, base, s, w, e, kind, t):
     """Put the filled entry e at the end of the sub-core's queue."""
     S[e + Q_SLOT], S[e + Q_TIME] = S[w + W_SLOT], t
-    if kind == K_STG or kind == K_STS:
+    if kind == K_STG or kind == K_STS or kind == K_MBINIT:
         S[H_IN_FLIGHT] += 1
     elif kind == K_COPY:
         group = S[w + W_CLOSED]
@@ -362,7 +368,7 @@ def _start_cta(S, U, sm, base, t):
         S[w + W_REGISTERS] = S[H_U_REGISTERS] + sm * S[H_REGISTERS_PER_SM] + slot * registers * 32
         S[w + W_SHARED], S[w + W_POISON] = u_shared, u_poison
         S[w + W_PENDING], S[w + W_PENDING_TIME] = 0, 0
-        S[w + W_CLOSED], S[w + W_RETIRED] = 0, 0
+        S[w + W_CLOSED], S[w + W_RETIRED], S[w + W_WAITS] = 0, 0, 0
         S[w + W_GROUP_COUNT], S[w + W_GROUP_TIME] = 0, 0
         for slot_number in range(registers):
             S[w + W_SCORE + slot_number] = EMPTY * 4
@@ -401,6 +407,20 @@ def _dispatch(S, U, t):
 
 
 @njit
+def _deadlock(S):
+    """Blame the first warp that waits for an mbarrier, in the cycle of its sub-core's last issue."""
+    for sm in range(S[H_SMS]):
+        for slot in range(MAX_WARPS):
+            base = HEADER + sm * S[H_BLOCK]
+            w = base + SM_WARPS + slot * WARP
+            if S[w + W_STATE] == LIVE and S[w + W_WAITS] > 0:
+                S[H_ERROR], S[H_ERROR_VALUE], S[H_ERROR_PC] = DEADLOCK, S[w + W_WAITS] - 1, S[w + W_PC] - 1
+                S[H_ERROR_CTA], S[H_ERROR_WARP] = S[w + W_CTA], S[w + W_WARP]
+                S[H_NOW] = S[base + SUB + (slot & 3) * SUB_SIZE + SUB_SINCE] - 1
+                return
+
+
+@njit
 def run_kernel(S, U, F, D, M, budget):
     """Run the launch that is set up in S from cycle H_NOW on.
 
@@ -426,14 +446,24 @@ def run_kernel(S, U, F, D, M, budget):
         for sm in range(S[H_TOUCHED]):
             if S[H_SM_NEXT + sm] <= t:
                 base = HEADER + sm * S[H_BLOCK]
+                if S[base + SM_BULK_NEXT] <= t:
+                    bulk_complete(S, U, sm, base, t)
+                    if S[H_ERROR] != NONE:
+                        S[H_NOW] = t
+                        return FAILED
                 for sub in range(4):
                     if S[base + SUB + sub * SUB_SIZE + SUB_NEXT] <= t:
                         if issue(S, U, F, D, sm, base, sub, t) != NONE:
                             S[H_NOW] = t
                             return FAILED
                 if S[base + SM_LSU_NEXT] <= t:
-                    lsu_step(S, M, sm, base, t)
-                time = S[base + SM_LSU_NEXT]
+                    lsu_step(S, U, M, sm, base, t)
+                    if S[H_ERROR] != NONE:
+                        S[H_NOW] = t
+                        return FAILED
+                if S[base + SM_BULK_NEXT] <= t:
+                    bulk_step(S, M, sm, base, t)
+                time = min(S[base + SM_LSU_NEXT], S[base + SM_BULK_NEXT])
                 for sub in range(4):
                     time = min(time, S[base + SUB + sub * SUB_SIZE + SUB_NEXT])
                 S[H_SM_NEXT + sm] = max(time, t + 1)
@@ -444,7 +474,7 @@ def run_kernel(S, U, F, D, M, budget):
             following = t + 1
         following = min(following, memory.next_event(M))
         if following >= NEVER:
-            S[H_NOW], S[H_ERROR], S[H_ERROR_PC] = t, DEADLOCK, 0
+            _deadlock(S)
             return FAILED
         t = max(following, t + 1)
     S[H_NOW] = t

@@ -5,10 +5,11 @@ from __future__ import annotations
 # Error kinds, in the order of their numbers in the engine (0 = none).
 KINDS = (
     "none", "address_range", "misaligned", "poison_address", "poison_predicate", "poison_uniform",
-    "shared_range", "unwritten", "divergent", "copy_groups", "deadlock",
+    "shared_range", "unwritten", "divergent", "copy_groups", "deadlock", "bulk_size", "mbarrier",
+    "mbarrier_overrun",
 )
 (NONE, ADDRESS_RANGE, MISALIGNED, POISON_ADDRESS, POISON_PREDICATE, POISON_UNIFORM,
- SHARED_RANGE, UNWRITTEN, DIVERGENT, COPY_GROUPS, DEADLOCK) = range(len(KINDS))
+ SHARED_RANGE, UNWRITTEN, DIVERGENT, COPY_GROUPS, DEADLOCK, BULK_SIZE, MBARRIER, MBARRIER_OVERRUN) = range(len(KINDS))
 
 WORDS = {
     "address_range": "address 0x{value:x} is outside the allocated global memory",
@@ -20,7 +21,11 @@ WORDS = {
     "unwritten": "{register} is read before anything was written to it",
     "divergent": "the guard differs between lanes, but this instruction acts for the whole warp",
     "copy_groups": "more than 16 groups of asynchronous copies are unfinished",
-    "deadlock": "no warp can ever go on",
+    "deadlock": "no warp can ever go on: the awaited phase of the mbarrier at shared address {value} gets no more "
+                "arrivals or bytes",
+    "bulk_size": "{value} bytes: a bulk copy moves a multiple of 16, an mbarrier expects up to 1048575",
+    "mbarrier": "there is no mbarrier at shared address {value}; MBINIT makes one",
+    "mbarrier_overrun": "the phase of the mbarrier at shared address {value} gets more than it expects",
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from emulator.gpu.access import global_access, shared_access, shuffle
+from emulator.gpu.bulk import barrier_access
 from emulator.gpu.decode import (
     D_A,
     D_B,
@@ -31,6 +32,7 @@ from emulator.gpu.decode import (
     K_LDG,
     K_LDS,
     K_LDSM,
+    K_MBINIT,
     K_MMA,
     K_S2R,
     K_SETP,
@@ -174,6 +176,8 @@ def execute(S, U, F, D, base, w, pc, t, e):
         S[e + Q_PHASES] = 0
         if mask == 0:
             return NONE
+        if kind >= K_MBINIT:
+            return barrier_access(S, U, D, row, base, w, pc, e)
         if kind == K_SHUFFLE:
             return shuffle(S, U, D, row, w, mask, poison, e)
         if kind == K_LDS or kind == K_STS or kind == K_LDSM:

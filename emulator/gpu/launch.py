@@ -124,6 +124,11 @@ class FastEngine:
         at = self.layout.SUB_REASONS
         return self.subs[:, :, at : at + len(GPU_REASONS)].copy()
 
+    def bulk_cycles(self) -> dict[str, int]:
+        """Cycles of all bulk engines by what they did, since the machine was made."""
+        y = self.layout
+        return {name: int(self.blocks[:, y.SM_BULK_CYCLES + i].sum()) for i, name in enumerate(y.BULK_STATES)}
+
     def advance(self, kernel: int, events: int = EVENTS_PER_CALL) -> int:
         """Run the kernel that is set up for at most `events` cycles in which something happens; its outcome."""
         from emulator.gpu.engine import run_kernel
@@ -149,6 +154,7 @@ class FastEngine:
         S[y.H_REGISTERS], S[y.H_SHARED] = kernel.registers, launch.shared_bytes
         S[y.H_CTAS_PER_SM], S[y.H_WAYS] = shape.ctas_per_sm, shape.l1_ways
         S[y.H_NEXT_CTA], S[y.H_NEXT_SM], S[y.H_TOUCHED] = 0, 0, 0
+        S[y.H_ERROR] = 0
         S[y.H_EPOCH] += 1  # an SM's L1 is not kept coherent: it is emptied between kernels
         while True:
             outcome = self.advance(launch.kernel)

@@ -19,10 +19,10 @@ from isa.opcodes import PT
 NEVER = 1 << 58  # a time that has not been decided; times 16 still fits 63 bits
 
 # Reasons (emulator.accounting) under the names used here.
-(R_BUSY, R_FIXED, R_GLOBAL, R_SHARED, R_COPY, R_UNIT, R_QUEUE, R_BARRIER, R_LAUNCH, R_NO_WARP) = (
+(R_BUSY, R_FIXED, R_GLOBAL, R_SHARED, R_COPY, R_MBARRIER, R_UNIT, R_QUEUE, R_BARRIER, R_LAUNCH, R_NO_WARP) = (
     reason_index(GPU_REASONS, name) for name in (
-        "busy", "fixed_latency", "global_memory", "shared_memory", "copy_wait", "unit_busy", "memory_queue",
-        "barrier", "launch", "no_warp"))
+        "busy", "fixed_latency", "global_memory", "shared_memory", "copy_wait", "mbarrier", "unit_busy",
+        "memory_queue", "barrier", "launch", "no_warp"))
 REASONS = len(GPU_REASONS)
 OK, POISON, EMPTY = 0, 1, 2  # state of a register
 # class of a scoreboard word: the reason's number less R_FIXED (fixed, global, shared)
@@ -34,7 +34,7 @@ OK, POISON, EMPTY = 0, 1, 2  # state of a register
  H_SHARED_LATENCY, H_SHUFFLE, H_COPY_EXTRA, H_SECTOR_LIMIT, H_STORE_LIMIT, H_BRANCH, H_BARRIER, H_CTA_RATE,
  H_CTA_START, H_REAL_BYTES, H_PHANTOM, H_PHANTOM_END, H_POOLS, H_POOL_SIZE, H_REQUESTS, H_LOADS, H_U_REGISTERS,
  H_REGISTERS_PER_SM, H_U_SHARED, H_SHARED_WORDS, H_U_POISON, H_POISON_WORDS, H_U_GLOBAL, H_TOUCHED,
- H_HAS_PHANTOM, H_BLOCK) = range(56)
+ H_HAS_PHANTOM, H_BLOCK, H_TAGS, H_BULK_LINES, H_BULK_QUEUE, H_BULK_INTERVAL, H_BULK_DONE) = range(61)
 H_PARAMETERS = 64  # kernel parameters
 H_SM_NEXT = 128  # earliest cycle at which an SM can do something; 1024 SMs
 HEADER = H_SM_NEXT + 1024
@@ -43,13 +43,15 @@ HEADER = H_SM_NEXT + 1024
 COUNTERS = (
     "warp_instructions", "l1_read_sectors", "l1_hit_sectors", "l1_merged_sectors", "l1_miss_sectors",
     "copy_sectors", "store_sectors", "shared_read_bytes", "shared_write_bytes", "bank_conflict_cycles",
-    "poisoned_stores", "tensor_instructions", "load_requests", "store_requests", "copy_requests", "ctas")
+    "poisoned_stores", "tensor_instructions", "load_requests", "store_requests", "copy_requests", "ctas",
+    "bulk_copies", "bulk_requests", "bulk_sectors")
 (C_INSTRUCTIONS, C_L1_READ, C_L1_HIT, C_L1_MERGED, C_L1_MISS, C_COPY, C_STORE, C_SHARED_READ, C_SHARED_WRITE,
- C_CONFLICT, C_POISONED, C_TENSOR, C_LOAD_REQUESTS, C_STORE_REQUESTS, C_COPY_REQUESTS, C_CTAS) = range(len(COUNTERS))
+ C_CONFLICT, C_POISONED, C_TENSOR, C_LOAD_REQUESTS, C_STORE_REQUESTS, C_COPY_REQUESTS, C_CTAS, C_BULK_COPIES,
+ C_BULK_REQUESTS, C_BULK_SECTORS) = range(len(COUNTERS))
 
 # -- a warp ---------------------------------------------------------------------------------------
 (W_STATE, W_PC, W_TIME, W_CTA, W_SLOT, W_WARP, W_AGE, W_REGISTERS, W_PENDING, W_PENDING_TIME, W_CLOSED,
- W_RETIRED, W_SHARED, W_POISON) = range(14)
+ W_RETIRED, W_SHARED, W_POISON, W_WAITS) = range(15)  # W_WAITS: 1 + address of the mbarrier that holds the warp
 GROUPS = 32  # ring of copy groups
 W_GROUP_COUNT = 16
 W_GROUP_TIME = W_GROUP_COUNT + GROUPS
@@ -64,13 +66,20 @@ FREE, LIVE, AT_BARRIER = 0, 1, 2
 Q_LINE = 10
 Q_MASK = Q_LINE + 32
 ENTRY = Q_MASK + 32
+# What mbarrier instructions and bulk copies have there: bytes (of MBWAIT: the parity), the instruction's index, the
+# mbarrier's address, last line and its sectors.
+Q_BYTES, Q_PC, Q_SHARED, Q_LAST, Q_LAST_MASK = (Q_LINE + i for i in range(1, 6))
 
 # -- an SM ------------------------------------------------------------------------------------------
 (SM_LSU_FREE, SM_LSU_NEXT, SM_TURN, SM_SECTORS, SM_STORES, SM_LIVE_CTAS, SM_REQUEST, SM_LOAD, SM_LINK, SM_STAMP,
- SM_REQUESTS_USED, SM_LOADS_USED, SM_LINKS_USED, SM_STALLED) = range(14)
-SM_COUNTERS = 16
+ SM_REQUESTS_USED, SM_LOADS_USED, SM_LINKS_USED, SM_STALLED, SM_BULK_NEXT, SM_BULK_HEAD, SM_BULK_TAIL,
+ SM_BULK_ARRIVED, SM_BULK_ARRIVED_LAST, SM_BULK_POOL, SM_BULK_LIVE, SM_BULK_LINES, SM_BULK_FREE, SM_BULK_STATE,
+ SM_BULK_SINCE, SM_BULK_CYCLES) = range(26)
+BULK_BUSY, BULK_ISSUE, BULK_LIMIT, BULK_IDLE = range(4)  # what the bulk engine does; SM_BULK_CYCLES counts them
+BULK_STATES = ("busy", "issue", "limit")
+SM_COUNTERS = SM_BULK_CYCLES + 4
 UNIT_SLOTS = 8
-SUB = SM_COUNTERS + 16  # four sub-cores
+SUB = SM_COUNTERS + len(COUNTERS)  # four sub-cores
 (SUB_NEXT, SUB_SINCE, SUB_LAST, SUB_LIVE, SUB_HEAD, SUB_COUNT, SUB_TAKEN, SUB_SPACE) = range(8)
 SUB_BLOCKED = 8  # bits of the warps that wait for room in the queue
 SUB_FREE = 9  # time at which each unit takes the next instruction
@@ -95,6 +104,10 @@ REQUEST = 8
 RQ_FILL, RQ_BYPASS, RQ_COPY, RQ_STORE = range(4)
 (LD_WARP, LD_DST, LD_REGS, LD_LEFT, LD_TIME) = range(5)
 LOAD = 6
+# A bulk copy: lines B_LINE .. B_LAST are still to be asked for, B_LEFT of all have not arrived.
+(B_SLOT, B_PC, B_BAR, B_SIZE, B_LINE, B_LAST, B_MASK, B_LAST_MASK, B_LEFT, B_HANDED, B_STARTED, B_DONE,
+ B_NEXT) = range(13)
+BULK = 16
 LK_LOAD, LK_NEXT, LK_SECTORS = 0, 1, 2
 LINK = 4
 
@@ -120,7 +133,7 @@ def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int]) -> 
     block = SM_SIZE + l1
     loads = timing.outstanding_sectors  # what waits, waits for a sector at least
     requests = loads + timing.outstanding_stores
-    pool = requests * REQUEST + loads * (LOAD + LINK)
+    pool = requests * REQUEST + loads * (LOAD + LINK) + timing.bulk_queue * BULK
     pools = HEADER + timing.sms * block
     state = np.zeros(pools + timing.sms * pool, dtype=np.int64)
     values = {
@@ -136,7 +149,10 @@ def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int]) -> 
         H_POOLS: pools, H_POOL_SIZE: pool, H_REQUESTS: requests, H_LOADS: loads, H_U_REGISTERS: u_registers,
         H_REGISTERS_PER_SM: timing.registers, H_U_SHARED: u_shared, H_SHARED_WORDS: timing.shared_bytes // 4,
         H_U_POISON: u_poison, H_POISON_WORDS: poison_words, H_U_GLOBAL: u_global,
-        H_HAS_PHANTOM: int(phantom[1] > phantom[0]), H_BLOCK: block,
+        H_HAS_PHANTOM: int(phantom[1] > phantom[0]), H_BLOCK: block, H_TAGS: requests + timing.bulk_queue,
+        H_BULK_LINES: timing.bulk_lines,
+        H_BULK_QUEUE: timing.bulk_queue, H_BULK_INTERVAL: timing.bulk_issue,
+        H_BULK_DONE: timing.l1_return + timing.bulk_extra,
     }
     for at, value in values.items():
         state[at] = value
@@ -153,6 +169,9 @@ def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int]) -> 
             state[s + SUB_WAKE : s + SUB_REASONS] = NEVER
             state[s + SUB_NEXT] = NEVER
         state[base + SM_LSU_NEXT] = NEVER
+        state[base + SM_BULK_NEXT] = NEVER
+        state[[base + SM_BULK_HEAD, base + SM_BULK_ARRIVED, base + SM_BULK_POOL]] = -1
+        state[base + SM_BULK_STATE] = BULK_IDLE
     state[H_SM_NEXT : H_SM_NEXT + timing.sms] = NEVER
     return state, lanes
 

@@ -7,7 +7,8 @@ time, sub-cores in turn. The memory below L1 is emulator.gpu.memory.
 from __future__ import annotations
 
 from emulator.gpu import memory
-from emulator.gpu.decode import K_COPY, K_LDG, K_STG, K_STS, K_ULDG
+from emulator.gpu.bulk import bulk_respond, serve_barrier
+from emulator.gpu.decode import K_BULK, K_COPY, K_LDG, K_MBARRIVE, K_MBINIT, K_STG, K_STS, K_ULDG
 from emulator.gpu.layout import (
     C_COPY,
     C_COPY_REQUESTS,
@@ -21,6 +22,7 @@ from emulator.gpu.layout import (
     ENTRY,
     GROUPS,
     H_BLOCK,
+    H_BULK_QUEUE,
     H_COPY_EXTRA,
     H_EPOCH,
     H_IN_FLIGHT,
@@ -37,6 +39,7 @@ from emulator.gpu.layout import (
     H_SM_NEXT,
     H_STORE_LIMIT,
     H_SUB_INTERVAL,
+    H_TAGS,
     H_WAYS,
     HEADER,
     INVALID,
@@ -80,6 +83,7 @@ from emulator.gpu.layout import (
     RQ_WAITERS,
     RQ_WARP,
     RQ_WAY,
+    SM_BULK_LIVE,
     SM_COUNTERS,
     SM_ENTRIES,
     SM_LINK,
@@ -101,39 +105,24 @@ from emulator.gpu.layout import (
     SUB_BLOCKED,
     SUB_COUNT,
     SUB_HEAD,
-    SUB_NEXT,
     SUB_SIZE,
     SUB_SPACE,
     SUB_TAKEN,
-    SUB_WAKE,
     VALID,
     W_CLOSED,
     W_GROUP_COUNT,
     W_GROUP_TIME,
     W_PENDING,
-    W_PENDING_TIME,
     W_RETIRED,
     W_SCORE,
     WARP,
 )
 from emulator.gpu.timing import MAX_QUEUE
+from emulator.gpu.wake import settle, wake
 from isa.jit import njit
 from isa.opcodes import RZ
 
 TAG_EPOCH = 40  # an L1 tag is line + (epoch << TAG_EPOCH): a new epoch empties the cache
-
-
-@njit
-def wake(S, sm, base, slot, time):
-    """Let a warp be looked at again at `time`."""
-    s = base + SUB + (slot & 3) * SUB_SIZE
-    at = s + SUB_WAKE + (slot >> 2)
-    if time < S[at]:
-        S[at] = time
-    if time < S[s + SUB_NEXT]:
-        S[s + SUB_NEXT] = time
-    if time < S[H_SM_NEXT + sm]:
-        S[H_SM_NEXT + sm] = time
 
 
 @njit
@@ -144,16 +133,8 @@ def _finish(S, sm, base, slot, dst, registers, time):
         for j in range(registers):
             at = w + W_SCORE + dst + j
             S[at] = time * 16 + (S[at] & 15)
-    _settle(S, base, slot, time)
+    settle(S, base, slot, time)
     wake(S, sm, base, slot, time)
-
-
-@njit
-def _settle(S, base, slot, time):
-    """One pending load or copy of a warp is complete at `time`."""
-    w = base + SM_WARPS + slot * WARP
-    S[w + W_PENDING] -= 1
-    S[w + W_PENDING_TIME] = max(S[w + W_PENDING_TIME], time)
 
 
 @njit
@@ -197,7 +178,7 @@ def _request(S, M, sm, base, kind, line, mask, way, slot, group, t):
     S[r + RQ_WARP], S[r + RQ_GROUP] = slot, group
     sectors = (mask & 1) + (mask >> 1 & 1) + (mask >> 2 & 1) + (mask >> 3 & 1)
     S[r + RQ_SECTORS] = sectors
-    memory.request(M, t, sm, line, mask, 1 if kind == RQ_STORE else 0, sm * S[H_REQUESTS] + number)
+    memory.request(M, t, sm, line, mask, 1 if kind == RQ_STORE else 0, sm * S[H_TAGS] + number)
     return number
 
 
@@ -313,7 +294,7 @@ def _load(S, M, sm, base, q, t):
 
 
 @njit
-def _serve(S, M, sm, base, q, t):
+def _serve(S, U, M, sm, base, q, t):
     """The load-store unit takes one instruction."""
     kind = S[q + Q_KIND]
     counters = base + SM_COUNTERS
@@ -340,8 +321,10 @@ def _serve(S, M, sm, base, q, t):
         S[base + SM_SECTORS] += S[q + Q_SECTORS]
         S[counters + C_COPY] += S[q + Q_SECTORS]
         S[counters + C_COPY_REQUESTS] += S[q + Q_LINES]
-    elif kind == K_STS:
+    elif kind == K_STS or kind == K_MBINIT:
         S[H_IN_FLIGHT] -= 1
+    elif kind >= K_MBARRIVE:
+        serve_barrier(S, U, sm, base, q, t)
     else:  # LDS, LDSM, SHFL, BCAST
         time = max(t + 1, t - 1 + S[q + Q_LATENCY])
         _finish(S, sm, base, S[q + Q_SLOT], S[q + Q_DST], S[q + Q_REGS], time)
@@ -363,11 +346,13 @@ def _fits(S, base, q):
         return S[base + SM_SECTORS] + S[q + Q_SECTORS] <= S[H_SECTOR_LIMIT]
     if kind == K_STG:
         return S[base + SM_STORES] + S[q + Q_LINES] <= S[H_STORE_LIMIT]
+    if kind == K_BULK:
+        return S[base + SM_BULK_LIVE] < S[H_BULK_QUEUE]
     return True
 
 
 @njit
-def lsu_step(S, M, sm, base, t):
+def lsu_step(S, U, M, sm, base, t):
     """Take what can be taken at cycle t, then say when to look again."""
     while S[base + SM_LSU_FREE] <= t:
         found = -1
@@ -384,7 +369,7 @@ def lsu_step(S, M, sm, base, t):
             break
         s = base + SUB + found * SUB_SIZE
         q = _head(S, base, s, found)
-        _serve(S, M, sm, base, q, t)
+        _serve(S, U, M, sm, base, q, t)
         S[base + SM_LSU_FREE] = t + max(S[H_LSU_INTERVAL], S[q + Q_PHASES] * S[H_PHASE])
         S[base + SM_TURN] = (found + 1) & 3
         S[s + SUB_TAKEN] = t
@@ -417,9 +402,12 @@ def lsu_step(S, M, sm, base, t):
 @njit
 def respond(S, tag, t):
     """The memory system answers a request at cycle t."""
-    sm = tag // S[H_REQUESTS]
-    number = tag % S[H_REQUESTS]
+    sm = tag // S[H_TAGS]
+    number = tag % S[H_TAGS]
     base = HEADER + sm * S[H_BLOCK]
+    if number >= S[H_REQUESTS]:
+        bulk_respond(S, sm, base, number - S[H_REQUESTS], t)
+        return
     pool = _pool(S, sm)
     loads = pool + S[H_REQUESTS] * REQUEST
     links = loads + S[H_LOADS] * LOAD
@@ -439,7 +427,7 @@ def respond(S, tag, t):
         S[w + W_GROUP_TIME + group] = max(S[w + W_GROUP_TIME + group], time)
         retired = S[w + W_RETIRED]
         retire_groups(S, w)
-        _settle(S, base, slot, time)
+        settle(S, base, slot, time)
         if S[w + W_RETIRED] != retired or S[w + W_PENDING] == 0:  # CPWAIT or EXIT may go on
             wake(S, sm, base, slot, time)
     else:

@@ -113,7 +113,7 @@ class GpuMachine:
             host = 4 * len(ids)
         check_room(self)
         start = self.engine.now
-        reasons_before = self.engine.reasons()
+        reasons_before, bulk_before = self.engine.reasons(), self.engine.bulk_cycles()
         gap = self.timing.gap(self.launch_mode)
         runs: list[KernelRun] = []
         for one, shape in zip(self.text.launches, self.shapes, strict=True):
@@ -121,6 +121,11 @@ class GpuMachine:
             _check_conservation(runs[-1])
         cycles = self.engine.now - start
         accounting = self._accounting(self.engine.reasons() - reasons_before, cycles)
+        if self.timing.bulk_engines:
+            bulk = {name: after - bulk_before[name] for name, after in self.engine.bulk_cycles().items()}
+            accounting["bulk_engine"] = bulk | {"idle": self.timing.sms * cycles - sum(bulk.values())}
+            check_accounting(accounting, {"sub_core": self.timing.sms * SUB_CORES, "bulk_engine": self.timing.sms},
+                             cycles)
         counters = _total([run.counters for run in runs])
         traffic = _traffic(_total([run.memory for run in runs]), counters)
         traffic["host"] = host
@@ -190,8 +195,8 @@ def _check_conservation(run: KernelRun) -> None:
     pairs = (
         ("L1 sectors read = hits + merged + misses", c["l1_read_sectors"],
          c["l1_hit_sectors"] + c["l1_merged_sectors"] + c["l1_miss_sectors"]),
-        ("L2 bytes read = (L1 misses + asynchronous copies) x 32", sector * m["l2_read_sectors"],
-         sector * (c["l1_miss_sectors"] + c["copy_sectors"])),
+        ("L2 bytes read = (L1 misses + asynchronous and bulk copies) x 32", sector * m["l2_read_sectors"],
+         sector * (c["l1_miss_sectors"] + c["copy_sectors"] + c["bulk_sectors"])),
         ("L2 bytes written = sectors stored x 32", sector * m["l2_write_sectors"], sector * c["store_sectors"]),
         ("HBM bytes read = L2 sectors filled x 32", sector * m["dram_reads"], sector * m["l2_fill_sectors"]),
     )

@@ -66,7 +66,8 @@ def read_numbers(chip: Chip) -> tuple[DramConfig, dict[str, int]]:
     common = gcd(int(chip["dram.clock_hz"]), chip.clock_hz)
     n["ratio_dram"], n["ratio_sm"] = int(chip["dram.clock_hz"]) // common, chip.clock_hz // common
     n["least_dram"] = min(config.cl, config.cwl) + config.burst  # DRAM cycles from a command to its data's end
-    n["requests"] = n["sms"] * int(chip["sm.outstanding_sectors"] + chip["sm.outstanding_stores"])
+    n["requests"] = n["sms"] * int(chip["sm.outstanding_sectors"] + chip["sm.outstanding_stores"]
+                                      + chip["sm.bulk.outstanding_lines"])
     if n["least_dram"] * n["ratio_sm"] < n["ratio_dram"]:
         raise ChipError(f"{chip.name}: dram.timing cl and cwl are too short for a DRAM clock this fast")
     if n["slices"] < 1 or n["slices"] % config.channels or config.total_pseudo_channels % max(1, n["slices"]):

@@ -14,11 +14,12 @@ import numpy as np
 from emulator.accounting import GPU_REASONS
 from emulator.chip import Chip
 from emulator.gpu.decode import SLOTS, Instruction
-from emulator.gpu.errors import KINDS
+from emulator.gpu.errors import DEADLOCK, KINDS, MachineError
 from emulator.gpu.launch import KernelRun, Shape, machine_error
+from emulator.gpu.naive_bulk import BulkEngine, Copy, serve_barrier, settle
 from emulator.gpu.naive_execute import Access, Fault, Warp, execute
 from emulator.gpu.naive_memory import NaiveMemory
-from emulator.gpu.timing import CONTROL, LSU, MAX_OPEN_GROUPS, SECTORS, Timing
+from emulator.gpu.timing import CONTROL, LSU, MAX_OPEN_GROUPS, MAX_WARPS, SECTORS, Timing
 from isa.program import GpuText, Launch
 
 NEVER = 1 << 58
@@ -26,7 +27,8 @@ REASON = {reason.name: at for at, reason in enumerate(GPU_REASONS)}
 COUNTERS = (
     "warp_instructions", "l1_read_sectors", "l1_hit_sectors", "l1_merged_sectors", "l1_miss_sectors",
     "copy_sectors", "store_sectors", "shared_read_bytes", "shared_write_bytes", "bank_conflict_cycles",
-    "poisoned_stores", "tensor_instructions", "load_requests", "store_requests", "copy_requests", "ctas")
+    "poisoned_stores", "tensor_instructions", "load_requests", "store_requests", "copy_requests", "ctas",
+    "bulk_copies", "bulk_requests", "bulk_sectors")
 
 
 @dataclass
@@ -62,11 +64,12 @@ class Request:
     """What an SM has asked of the memory system."""
 
     sm: SM
-    kind: str  # "load", "copy" or "store"
+    kind: str  # "load", "copy", "bulk" or "store"
     mask: int
     access: Access
     place: L1Line | None = None
     waiters: list[tuple[Load, int]] = field(default_factory=list)  # and the sectors each waits for
+    copy: Copy | None = None
 
 
 class SubCore:
@@ -139,6 +142,7 @@ class SM:
         self.stores = 0  # lines without acknowledgement
         self.sets: list[list[L1Line]] = []
         self.uses = 0
+        self.bulk = BulkEngine()
         self.counters = dict.fromkeys(COUNTERS, 0)
 
     def lsu(self, engine: NaiveEngine, t: int) -> None:
@@ -167,7 +171,7 @@ class SM:
             return self.sectors + access.sectors <= timing.outstanding_sectors
         if access.kind == "STG":
             return self.stores + len(access.lines) <= timing.outstanding_stores
-        return True
+        return access.kind != "BULK" or self.bulk.live < timing.bulk_queue
 
     def serve(self, engine: NaiveEngine, access: Access, t: int) -> None:
         """Do what one load-store instruction asks for."""
@@ -191,8 +195,10 @@ class SM:
             self.sectors += access.sectors
             c["copy_sectors"] += access.sectors
             c["copy_requests"] += len(access.lines)
-        elif access.kind == "STS":
+        elif access.kind in ("STS", "MBINIT"):
             engine.in_flight -= 1
+        elif access.kind in ("MBARRIVE", "MBWAIT", "BULK"):
+            serve_barrier(engine, self, access, t)
         else:
             finish(access, max(t + 1, t - 1 + access.latency))
 
@@ -255,12 +261,6 @@ def finish(access: Access, time: int) -> None:
     settle(access.warp, time)
 
 
-def settle(warp: Warp, time: int) -> None:
-    """One pending load or copied line of a warp is complete at `time`."""
-    warp.pending -= 1
-    warp.pending_time = max(warp.pending_time, time)
-
-
 def retire(warp: Warp) -> None:
     """Closed copy groups finish in order."""
     while warp.retired < len(warp.groups) - 1 and warp.groups[warp.retired].left == 0:
@@ -302,6 +302,14 @@ class NaiveEngine:
         self.memory.request(t, request.sm.number, line, request.mask, int(request.kind == "store"), self.sent)
         self.sent += 1
 
+    def send_bulk(self, sm: SM, copy: Copy, line: int, mask: int, t: int) -> None:
+        """Pass a bulk copy's request of a line to the memory system."""
+        self.send(Request(sm, "bulk", mask, copy.access, copy=copy), line, t)
+
+    def bulk_cycles(self) -> dict[str, int]:
+        """Cycles of all bulk engines by what they did, since the machine was made."""
+        return {name: sum(sm.bulk.cycles[name] for sm in self.sms) for name in ("busy", "issue", "limit")}
+
     def run(self, number: int, launch: Launch, shape: Shape, gap: int) -> KernelRun:
         """Wait for `gap` cycles, then run one launch to its end. Raises MachineError."""
         before, memory_before = self.counters(), self.memory.counters()
@@ -337,10 +345,36 @@ class NaiveEngine:
             return True
         self.dispatch(t)
         for sm in self.sms:
-            for sub in sm.sub_cores:
-                sub.issue(self, sm, t)
-            sm.lsu(self, t)
+            try:
+                sm.bulk.complete(sm, t)
+                for sub in sm.sub_cores:
+                    sub.issue(self, sm, t)
+                sm.lsu(self, t)
+                sm.bulk.step(self, sm, t)
+            except Fault as fault:
+                raise self.error(fault, t) from None
+        self.check_progress(t)
         return False
+
+    def error(self, fault: Fault, t: int) -> MachineError:
+        """The error of an instruction, with its place."""
+        assert fault.warp is not None
+        return machine_error(KINDS[fault.kind], self.text, self.text.kernels[self.launch.kernel], self.instructions,
+                             fault.index, fault.warp.cta, fault.warp.number, t, fault.value)
+
+    def check_progress(self, t: int) -> None:
+        """Raise MachineError when nothing is under way and every warp waits for another one.
+
+        The error is that of the first warp that waits for an mbarrier; its cycle is its sub-core's last issue.
+        """
+        room = self.next_cta < self.launch.grid and any(len(sm.ctas) < self.shape.ctas_per_sm for sm in self.sms)
+        if room or self.memory.live or any(sm.bulk.live or any(sub.queue for sub in sm.sub_cores) for sm in self.sms):
+            return
+        warps = [(warp, sub) for sm in self.sms for slot in range(MAX_WARPS)
+                 for sub in sm.sub_cores if (warp := sub.warps.get(slot)) is not None]
+        if warps and all(warp.at_barrier or warp.start >= NEVER for warp, _ in warps):
+            warp, sub = next(pair for pair in warps if pair[0].waits_at >= 0)
+            raise self.error(Fault(DEADLOCK, warp.waits_at, warp, warp.pc - 1), t - sub.waited)
 
     def dispatch(self, t: int) -> None:
         """Place CTAs on SMs in turn, up to the chip's number a cycle."""
@@ -379,12 +413,11 @@ class NaiveEngine:
             if one.unit == CONTROL and acts:
                 self.control(sm, sub, warp, one.op.name, t)
         except Fault as fault:
-            raise machine_error(KINDS[fault.kind], self.text, self.text.kernels[self.launch.kernel],
-                                self.instructions, index, warp.cta, warp.number, t, fault.value) from None
+            raise Fault(fault.kind, fault.value, warp, index) from None
         if access is not None:
             access.time = t
             sub.queue.append(access)
-            if access.kind in ("STG", "STS"):
+            if access.kind in ("STG", "STS", "MBINIT"):
                 self.in_flight += 1
             elif access.kind == "LDGSTS":
                 access.group = warp.groups[-1]
@@ -435,6 +468,8 @@ class NaiveEngine:
         if request.kind == "store":
             sm.stores -= 1
             self.in_flight -= 1
+        elif request.copy is not None:
+            sm.bulk.respond(self.timing, request.copy, t)
         elif request.kind == "copy":
             time += self.timing.copy_extra
             group = request.access.group

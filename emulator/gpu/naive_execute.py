@@ -33,10 +33,11 @@ ZERO_LANES = np.zeros(32, dtype=np.uint32)
 
 
 class Fault(Exception):
-    """An error of the program: its number in errors.KINDS, and what the message will say."""
+    """An error of the program: its number in errors.KINDS, what the message will say, and which instruction of
+    which warp it was, where that is known."""
 
-    def __init__(self, kind: int, value: int) -> None:
-        self.kind, self.value = kind, value
+    def __init__(self, kind: int, value: int, warp: Warp | None = None, index: int = 0) -> None:
+        self.kind, self.value, self.warp, self.index = kind, value, warp, index
 
 
 @dataclass
@@ -73,6 +74,7 @@ class Warp:
     pending_time: int = 0
     groups: list[Group] = field(default_factory=lambda: [Group()])  # the last one is open
     retired: int = 0
+    waits_at: int = -1  # shared address of the mbarrier that holds the warp
 
     def close_group(self) -> None:
         """CPCOMMIT."""
@@ -95,6 +97,10 @@ class Access:
     lines: dict[int, int] = field(default_factory=dict)  # line -> sector mask
     time: int = 0
     group: Group = field(default_factory=Group)
+    barrier: int = 0  # shared address of an mbarrier
+    bytes: int = 0  # that a bulk copy moves, or an arrival expects
+    phase: int = 0  # parity that MBWAIT waits for
+    index: int = 0  # of the instruction in its kernel
 
     @property
     def sectors(self) -> int:
@@ -135,6 +141,10 @@ def execute(engine: NaiveEngine, counters: dict[str, int], warp: Warp, one: Inst
             if slot not in warp.written:
                 raise Fault(UNWRITTEN, slot)
         poison = any(slot in warp.poison for slot in one.reads)
+    if one.unit == LSU and "bar" in v:
+        from emulator.gpu.naive_bulk import barrier_access
+
+        return (barrier_access(engine, counters, warp, one) if mask else None), bool(mask)
     if one.unit == LSU:
         return (memory_access(engine, counters, warp, one, active, poison) if mask else None), bool(mask)
     if name == "MMA":

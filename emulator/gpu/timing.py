@@ -71,6 +71,11 @@ class Timing:
     shared_latency: int
     shuffle_latency: int
     copy_extra: int
+    bulk_engines: int
+    bulk_queue: int
+    bulk_issue: int
+    bulk_extra: int
+    bulk_lines: int
     outstanding_sectors: int
     outstanding_stores: int
     graph_gap: int
@@ -112,6 +117,11 @@ KEYS = {
     "shared_latency": "sm.shared.latency",
     "shuffle_latency": "sm.shared.shuffle_latency",
     "copy_extra": "sm.async_copy.extra_latency",
+    "bulk_engines": "sm.bulk.engines",
+    "bulk_queue": "sm.bulk.queue",
+    "bulk_issue": "sm.bulk.issue_interval",
+    "bulk_extra": "sm.bulk.extra_latency",
+    "bulk_lines": "sm.bulk.outstanding_lines",
     "outstanding_sectors": "sm.outstanding_sectors",
     "outstanding_stores": "sm.outstanding_stores",
     "graph_gap": "launch.graph_gap",
@@ -120,7 +130,8 @@ KEYS = {
     "cta_start": "launch.cta_start",
 } | {f"{unit}_{what}": f"sm.{unit}.{what}" for unit in UNITS[:6] for what in ("latency", "interval")}
 
-OTHER_CYCLES = ("branch_taken", "lsu_phase_cycles", "l1_return", "copy_extra", "cta_start")
+OTHER_CYCLES = ("branch_taken", "lsu_phase_cycles", "l1_return", "copy_extra", "bulk_issue", "bulk_extra",
+                "cta_start")
 
 
 def read_timing(chip: Chip) -> Timing:
@@ -146,6 +157,9 @@ def read_timing(chip: Chip) -> Timing:
          f"a whole number of 128-byte lines in every way, up to {MAX_SM_BYTES} bytes")
     need("outstanding_sectors", 32 <= t.outstanding_sectors <= 1 << 16, "32 (one instruction) to 65536")
     need("outstanding_stores", 32 <= t.outstanding_stores <= 1 << 16, "32 (one instruction) to 65536")
+    need("bulk_engines", t.bulk_engines <= 1, "1, or 0 for an SM that has no bulk copies")
+    need("bulk_queue", 1 <= t.bulk_queue <= 1 << 12, "between 1 and 4096 copies")
+    need("bulk_lines", 1 <= t.bulk_lines <= 1 << 14, "between 1 and 16384 lines")
     need("ctas_per_cycle", t.ctas_per_cycle >= 1, "at least 1")
     need("registers", 32 <= t.registers <= MAX_REGISTERS, f"between 32 (one a lane) and {MAX_REGISTERS}")
     for name in (f.name for f in fields(Timing)):

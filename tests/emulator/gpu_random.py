@@ -40,8 +40,10 @@ class Case:
 class _Writer:
     """Writes one random kernel."""
 
-    def __init__(self, draw: st.DrawFn, name: str, shared: int, data_addresses: bool, errors: bool) -> None:
-        self.draw, self.shared, self.data_addresses, self.errors = draw, shared, data_addresses, errors
+    def __init__(self, draw: st.DrawFn, name: str, shared: int, warps: int, data_addresses: bool,
+                 errors: bool) -> None:
+        self.draw, self.shared, self.warps, self.data_addresses, self.errors = (
+            draw, shared, warps, data_addresses, errors)
         self.k = builder.Kernel(name, parameters=("input", "output", "table"))
         k = self.k
         self.input, self.output, self.table = (k.parameter(p) for p in k.parameters)
@@ -82,6 +84,24 @@ class _Writer:
         k.ADD("s32", self.own, self.own, self.address)
         k.SHL(self.tid, self.tid, 5)
         k.ADD("s32", self.tid, self.tid, self.address)
+        if self.shared >= 512:
+            # Behind the shared memory that everything else uses: two mbarriers a warp, one of the CTA at 64, and
+            # 256 bytes a warp for bulk copies.
+            self.bar, self.all, self.bytes, self.origin, self.place = (
+                k.ureg(n) for n in ("bar", "all", "bytes", "origin", "place"))
+            self.phases = [k.ureg(f"phase{i}") for i in range(3)]
+            for phase in self.phases:
+                k.UMOVI(phase, 0)
+            k.UMOVI(self.all, self.shared + 64)
+            k.S2UR(self.bar, "WARPID")
+            k.UMULI(self.place, self.bar, 256)
+            k.UADDI(self.place, self.place, self.shared + 80)
+            k.UMULI(self.bar, self.bar, 16)
+            k.UADDI(self.bar, self.bar, self.shared)
+            for number in range(2):
+                k.MBINIT(self.bar, 8 * number, 1)
+            k.MBINIT(self.all, 0, self.warps)
+            k.BAR()
         k.S2UR(self.number, self.pick(["WARPID", "CTAID", "NCTAID"]))
         for r in self.data:
             for i in range(4):
@@ -114,7 +134,7 @@ class _Writer:
 
     def instruction(self, depth: int) -> None:
         k, g = self.k, self.guard()
-        kind = self.number_in(0, 21)
+        kind = self.number_in(0, 23)
         if kind <= 3:
             typ = self.pick(["f32", "s32"])
             chosen = self.number_in(0, 4)
@@ -192,7 +212,11 @@ class _Writer:
             self.body(self.number_in(1, 4), 1)
             k.UADDI(self.counter, self.counter, -1)
             k.UBR("GT", self.counter, UZERO, label)
-        elif kind == 21:
+        elif kind == 22 and self.shared >= 512 and depth < 3:
+            self.bulk(g)
+        elif kind == 23 and self.shared >= 512 and depth == 0:
+            self.meet()
+        elif kind >= 21:
             label = k.fresh("skip")
             k.UBR(self.pick(["EQ", "GT", "LE"]), self.number, UZERO, label)
             self.body(self.number_in(1, 3), 2)
@@ -203,6 +227,38 @@ class _Writer:
 
     def store_shared(self, width, a, g) -> None:
         self.k.STS(width, a, 0, self.pick(self.data), guard=g)
+
+    def bulk(self, g) -> None:
+        """Bulk copies of the warp's own, awaited; now and then with a slip that both engines must find."""
+        k = self.k
+        slip = self.number_in(0, 40) if self.errors else 40
+        number, total = self.number_in(0, 1), 0
+        offset = 8 * number
+        sizes = [16 * self.number_in(1, 8) for _ in range(self.number_in(1, 2))]
+        k.UMOVI(self.bytes, sum(sizes) + (16 if slip == 0 else 0))
+        k.MBARRIVE(self.bar, offset, self.bytes, guard=g if slip == 1 else None)
+        for size in sizes:
+            k.UMOVI(self.bytes, size + (8 if slip == 2 else 0))
+            k.UADDI(self.origin, self.input, 16 * self.number_in(0, INPUT // 16 - 8) + (4 if slip == 3 else 0))
+            k.BULK(self.place, self.origin, 0, self.bytes, self.bar, offset + 4 * (slip == 4))
+            k.UADDI(self.place, self.place, size)
+            total += size
+        k.UADDI(self.place, self.place, -total)
+        if self.number_in(0, 1):
+            self.instruction(3)
+        k.MBWAIT(self.bar, offset, self.phases[number])
+        k.UADDI(self.phases[number], self.phases[number], 1)
+        k.MOV(self.address, self.place)
+        k.LDS(128, self.pick(self.data), self.address, 0)
+        if slip == 5:
+            k.STS(32, self.address, self.number_in(-128, 64) & -16, self.reg())
+
+    def meet(self) -> None:
+        """All warps of the CTA meet at an mbarrier."""
+        k = self.k
+        k.MBARRIVE(self.all, 0, UZERO)
+        k.MBWAIT(self.all, 0, self.phases[2])
+        k.UADDI(self.phases[2], self.phases[2], 1)
 
     def uniform(self, g) -> None:
         k, n = self.k, self.number
@@ -237,17 +293,19 @@ def programs(draw: st.DrawFn, chip: Chip, data_addresses: bool = True, errors: b
     """One or two kernels with a launch each. data_addresses: loaded values may become addresses or
     predicates (a timing-only run of such a program may fail). errors: now and then a wrong address."""
     shared = draw(st.sampled_from([0, 512, 1024]))
-    kernels = []
+    kernels, blocks = [], []
     for number in range(draw(st.integers(1, 2))):
-        writer = _Writer(draw, f"k{number}", shared, data_addresses, errors)
+        blocks.append(32 * draw(st.integers(1, 4)))
+        writer = _Writer(draw, f"k{number}", shared, blocks[-1] // 32, data_addresses, errors)
         writer.prologue()
         writer.k.UMOVI(writer.counter, 1)
         writer.body(draw(st.integers(1, 14)))
         kernels.append(writer.finish())
     launches = []
     for number in range(len(kernels)):
-        block = 32 * draw(st.integers(1, 4))
-        launches.append(Launch(number, draw(st.integers(1, 4)), block, shared, (INPUT_AT, TABLE, 0),
+        block = blocks[number]
+        room = shared and shared + 80 + 256 * (block // 32)
+        launches.append(Launch(number, draw(st.integers(1, 4)), block, room, (INPUT_AT, TABLE, 0),
                                (number - 1,) if number else ()))
     generator = np.random.default_rng(draw(st.integers(0, 2**31)))
     data = np.zeros(INPUT_AT + INPUT, dtype=np.uint8)

@@ -8,7 +8,7 @@ import pytest
 from emulator.chip import load_chip
 from emulator.gpu.errors import KINDS, LaunchError, MachineError
 from emulator.gpu.machine import GpuMachine
-from isa.builder import ZERO, Kernel
+from isa.builder import UZERO, ZERO, Kernel
 from isa.program import Launch
 from tests.emulator.gpu_program import lane_offset, make_program
 
@@ -86,6 +86,34 @@ def copy_groups(k):
         k.CPCOMMIT()
 
 
+def barrier_at(k: Kernel, address: int, count: int = 1):
+    """An mbarrier at a shared address, in a uniform register."""
+    bar = base_at(k, address)
+    k.MBINIT(bar, 0, count)
+    return bar
+
+
+def bulk_size(k):
+    bar = barrier_at(k, 0)
+    k.BULK(base_at(k, 64), base_at(k, 0), 0, base_at(k, 24), bar, 0)
+
+
+def mbarrier(k):
+    k.MBARRIVE(base_at(k, 8), 0, UZERO)
+
+
+def mbarrier_overrun(k):
+    bar, more = barrier_at(k, 0), base_at(k, 16)
+    k.MBARRIVE(bar, 0, more)
+    k.MBARRIVE(bar, 0, more)
+
+
+def deadlock(k):
+    bar = barrier_at(k, 16, 2)
+    k.MBARRIVE(bar, 0, UZERO)
+    k.MBWAIT(bar, 0, UZERO)
+
+
 CASES = {
     "address_range": (outside, "LDG", "address 0x1000 is outside the allocated global memory"),
     "misaligned": (misaligned, "LDG", "address 0x4 is not a multiple of the access width"),
@@ -96,6 +124,10 @@ CASES = {
     "unwritten": (unwritten, "ADD", "R1 is read before anything was written to it"),
     "divergent": (divergent, "BRA", "the guard differs between lanes"),
     "copy_groups": (copy_groups, "CPCOMMIT", "more than 16 groups of asynchronous copies are unfinished"),
+    "bulk_size": (bulk_size, "BULK", "24 bytes: a bulk copy moves a multiple of 16"),
+    "mbarrier": (mbarrier, "MBARRIVE", "there is no mbarrier at shared address 8; MBINIT makes one"),
+    "mbarrier_overrun": (mbarrier_overrun, "MBARRIVE", "the phase of the mbarrier at shared address 0 gets more than"),
+    "deadlock": (deadlock, "MBWAIT", "no warp can ever go on: the awaited phase of the mbarrier at shared address 16"),
 }
 
 
@@ -113,8 +145,59 @@ def test_error_names_kernel_instruction_cta_and_cause(kind):
 
 
 def test_every_error_kind_has_a_program():
-    # A deadlock cannot be written: warps that end count as arrived at a barrier. It guards the engine.
-    assert set(CASES) == set(KINDS) - {"none", "deadlock"}
+    assert set(CASES) == set(KINDS) - {"none"}
+
+
+@pytest.mark.parametrize(("shared", "source", "size", "kind", "value"), [
+    (72, 0, 32, "misaligned", 72),
+    (64, 8, 32, "misaligned", 8),
+    (496, 0, 32, "shared_range", 496),  # 512 bytes
+    (64, REAL - 16, 32, "address_range", REAL - 16),
+    (64, PHANTOM[0] + PHANTOM[1] - 16, 32, "address_range", PHANTOM[0] + PHANTOM[1] - 16),
+    (64, 0, 0, "bulk_size", 0),
+    (64, 0, 1 << 20, "bulk_size", 1 << 20),
+])
+def test_a_bulk_copy_that_cannot_be_made_names_the_address_or_the_size(shared, source, size, kind, value):
+    k = Kernel("wrong")
+    bar = barrier_at(k, 0)
+    k.BULK(base_at(k, shared), base_at(k, source), 0, base_at(k, size), bar, 0)
+    k.EXIT()
+    error = fails(k)
+    assert (error.kind, error.value) == (kind, value)
+
+
+@pytest.mark.parametrize(("address", "kind"), [(4, "misaligned"), (512, "shared_range"), (-8, "shared_range")])
+def test_an_mbarrier_lies_aligned_in_the_ctas_shared_memory(address, kind):
+    k = Kernel("wrong")
+    k.MBINIT(base_at(k, address), 0, 1)
+    k.EXIT()
+    assert fails(k).kind == kind
+
+
+def test_an_mbarrier_that_a_phantom_copy_has_overwritten_is_gone():
+    k = Kernel("wrong")
+    bar = barrier_at(k, 16)
+    k.BULK(base_at(k, 0), base_at(k, PHANTOM[0]), 0, base_at(k, 32), bar, 0)
+    k.EXIT()
+    error = fails(k)  # when the copy is complete, and its bytes should go there
+    assert (error.kind, error.index) == ("mbarrier", k.count - 2)
+
+
+def test_bulk_copies_are_refused_by_a_chip_that_has_none():
+    k = Kernel("fine")
+    k.BULK(UZERO, UZERO, 0, UZERO, UZERO, 0)
+    k.EXIT()
+    with pytest.raises(LaunchError, match=r"this chip has no bulk copies \(sm.bulk.engines = 0\); copy with LDGSTS"):
+        chip = load_chip("a100_sxm")
+        GpuMachine(make_program(chip, [k], [Launch(0, 1, 32, 0)]), chip)
+
+
+def test_an_mbarrier_without_arrivals_is_refused():
+    k = Kernel("none")
+    k.MBINIT(UZERO, 0, 0)
+    k.EXIT()
+    with pytest.raises(LaunchError, match="expects at least one arrival a phase"):
+        GpuMachine(make_program(TOY, [k], [Launch(0, 1, 32, 512)]), TOY)
 
 
 def test_first_error_is_the_one_of_the_lowest_sub_core():
