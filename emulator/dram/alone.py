@@ -94,7 +94,7 @@ def _run_trace(S, D, line, mask, write, arrival, done):
     total = S[D + layout.TOTAL_PC]
     for i in range(len(line)):
         within = line[i] % S[D + layout.CHUNK_LINES]
-        chunk = scramble(line[i] // S[D + layout.CHUNK_LINES], S[D + layout.SCRAMBLE_BITS])
+        chunk = scramble(line[i] // S[D + layout.CHUNK_LINES], S[D + layout.SCRAMBLE_BITS], total, S[D + layout.STRIDE])
         block = chunk // total // S[D + layout.ROW_CHUNKS]
         banks = S[D + layout.BANKS]
         push(S, D, chunk % total, block % banks, block // banks, mask[i], write[i], arrival[i], i, within)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from emulator.chip import Chip, ChipError
-from emulator.dram.address import scramble_number, unscramble_number
+from emulator.dram.address import scramble_number, stride_of, unscramble_number
 
 LINE_BYTES, BURST_BYTES, BURSTS = 128, 32, 4  # a queue entry is a line with a mask of its bursts
 MAX_BANKS, MAX_GROUPS = 62, 16  # bank masks are the bits of one positive 64-bit integer
@@ -104,6 +104,11 @@ class DramConfig:
         return self.channels * self.pseudo_channels
 
     @property
+    def stride(self) -> int:
+        """Pseudo-channels from a chunk of memory to the next, as the scrambled map deals them out."""
+        return stride_of(self.total_pseudo_channels)
+
+    @property
     def peak_bytes_per_cycle(self) -> float:
         """Bytes a DRAM cycle when every pseudo-channel's data bus is always busy."""
         return self.total_pseudo_channels * BURST_BYTES / self.burst
@@ -115,7 +120,7 @@ class DramConfig:
     def locate(self, line: int) -> tuple[int, int, int, int]:
         """(pseudo-channel of all, bank, row, line within the row) of a 128-byte line."""
         chunk_lines = self.chunk_bytes // LINE_BYTES
-        chunk = scramble_number(line // chunk_lines, self.scramble_bits)
+        chunk = scramble_number(line // chunk_lines, self.scramble_bits, self.total_pseudo_channels, self.stride)
         pc, local = chunk % self.total_pseudo_channels, chunk // self.total_pseudo_channels
         chunks = self.row_bytes // self.chunk_bytes
         row, bank = divmod(local // chunks, self.banks)
@@ -126,7 +131,8 @@ class DramConfig:
         chunk_lines = self.chunk_bytes // LINE_BYTES
         chunks = self.row_bytes // self.chunk_bytes
         local = (row * self.banks + bank) * chunks + column // chunk_lines
-        chunk = unscramble_number(local * self.total_pseudo_channels + pc, self.scramble_bits)
+        chunk = unscramble_number(local * self.total_pseudo_channels + pc, self.scramble_bits,
+                                  self.total_pseudo_channels, self.stride)
         return chunk * chunk_lines + column % chunk_lines
 
     def but(self, **changes: int) -> DramConfig:

@@ -15,10 +15,10 @@ STALE = -1  # in COL_T and ROW_T: has to be found again
 
 # Header words, at D + name.
 (CHANNELS, NPC, BANKS, GROUPS, CH_BASE, CH_WORDS, PC_WORDS, BANK_OFF, POOL, FREE, LOG, LOG_CAP, LOG_N,
- CHUNK_LINES, SCRAMBLE_BITS, ROW_CHUNKS, TOTAL_PC, RD_CAP, WR_CAP, HIGH, LOW, AGE_CAP, ACT_BUS, PRE_BUS,
+ CHUNK_LINES, SCRAMBLE_BITS, ROW_CHUNKS, TOTAL_PC, STRIDE, RD_CAP, WR_CAP, HIGH, LOW, AGE_CAP, ACT_BUS, PRE_BUS,
  BURST, CCD_S, CCD_L, CL, CWL, RCD_RD, RCD_WR, RP, RAS, RC, RRD_S, RRD_L, FAW, WTR_S, WTR_L, RTW, WR, RTP,
  REFI, RFC, STOP_WHEN_EMPTY,
- N_RD, N_WR, N_ACT, N_PRE, N_REF, N_ROW_HIT, HEADER) = range(52)
+ N_RD, N_WR, N_ACT, N_PRE, N_REF, N_ROW_HIT, HEADER) = range(53)
 
 # A channel's words, then its pseudo-channels'.
 CYCLE, LAST_COL, LAST_ROW, ROW_FREE, PENDING, CH_HEAD = range(6)
@@ -73,7 +73,7 @@ def build(state: np.ndarray, offset: int, config: DramConfig, entries: int, sink
         CH_BASE: d + HEADER, CH_WORDS: _channel_words(config), PC_WORDS: _pc_words(config),
         BANK_OFF: PC_HEAD + 3 * config.groups, CHUNK_LINES: config.chunk_bytes // LINE_BYTES,
         SCRAMBLE_BITS: config.scramble_bits, ROW_CHUNKS: config.row_bytes // config.chunk_bytes,
-        TOTAL_PC: config.total_pseudo_channels, RD_CAP: config.read_queue, WR_CAP: config.write_queue,
+        TOTAL_PC: config.total_pseudo_channels, STRIDE: config.stride, RD_CAP: config.read_queue, WR_CAP: config.write_queue,
         HIGH: config.drain_high, LOW: config.drain_low, AGE_CAP: config.age_cap, ACT_BUS: config.act_bus_cycles,
         PRE_BUS: config.pre_bus_cycles, BURST: config.burst, CCD_S: config.ccd_s, CCD_L: config.ccd_l, CL: config.cl,
         CWL: config.cwl, RCD_RD: config.rcd_rd, RCD_WR: config.rcd_wr, RP: config.rp, RAS: config.ras, RC: config.rc,

@@ -196,7 +196,7 @@ def request(M, now, sm, line, mask, write, tag):
     t = _through_port(M, M[OUT_PORT] + sm, M[OUT_BYTES], now, size) + M[TO_SLICE] + _translate(M, sm, line)
     shift = M[CHUNK_SHIFT]
     total = M[D + dram.TOTAL_PC]
-    chunk = scramble(line >> shift, M[D + dram.SCRAMBLE_BITS])
+    chunk = scramble(line >> shift, M[D + dram.SCRAMBLE_BITS], total, M[D + dram.STRIDE])
     high = chunk // total
     pc = chunk - high * total
     local = high << shift | line & (1 << shift) - 1
@@ -322,7 +322,7 @@ def _write_back(M, s, set_at, word, t):
     line = word >> LINE_AT
     shift = M[CHUNK_SHIFT]
     total = M[D + dram.TOTAL_PC]
-    chunk = scramble(line >> shift, M[D + dram.SCRAMBLE_BITS])
+    chunk = scramble(line >> shift, M[D + dram.SCRAMBLE_BITS], total, M[D + dram.STRIDE])
     high = chunk // total
     local = high << shift | line & (1 << shift) - 1
     M[s + S_BUFFERS] -= 1

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emulator.chip import load_chip
-from emulator.dram.address import scramble_number, unscramble_number
+from emulator.dram.address import scramble, scramble_number, stride_of, unscramble_number
 from emulator.dram.alone import simulate
 from emulator.dram.config import DramConfig
 
@@ -53,19 +53,28 @@ def test_the_fast_engine_issues_the_twins_commands(config, n, span, write_share,
     assert fast.counters["dram_writes"] * 32 == size * int(writes.sum())
 
 
-@given(st.integers(0, 2**34), st.integers(0, 30))
-def test_every_place_of_the_map_has_one_chunk(chunk, bits):
-    place = scramble_number(chunk, bits)
-    assert unscramble_number(place, bits) == chunk
-    assert place >> bits == chunk >> bits  # stays in its block
+@given(st.integers(0, 2**34), st.integers(0, 30), st.integers(1, 200))
+def test_every_place_of_the_map_has_one_chunk(chunk, bits, total):
+    place = scramble_number(chunk, bits, total, stride_of(total))
+    assert place == scramble(chunk, bits, total, stride_of(total))
+    assert unscramble_number(place, bits, total, stride_of(total)) == chunk
+    assert place // total >> bits == chunk // total >> bits  # stays near
 
 
 def test_the_map_permutes_a_block():
     for bits in (1, 2, 5, 12):
-        for block in (0, 3):
-            start = block << bits
-            assert sorted(scramble_number(start + i, bits) for i in range(1 << bits)) == list(
-                range(start, start + (1 << bits)))
+        for total in (1, 4, 80, 192):
+            start = 3 * total << bits
+            chunks = range(start, start + (total << bits))
+            assert sorted(scramble_number(chunk, bits, total, stride_of(total)) for chunk in chunks) == list(chunks)
+
+
+@given(st.integers(0, 2**34), st.sampled_from([4, 80, 160, 192]), st.integers(1, 5000))
+def test_a_contiguous_piece_loads_all_pseudo_channels_alike(start, total, count):
+    # Whole blocks have one chunk each; the two cut ones at the ends at most one more.
+    places = [scramble_number(start + i, 6, total, stride_of(total)) % total for i in range(count)]
+    loads = np.bincount(places, minlength=total)
+    assert loads.max() - loads.min() <= 2
 
 
 @given(st.integers(0, 2**40))
