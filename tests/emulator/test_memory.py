@@ -103,8 +103,7 @@ def both(chip: Chip, *rounds: list[Request]) -> tuple[list[list[tuple[int, int]]
     assert outcomes[0] == outcomes[1]
     counters = outcomes[0][1]
     assert counters["l2_read_sectors"] == sum(
-        counters[name] for name in ("l2_hit_sectors", "l2_merged_sectors", "l2_far_hit_sectors", "l2_far_merged_sectors",
-                                    "l2_fill_sectors"))
+        counters[f"l2_{name}_sectors"] for name in ("hit", "merged", "far_hit", "far_merged", "fill"))
     assert counters["dram_reads"] == counters["l2_fill_sectors"]
     assert counters["dram_writes"] <= counters["l2_writeback_sectors"] <= counters["l2_write_sectors"]
     return outcomes[0]
