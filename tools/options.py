@@ -124,6 +124,10 @@ set_option = click.option(
     "--set", "settings", multiple=True, metavar="CHIP.KEY=VALUE",
     help="What if a number of a chip file were another one; repeatable.",
 )  # fmt: skip
+ideal_option = click.option(
+    "--ideal", default=None, metavar="WORD,..",
+    help="Without these limits: issue, l1, noc, l2, tlb, dram, launch of GPUs; links of LPUs.",
+)  # fmt: skip
 engine_option = click.option(
     "--engine", type=click.Choice(["fast", "naive"]), default="fast", show_default=True,
     help="The fast engine, or its slow twin in plain Python.",
@@ -187,6 +191,29 @@ def load_chip_with(name: str, settings: tuple[str, ...]) -> Chip:
         if target == chip.name:
             chip = chip.with_override(key, text)
     return chip
+
+
+def with_ideal(ideal: str | None, names: tuple[str, ...], settings: tuple[str, ...]) -> tuple[str, ...]:
+    """Settings that take the limits of --ideal from every chip that has them; the user's own come after and win.
+
+    names: the chips, none for the default ones. Raises ValueError for a word that none of them has.
+    """
+    if ideal is None:
+        return settings
+    from emulator.chip import ChipError, load_chip
+    from emulator.ideal import NEUTRAL, ideal_values
+
+    chips = [load_chip(name) for name in names or DEFAULT_CHIPS]
+    found: list[str] = []
+    for word in (part.strip() for part in ideal.split(",")):
+        having = [chip for chip in chips if word in NEUTRAL[chip.kind]]
+        if not having:
+            try:
+                ideal_values(chips[-1], word)  # refuses it, with the words that there are
+            except ChipError as error:
+                raise ValueError(f"--{error}") from None
+        found += [f"{chip.name}.{key}={value}" for chip in having for key, value in ideal_values(chip, word).items()]
+    return (*found, *settings)
 
 
 def split_setting(setting: str) -> tuple[str, str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 import pytest
 
 from emulator.chip import ChipError
-from tools.options import Binding, Count, CycleRange, Layers, TokenIds, load_chips, split_setting
+from tools.options import Binding, Count, CycleRange, Layers, TokenIds, load_chips, split_setting, with_ideal
 
 
 def convert(kind: click.ParamType, text: str):
@@ -94,3 +96,20 @@ def test_wrong_settings_are_refused_with_the_nearest_name(setting: str, message:
 def test_a_chip_cannot_be_named_twice() -> None:
     with pytest.raises(ValueError, match="named twice"):
         load_chips(("h100_sxm", "h100_sxm"), ())
+
+
+def test_ideal_words_become_settings_of_the_chips_that_have_them() -> None:
+    settings = with_ideal("launch, links", (), ("h100_sxm.launch.graph_gap=7",))
+    lpu, gpu = load_chips((), settings)
+    assert (gpu["launch.stream_gap"], gpu["launch.graph_gap"]) == (0, 7)  # the user's own number wins
+    assert lpu["c2c.overhead_cycles"] == 0 and lpu["c2c.link_latency_cycles"] == 1
+    assert with_ideal(None, (), ("x",)) == ("x",)
+
+
+@pytest.mark.parametrize(("word", "message"), [
+    ("dran", "--ideal dran: h100_sxm has no such limit; did you mean dram?"),
+    ("", "--ideal : h100_sxm has no such limit"),
+])  # fmt: skip
+def test_unknown_ideal_words_are_refused(word: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        with_ideal(word, ("h100_sxm",), ())

@@ -14,12 +14,14 @@ from tools.options import (
     Layers,
     arithmetic_options,
     engine_option,
+    ideal_option,
     json_option,
     launch_option,
     option_group,
     prompt_options,
     set_option,
     system_options,
+    with_ideal,
 )
 
 # With none of these given, compare shows its three blocks.
@@ -55,10 +57,11 @@ work_options = option_group(
 @click.command("compare", short_help="The same token on several chips, side by side: start here.")
 @work_options
 @set_option
+@ideal_option
 @engine_option
 @json_option
 @click.option("--csv", "csv_file", type=click.Path(), default=None, help="Write one row a chip and sweep point.")
-def command(as_json: bool, csv_file: str | None, **options: Any) -> None:
+def command(as_json: bool, csv_file: str | None, ideal: str | None, **options: Any) -> None:
     """The same token on several chips, side by side.
 
     Without options it answers in three blocks: the same tokens of a small real model on both chips, one layer of
@@ -68,6 +71,7 @@ def command(as_json: bool, csv_file: str | None, **options: Any) -> None:
     from tools.compare import default_comparison, sweep
 
     console.check_writable(csv_file)
+    options["settings"] = with_ideal(ideal, options["chips"], options["settings"])
     given = [name for name in CHOICES if options[name] not in (None, False, ())]
     outcome = sweep(options) if given else default_comparison(options)
     if csv_file is not None and not outcome.failed:

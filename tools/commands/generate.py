@@ -12,12 +12,14 @@ from tools.options import (
     Count,
     arithmetic_options,
     engine_option,
+    ideal_option,
     json_option,
     launch_option,
     model_option,
     prompt_options,
     set_option,
     system_options,
+    with_ideal,
 )
 
 
@@ -34,9 +36,10 @@ from tools.options import (
 @click.option("--stop-at-eos", is_flag=True, help="Stop when every sequence has met the end-of-text token.")
 @click.option("--timing-only", is_flag=True, help="No values: feed the given ids and count cycles.")
 @set_option
+@ideal_option
 @engine_option
 @json_option
-def command(as_json: bool, **options: Any) -> None:
+def command(as_json: bool, ideal: str | None, **options: Any) -> None:
     """Generate text on one chip, token by token, and check it against the float64 reference.
 
     Exit code 1 when a token or a logit is further from the reference than the error bound.
@@ -46,6 +49,7 @@ def command(as_json: bool, **options: Any) -> None:
     from tools.jobs import announce_compilation
     from tools.measure import chosen_job, disagreement, generated, prepare
 
+    options["settings"] = with_ideal(ideal, (options["chip"],), options["settings"])
     job = chosen_job(options | {"feeds": options["timing_only"]})
     with console.Progress(f"{job.model} on {job.chip}") as progress:
         ready = prepare(job)

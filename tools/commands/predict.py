@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tools import console
-from tools.options import set_option
+from tools.options import ideal_option, set_option, with_ideal
 
 
 @click.command("predict", short_help="Cycles and traffic of single operations, from a CSV of cases.")
@@ -17,7 +17,8 @@ from tools.options import set_option
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True,
               help="CSV to write: the same rows with cycles, time, utilisation, bound and traffic.")  # fmt: skip
 @set_option
-def command(chip: str, cases: Path, out: Path, settings: tuple[str, ...]) -> None:
+@ideal_option
+def command(chip: str, cases: Path, out: Path, settings: tuple[str, ...], ideal: str | None) -> None:
     """Run every operation of CASES on an emulated chip and write OUT.
 
     Rows of OUT that have the same input cells and come from the same chip and version are kept, so an interrupted
@@ -26,6 +27,7 @@ def command(chip: str, cases: Path, out: Path, settings: tuple[str, ...]) -> Non
     from tools.predict import predict
 
     console.check_writable(out)
+    settings = with_ideal(ideal, (chip,), settings)
     try:
         bad = predict(cases, out, chip, settings)
     except KeyboardInterrupt:

@@ -1,0 +1,76 @@
+"""Neutral values: what a chip's numbers would be if one of its limits were not there.
+
+An ideal is a change of the chip and of nothing else: the engines know no such switch. Where an engine needs a
+number to be finite the value is one that binds nowhere; where it needs at least one, it is one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+
+from emulator.chip import Chip, ChipError
+
+Value = int | Callable[[Chip], int]
+
+
+def _core_clock(chip: Chip) -> int:
+    return chip.clock_hz
+
+
+DRAM_RULES = ("ccd_s", "ccd_l", "cl", "cwl", "rcd_rd", "rcd_wr", "rp", "ras", "rc", "rrd_s", "rrd_l", "faw", "wtr_s",
+              "wtr_l", "rtw", "wr", "rtp", "refi", "rfc")  # fmt: skip
+GPU_UNITS = ("fp32", "int", "convert", "mufu", "tensor", "uniform")
+
+# kind of chip -> word -> key -> value. A cycle is the least that any step of a request takes.
+NEUTRAL: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
+    "gpu": {
+        # Arithmetic, branches and barriers: results in the next cycle, every unit takes an instruction a cycle.
+        "issue": {f"sm.{unit}.{what}": 1 for unit in GPU_UNITS for what in ("latency", "interval")}
+        | {"sm.branch.taken_latency": 1, "sm.barrier.latency": 1},
+        # Load-store unit, L1 and shared memory: hits in the next cycle, no limit on what is under way.
+        "l1": {f"sm.l1.hit_latency_{width}": 1 for width in (32, 64, 128)}
+        | {"sm.l1.uniform_hit_latency": 1, "sm.l1.return_latency": 0, "sm.shared.latency": 1,
+           "sm.shared.shuffle_latency": 1, "sm.async_copy.extra_latency": 0, "sm.lsu.queue": 16,
+           "sm.lsu.sub_core_interval": 0, "sm.lsu.interval": 0, "sm.lsu.phase_cycles": 0,
+           "sm.outstanding_sectors": 4096, "sm.outstanding_stores": 1024},
+        # Crossbar: no distance, ports without a limit.
+        "noc": {"noc.header_bytes": 0, "noc.sm_out_bytes": 0, "noc.sm_in_bytes": 0, "noc.request_latency": 0,
+                "noc.response_latency": 0},
+        # L2: one partition, slices without a limit on bytes, misses or lines to write back.
+        "l2": {"l2.slice_bytes": 0, "l2.mshrs": 4095, "l2.write_buffers": 4095, "l2.partitions": 1, "l2.link_latency": 0,
+               "l2.link_bytes": 0},
+        # Virtual memory: translation costs nothing.
+        "tlb": {"tlb.entries": 0, "tlb.miss_latency": 0},
+        # DRAM: no latency and no rule but one: a channel's pseudo-channels share a command bus, so that each channel
+        # moves a burst in every core cycle.
+        "dram": {f"dram.timing.{rule}": 0 for rule in DRAM_RULES} | {
+            "dram.timing.burst": 1, "dram.clock_hz": _core_clock, "dram.act_bus_cycles": 0, "dram.pre_bus_cycles": 0,
+            "l2.to_dram_latency": 0, "l2.from_dram_latency": 0},
+        # Launches: a kernel begins when the one before it ends, with all its CTAs at once.
+        "launch": {"launch.graph_gap": 0, "launch.stream_gap": 0, "launch.ctas_per_cycle": 4096, "launch.cta_start": 0},
+    },
+    "lpu": {
+        # Links between chips: a vector every cycle, there in the next.
+        "links": {"c2c.link_latency_cycles": 1, "c2c.overhead_cycles": 0, "c2c.slot_cycles": 1},
+    },
+}  # fmt: skip
+
+
+def ideal_values(chip: Chip, word: str) -> dict[str, int]:
+    """The numbers of a chip that a word replaces, with their neutral values. Raises ChipError for a word that a
+    chip of this kind does not have."""
+    words = NEUTRAL[chip.kind]
+    if word not in words:
+        near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ChipError(f"ideal {word}: {chip.name} has no such limit; {hint}known: {', '.join(words)}")
+    return {key: value if isinstance(value, int) else value(chip) for key, value in words[word].items()}
+
+
+def ideal_chip(chip: Chip, *words: str) -> Chip:
+    """A copy of a chip without the limits named. Raises ChipError."""
+    for word in words:
+        for key, value in ideal_values(chip, word).items():
+            chip = chip.with_override(key, str(value))
+    return chip
