@@ -34,12 +34,15 @@ NEUTRAL: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
            "sm.shared.shuffle_latency": 1, "sm.async_copy.extra_latency": 0, "sm.lsu.queue": 16,
            "sm.lsu.sub_core_interval": 0, "sm.lsu.interval": 0, "sm.lsu.phase_cycles": 0,
            "sm.outstanding_sectors": 4096, "sm.outstanding_stores": 1024},
+        # Bulk copies: complete with their last line, as many under way as fit the tables.
+        "bulk": {"sm.bulk.queue": 4096, "sm.bulk.issue_interval": 0, "sm.bulk.extra_latency": 0,
+                 "sm.bulk.outstanding_lines": 16384},
         # Crossbar: no distance, ports without a limit.
         "noc": {"noc.header_bytes": 0, "noc.sm_out_bytes": 0, "noc.sm_in_bytes": 0, "noc.request_latency": 0,
                 "noc.response_latency": 0},
         # L2: one partition, slices without a limit on bytes, misses or lines to write back.
-        "l2": {"l2.slice_bytes": 0, "l2.mshrs": 4095, "l2.write_buffers": 4095, "l2.partitions": 1, "l2.link_latency": 0,
-               "l2.link_bytes": 0},
+        "l2": {"l2.partitions": 1, "l2.link_latency": 0, "l2.link_bytes": 0, "l2.slice_bytes": 0, "l2.mshrs": 4095,
+               "l2.write_buffers": 4095},
         # Virtual memory: translation costs nothing.
         "tlb": {"tlb.entries": 0, "tlb.miss_latency": 0},
         # DRAM: no latency and no rule but one: a channel's pseudo-channels share a command bus, so that each channel

@@ -19,6 +19,8 @@ Values = dict[str, float]  # row -> value in the row's unit
 KNEE_SHARES = (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)  # of the L2: footprints between the two plateaus
 WIDTHS = (32, 64, 128)  # bits of a load
 TOUCHED = {"edge": 0, "1 MB": 1 << 20, "4 MB": 4 << 20}  # bytes that a small kernel reads and writes
+TILES = {f"{ctas} x {kb} KB": (ctas, kb << 10)
+         for ctas, sizes in ((1, (1, 2, 4, 8, 12, 16)), (2, (8, 12, 16))) for kb in sizes}  # CTAs an SM, bytes
 STREAM_BYTES = 24 << 20  # of each array
 LOADED = {"1": (1, 1), "8": (1, 8), "32": (1, 32), "64": (2, 32), "32 warps": (32, 1)}  # chains an SM: warps, lanes
 
@@ -111,6 +113,17 @@ def _l2_bandwidth(chip: Chip) -> Values:
     return {"l2 bandwidth": rate.bytes / rate.cycles / chip["core.sms"]}
 
 
+def _bulk(chip: Chip) -> Values:
+    """None on a chip without bulk copies. Rates by tile on the machine that the published ones come from."""
+    from programs.microbench.bulk import bulk_latency, bulk_rate
+
+    if not chip["sm.bulk.engines"]:
+        return {}
+    found = {"bulk latency L2": bulk_latency(chip, False), "bulk latency DRAM": bulk_latency(chip, True)}
+    there = as_pcie(chip)
+    return found | {f"bulk {name}": bulk_rate(there, tile, ctas) / 1e9 for name, (ctas, tile) in TILES.items()}
+
+
 def _launch(chip: Chip) -> Values:
     from programs.microbench.launches import period
 
@@ -151,6 +164,10 @@ BENCHES: dict[str, Bench] = {
     "l2_bandwidth": Bench(
         "reads of all SMs from L2", ("l2 bandwidth",), _l2_bandwidth,
         _kernels("stream", ("shared_read_kernel", (331,)))),
+    "bulk": Bench(
+        "bulk copies: latency, and rate by CTAs an SM and tile, one tile at a time each",
+        ("bulk latency L2", "bulk latency DRAM", *(f"bulk {name}" for name in TILES)), _bulk,
+        _kernels("bulk", ("bulk_kernel", ()))),
     "launch": Bench(
         "period of small kernels", (*(f"graph {name}" for name in TOUCHED), "stream"), _launch,
         _kernels("launches", ("scale_kernel", ()), ("scale_kernel", (128,)))),
@@ -230,7 +247,7 @@ def unit(name: str) -> str:
 
 
 UNITS = {"l2 knee": "of the L2", "l2 bandwidth": "B/cycle/SM", "bandwidth": "% of peak", "graph": "us", "stream": "us",
-         "": "cycles"}
+         "bulk latency": "cycles", "bulk": "GB/s", "": "cycles"}
 
 
 def as_text(chip: Chip, rows: Sequence[Row]) -> str:

@@ -64,6 +64,13 @@ PUBLISHED: dict[str, dict[str, Figure]] = {
     "bandwidth triad": _h100_h200(_one(89, AZURE), _one(86, AZURE)) | {"a100_sxm": _one(83, AZURE)},
     "l2 bandwidth": _h100_h200(_one(34.7, f"{RRZE}, H100 PCIe"), _one(37, f"{RRZE}, H200"))
     | {"a100_sxm": _one(35.5, f"{RRZE}, A100")},
+    "bulk latency L2": _h100_h200(_one(369, f"{HPMLL}, TMA")),
+    "bulk latency DRAM": _h100_h200(_one(761, f"{HPMLL}, TMA")),
+} | {
+    f"bulk {name}": {"h100_sxm": _one(rate, f"{HPMLL}, TMA")} for name, rate in (
+        ("1 x 1 KB", 223), ("1 x 2 KB", 422), ("1 x 4 KB", 759), ("1 x 8 KB", 1229), ("1 x 12 KB", 1510),
+        ("1 x 16 KB", 1708), ("2 x 8 KB", 1729), ("2 x 12 KB", 1806), ("2 x 16 KB", 1830))
+} | {
     "graph edge": _h100_h200(_one(1.26, f"{RRZE}, H200")) | {"a100_sxm": _one(1.34, f"{RRZE}, A100")},
     "graph 1 MB": _h100_h200(_one(1.40, f"{RRZE}, H200")) | {"a100_sxm": _one(1.57, f"{RRZE}, A100")},
     "graph 4 MB": _h100_h200(_one(1.67, f"{RRZE}, H200")) | {"a100_sxm": _one(2.56, f"{RRZE}, A100")},

@@ -57,9 +57,17 @@ def test_no_crossbar_leaves_an_l2_hit_as_near_as_l1() -> None:
 
 
 def test_no_dram_timing_leaves_an_l2_hit_and_a_burst() -> None:
-    """The command in one cycle, its data in the next."""
-    ideal = dram_distribution(ideal_chip(H100, "dram"), 64)
-    assert ideal.p10 == ideal.p90 == l2_latency(H100, 1 << 20) + 2
+    """In a single partition without translation: the command in one cycle, its data in the next."""
+    ideal = dram_distribution(ideal_chip(H100, "dram", "l2", "tlb"), 64)
+    assert ideal.p10 == ideal.p90 == l2_latency(ideal_chip(H100, "l2", "tlb"), 1 << 20) + 2
+
+
+def test_far_lines_and_translation_are_part_of_a_random_chase() -> None:
+    """p90 is a far home behind a TLB miss: twice the link's latency less without it, a miss less without a TLB."""
+    at = dram_distribution(H100, 64).p90
+    near = dram_distribution(ideal_chip(H100, "l2"), 64).p90
+    assert at - near == pytest.approx(2 * H100["l2.link_latency"], abs=10)
+    assert at - dram_distribution(ideal_chip(H100, "tlb"), 64).p90 == pytest.approx(H100["tlb.miss_latency"], abs=5)
 
 
 def test_no_launch_cost_leaves_the_body_of_a_kernel() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from emulator.assemble import assemble
 from emulator.chip import load_chip
+from programs.microbench.bulk import bulk_latency, bulk_rate
 from programs.microbench.latency import dram_distribution, l1_latency, l2_latency, loaded_latency, shared_latency
 from programs.microbench.launches import period
 from programs.microbench.stream import dram_rate, l2_rate
@@ -110,3 +111,12 @@ def test_an_unexplained_difference_is_told(monkeypatch, capsys) -> None:
     monkeypatch.setitem(microbench.PUBLISHED, "shared 32 bit", {"h100_sxm": Figure(10, 10, "somewhere")})
     _, out, _ = run(capsys, "microbench", "--only", "shared")
     assert "outside, not explained" in out and "2.90" in out
+
+
+def test_bulk_copies_are_later_than_loads_by_their_own_latency() -> None:
+    """Twice the extra latency: as much more; a larger tile hides more of it; an A100 has no bulk copies."""
+    extra = H100["sm.bulk.extra_latency"]
+    slow = H100.with_override("sm.bulk.extra_latency", str(2 * extra))
+    assert bulk_latency(slow, False) == pytest.approx(bulk_latency(H100, False) + extra, abs=1)
+    assert bulk_rate(H100, 1 << 12, 1) < bulk_rate(H100, 1 << 14, 1) < float(hbm_bytes_per_second(H100))
+    assert BENCHES["bulk"].measure(load_chip("a100_sxm")) == {}
