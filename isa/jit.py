@@ -93,17 +93,19 @@ def _folder(path: str) -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def njit(function: Callable[..., Any], *, allocates: bool = False) -> Any:
+def njit(function: Callable[..., Any], *, allocates: bool = False, inlined: bool = False) -> Any:
     """Numba's njit with the project's options, cached under the hash of all sources involved.
 
     allocates: the function makes arrays. All others only use arrays that they are given, so that nobody
     has to count references: two atomic operations for each array of each call cost more than most calls do.
+    inlined: the function has no code of its own, only inside those that call it; for small ones, since a
+    call that passes an array costs some thirty instructions.
     Without a writable cache folder everything works, but is compiled again in every process.
     """
     import numba
 
     lean.install()
-    options = {**OPTIONS, "_nrt": allocates, "pipeline_class": unsigned.pipeline()}
+    options = {**OPTIONS, "_nrt": allocates, "forceinline": inlined, "pipeline_class": unsigned.pipeline()}
     folder = _folder(function.__code__.co_filename)
     if folder is None:
         return numba.njit(**{**options, "cache": False})(function)
@@ -113,3 +115,15 @@ def njit(function: Callable[..., Any], *, allocates: bool = False) -> Any:
         return numba.njit(**options)(function)
     finally:
         numba.config.CACHE_DIR = before
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """`njit` of a function that is compiled into those that call it."""
+    return njit(function, inlined=True)
+
+
+def trailing_zeros() -> Any:
+    """For compiled code: a function that gives the number of the lowest set bit of a positive int64."""
+    from numba.cpython.unsafe import numbers
+
+    return numbers.trailing_zeros

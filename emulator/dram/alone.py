@@ -8,12 +8,15 @@ import numpy as np
 
 from emulator.dram import layout
 from emulator.dram.address import scramble
-from emulator.dram.config import BURST_BYTES, BURSTS, LINE_BYTES, DramConfig
-from emulator.dram.controller import push, run_channel
+from emulator.dram.config import LINE_BYTES, DramConfig
+from emulator.dram.controller import run_channel
 from emulator.dram.naive import Entry, NaiveChannel
+from emulator.dram.queues import bank_and_row, push
 from isa.jit import njit
 
 _NAMES = {layout.C_ACT: "ACT", layout.C_PRE: "PRE", layout.C_RD: "RD", layout.C_WR: "WR", layout.C_REF: "REF"}
+FEED = 64  # requests that a pseudo-channel is handed at a time, on top of what its queues hold
+BURSTS = 4  # of a line, at most
 Command = tuple[int, int, str, int, int]
 
 
@@ -29,22 +32,22 @@ class DramResult:
     done: np.ndarray
     counters: dict[str, int]
     commands: list[Command]
-    peak_bytes_per_cycle: float
+    config: DramConfig
 
     @property
     def bytes(self) -> int:
         """Bytes read and written."""
-        return (self.counters["dram_reads"] + self.counters["dram_writes"]) * BURST_BYTES
+        return (self.counters["dram_reads"] + self.counters["dram_writes"]) * self.config.burst_bytes
 
     @property
     def efficiency(self) -> float:
         """Share of the peak bandwidth that was used."""
-        return self.bytes / (self.cycles * self.peak_bytes_per_cycle)
+        return self.bytes / (self.cycles * self.config.peak_bytes_per_cycle)
 
 
 def simulate(config: DramConfig, addresses, writes=None, arrivals=None, size: int = LINE_BYTES, *,
              engine: str = "fast", log: bool = False) -> DramResult:
-    """Run requests of `size` bytes (32, 64, 96 or 128, inside one 128-byte line) at byte addresses.
+    """Run requests of `size` bytes (whole bursts inside one 128-byte line) at byte addresses.
 
     writes: true for writes; arrivals: DRAM cycles, not falling. Each pseudo-channel takes its requests
     in order, as soon as they have arrived and its queue has room. engine: "fast" or "naive", the same
@@ -56,14 +59,16 @@ def simulate(config: DramConfig, addresses, writes=None, arrivals=None, size: in
     arrival = np.zeros(n, np.int64) if arrivals is None else np.ascontiguousarray(arrivals, dtype=np.int64)
     if len(write) != n or len(arrival) != n:
         raise ValueError(f"{n} addresses, but {len(write)} writes and {len(arrival)} arrivals")
-    if size not in (32, 64, 96, 128):
-        raise ValueError(f"size must be 32, 64, 96 or 128 bytes, not {size}")
-    if n and (address.min() < 0 or (address % BURST_BYTES).any() or (address % LINE_BYTES + size > LINE_BYTES).any()):
-        raise ValueError("addresses must be multiples of 32 and requests must not cross a 128-byte line")
-    if n and (np.diff(arrival) < 0).any():
+    burst = config.burst_bytes
+    if size not in range(burst, LINE_BYTES + 1, burst):
+        raise ValueError(f"size must be {' or '.join(map(str, range(burst, LINE_BYTES + 1, burst)))} bytes, not {size}")
+    within = address & (LINE_BYTES - 1)
+    if n and (address.min() < 0 or (address & (burst - 1)).any() or within.max() + size > LINE_BYTES):
+        raise ValueError(f"addresses must be multiples of {burst} and requests must not cross a 128-byte line")
+    if n and (arrival[1:] < arrival[:-1]).any():
         raise ValueError("arrivals must not fall")
     line = address // LINE_BYTES
-    mask = ((1 << (size // BURST_BYTES)) - 1) << (address % LINE_BYTES // BURST_BYTES)
+    mask = ((1 << (size // burst)) - 1) << (within // burst)
     run = {"fast": _fast, "naive": _naive}[engine]
     return run(config, line, mask, write, arrival, log)
 
@@ -72,43 +77,118 @@ def _fast(config, line, mask, write, arrival, log) -> DramResult:
     n = len(line)
     # Each burst needs one RD or WR; an ACT, PRE or REF can come on top of each, so 64 a request is ample.
     log_room = n * BURSTS * 16 + 100_000 if log else 0
-    sinks = layout.SINK_WORDS * np.arange(config.total_pseudo_channels)
-    offset = int(layout.SINK_WORDS * config.total_pseudo_channels)
-    state = np.zeros(offset + layout.words(config, n, log_room), dtype=np.int64)
-    layout.build(state, offset, config, n, sinks, log_room)
+    total = config.total_pseudo_channels
+    sinks = layout.SINK_WORDS * np.arange(total)
+    offset = int(layout.SINK_WORDS * total)
+    # The channels run one after the other, so one pool is enough: what waits, and what finished since the last meal.
+    room = FEED + config.read_queue + config.write_queue
+    entries = config.pseudo_channels * room
+    state = np.zeros(offset + layout.words(config, entries, log_room), dtype=np.int64)
+    layout.build(state, offset, config, entries, sinks, log_room)
     state[offset + layout.STOP_WHEN_EMPTY] = 1
     done = np.zeros(n, dtype=np.int64)
-    cycles = _run_trace(state, offset, line, mask, write, arrival, done)
+    fed, end, number, packed, when = np.zeros((5, max(n, total)), dtype=np.int64)
+    _deal(state, offset, line, mask, write, arrival, fed, end, number, packed, when)
+    cycles = _run_trace(state, offset, fed, end, number, packed, when, done, room)
     counters = {name: int(state[offset + slot]) for name, slot in layout.COUNTERS.items()}
     logged = int(state[offset + layout.LOG_N])
     if log and logged > log_room:
         raise ValueError(f"{logged} commands do not fit the log of {log_room}")
     at = int(state[offset + layout.LOG])
-    rows = state[at : at + logged * layout.LOG_WORDS].reshape(-1, layout.LOG_WORDS).tolist() if log else []
-    commands = [(d, pc, _NAMES[c], bank, what) for d, pc, c, bank, what in rows]
-    return DramResult(int(cycles), done, counters, commands, config.peak_bytes_per_cycle)
+    rows = state[at : at + logged * layout.LOG_WORDS].reshape(-1, layout.LOG_WORDS)
+    return DramResult(int(cycles), done, counters, _in_order(config, rows), config)
+
+
+def _in_order(config: DramConfig, rows: np.ndarray) -> list[Command]:
+    """Logged commands as the twin has them: by channel, cycle, and refreshes first, then columns, then rows."""
+    phase = np.select([rows[:, 2] == layout.C_REF, rows[:, 2] >= layout.C_RD], [0, 1], 2)
+    order = np.lexsort((rows[:, 1], phase, rows[:, 0], rows[:, 1] // config.pseudo_channels))
+    return [(d, pc, _NAMES[c], bank, what) for d, pc, c, bank, what in rows[order].tolist()]
 
 
 @njit
-def _run_trace(S, D, line, mask, write, arrival, done):
+def _deal(S, D, line, mask, write, arrival, fed, end, number, packed, when):
+    """Sort requests by pseudo-channel: its own are fed[pc] to end[pc] of number, packed (their place) and when."""
     total = S[D + layout.TOTAL_PC]
+    lines = S[D + layout.CHUNK_LINES]
     for i in range(len(line)):
-        within = line[i] % S[D + layout.CHUNK_LINES]
-        chunk = scramble(line[i] // S[D + layout.CHUNK_LINES], S[D + layout.SCRAMBLE_BITS], total, S[D + layout.STRIDE])
-        block = chunk // total // S[D + layout.ROW_CHUNKS]
-        banks = S[D + layout.BANKS]
-        push(S, D, chunk % total, block % banks, block // banks, mask[i], write[i], arrival[i], i, within)
+        chunk = scramble(line[i] // lines, S[D + layout.SCRAMBLE_BITS], total, S[D + layout.STRIDE])
+        when[i] = chunk
+        end[chunk % total] += 1
+    at = 0
+    for pc in range(total):
+        fed[pc] = at
+        at += end[pc]
+        end[pc] = fed[pc]
+    for i in range(len(line)):
+        local = when[i] // total
+        pc = when[i] - local * total
+        bank, row = bank_and_row(S, D, local)
+        to = end[pc]
+        end[pc] += 1
+        number[to] = i
+        packed[to] = row << 11 | bank << 5 | mask[i] << 1 | write[i]
+    for to in range(len(line)):
+        when[to] = arrival[number[to]]
+
+
+@njit
+def _run_trace(S, D, fed, end, number, packed, when, done, room):
+    npc = S[D + layout.NPC]
     cycles = 0
     for channel in range(S[D + layout.CHANNELS]):
-        run_channel(S, D, channel, layout.INF)
-    for pc in range(total):
-        for side in range(2):
-            e = S[pc * layout.SINK_WORDS + 2 * side]
-            while e >= 0:
-                done[S[e + layout.E_TAG]] = S[e + layout.E_TIME]
-                cycles = max(cycles, S[e + layout.E_TIME])
-                e = S[e + layout.E_NEXT]
+        c = S[D + layout.CH_BASE] + channel * S[D + layout.CH_WORDS]
+        while True:
+            left = False
+            for pc in range(channel * npc, channel * npc + npc):
+                q = c + layout.CH_HEAD + (pc - channel * npc) * S[D + layout.PC_WORDS]
+                cycles = max(cycles, _collect(S, D, pc, done))
+                # As many as fit: those of earlier meals that are not done take up room.
+                last = min(end[pc], fed[pc] + room - S[q + layout.COUNT] - S[q + layout.COUNT + 1]
+                           - _waiting(S, q))
+                for i in range(fed[pc], last):
+                    word = packed[i]
+                    push(S, D, pc, word >> 5 & 63, word >> 11, word >> 1 & 15, word & 1, when[i], number[i], i)
+                fed[pc] = last
+                S[q + layout.MORE] = 1 if last < end[pc] else 0
+                left |= last < end[pc]
+            S[c + layout.HUNGRY] = 0
+            run_channel(S, D, channel, layout.INF)
+            if not left:
+                break
+        for pc in range(channel * npc, channel * npc + npc):
+            cycles = max(cycles, _collect(S, D, pc, done))
     return cycles
+
+
+@njit
+def _waiting(S, q):
+    """Entries that have been pushed and not yet taken into a queue."""
+    n = 0
+    e = S[q + layout.FIFO_HEAD]
+    while e >= 0:
+        n += 1
+        e = S[e + layout.E_NEXT]
+    return n
+
+
+@njit
+def _collect(S, D, pc, done):
+    """Note the times of a pseudo-channel's finished requests and free their entries; the latest time."""
+    latest = 0
+    for side in range(2):
+        sink = pc * layout.SINK_WORDS + 2 * side
+        e = S[sink]
+        while e >= 0:
+            time = S[e + layout.E_TIME]
+            done[S[e + layout.E_TAG]] = time
+            latest = max(latest, time)
+            after = S[e + layout.E_NEXT]
+            S[e + layout.E_NEXT] = S[D + layout.FREE]
+            S[D + layout.FREE] = e
+            e = after
+        S[sink] = -1
+    return latest
 
 
 def _naive(config, line, mask, write, arrival, log) -> DramResult:
@@ -128,4 +208,4 @@ def _naive(config, line, mask, write, arrival, log) -> DramResult:
         for name, count in channel.counters.items():
             counters[name] += count
         commands += channel.commands if log else []
-    return DramResult(int(done.max(initial=0)), done, counters, commands, config.peak_bytes_per_cycle)
+    return DramResult(int(done.max(initial=0)), done, counters, commands, config)

@@ -4,28 +4,34 @@ emulator/dram/naive.py defines the machine one cycle at a time; this does the sa
 names the words of the array. An entry is a line with a mask of its bursts. A pseudo-channel caches, for
 reads or writes, whichever it serves:
 
-    COL_T, COL_B   earliest cycle of its next column command, and the bank
-    ROW_T, ROW_B   the same for ACT and PRE
-    EVT_T          next refresh, or next arrival for which its queue has room
+    COL_T, COL_B, COL_AGE   earliest cycle of its next column command, the bank, and the age of its entry
+    ACT_T, ACT_B, ACT_AGE   the same for ACT,
+    PRE_T, PRE_B, PRE_AGE   and for PRE
+    EVT_T                   next refresh, or next arrival for which its queue has room
+    NEXT_T                  the first of all these
 
-A cached command is exact if it is issued in that very cycle; issued later (a bus was taken), the
-choice is made again; so it is (STALE) after whatever may have made another command possible.
+A cached command is exact if it is issued in that very cycle; issued later (a bus was taken), the choice
+is made again. What makes one more command possible is compared with the cached one; what takes the cached
+one away makes it STALE, and the banks are looked through. A pseudo-channel's refreshes and arrivals touch
+nothing outside of it, so they are done ahead of time when they come before its own next command.
 """
 
 from __future__ import annotations
 
 from emulator.dram.layout import (
+    ACT_AGE,
+    ACT_B,
     ACT_BUS,
     ACT_OK,
-    AGE_CAP,
+    ACT_T,
+    AGE_AT,
     AGED,
     B_ACT,
     B_COL,
+    B_GROUP_ACT,
     B_PRE,
-    BANK_OFF,
+    BANK_BITS,
     BANK_WORDS,
-    BANKS,
-    BIT,
     BURST,
     C_ACT,
     C_PRE,
@@ -38,80 +44,72 @@ from emulator.dram.layout import (
     CH_WORDS,
     CL,
     CLOSED,
+    COL_AGE,
     COL_B,
     COL_OK,
     COL_T,
     COUNT,
-    CWL,
     CYCLE,
-    E_AUX,
     E_BANK,
     E_MASK,
     E_NEXT,
     E_ROW,
     E_SEQ,
-    E_TAG,
     E_TIME,
     EVT_T,
     FAW,
     FAW_I,
     FAW_RING,
     FIFO_HEAD,
-    FIFO_TAIL,
-    FREE,
     FRESH,
     GROUP,
-    HIGH,
-    HIT,
+    GROUPS,
+    HITS,
+    HUNGRY,
     INF,
+    INTAKE_T,
     LAST_COL,
     LAST_ROW,
-    LISTS,
     LOG,
     LOG_CAP,
-    LOG_COLUMN,
     LOG_N,
-    LOG_REFRESH,
-    LOG_ROW,
     LOG_WORDS,
-    LOW,
     MODE,
+    MORE,
     N_ACT,
     N_PRE,
     N_RD,
     N_REF,
     N_ROW_HIT,
     N_WR,
-    NONE,
+    NEXT_T,
     NPC,
-    NUMBER,
     OPEN,
     OTHER,
+    PC_HEAD,
     PC_ID,
     PC_WORDS,
     PENDING,
+    PRE_AGE,
+    PRE_B,
     PRE_BUS,
+    PRE_T,
+    Q_AGE,
     Q_HEAD,
     Q_HIT,
-    Q_LIST,
-    Q_NEXT,
-    Q_PREVIOUS,
-    Q_SEQ,
+    Q_HIT_AGE,
     Q_TAIL,
-    QUEUE,
-    QUEUE_WORDS,
     RAS,
     RC,
     RCD_RD,
     RCD_WR,
     RD_CAP,
+    REF_ALL,
     REF_B,
     REF_T,
     REFI,
     RFC,
-    ROW_B,
     ROW_FREE,
-    ROW_T,
     RP,
     RRD_L,
     RRD_S,
@@ -125,414 +123,389 @@ from emulator.dram.layout import (
     WTR_L,
     WTR_S,
 )
-from isa.jit import njit
+from emulator.dram.queues import (
+    close,
+    find_hit,
+    forget,
+    lowest,
+    maybe_column,
+    maybe_row,
+    push,
+    scan_act,
+    scan_column,
+    scan_pre,
+    set_event,
+    set_mode,
+)
+from isa.jit import inlined, njit
+
+__all__ = ["push", "run_channel"]
 
 
 @njit
-def push(S, D, pc, bank, row, mask, write, arrival, tag, aux):
-    """Hand an entry to a pseudo-channel; arrivals of one pseudo-channel never go back in time."""
-    npc = S[D + NPC]
-    c = S[D + CH_BASE] + (pc // npc) * S[D + CH_WORDS]
-    q = c + CH_HEAD + (pc % npc) * S[D + PC_WORDS]
-    e = S[D + FREE]
-    S[D + FREE] = S[e + E_NEXT]
-    S[e + E_NEXT] = -1
-    S[e + E_ROW] = row
-    S[e + E_BANK] = 2 * bank + write
-    S[e + E_MASK] = mask
-    S[e + E_TIME] = arrival
-    S[e + E_TAG] = tag
-    S[e + E_AUX] = aux
-    S[c + PENDING] += 1
-    if S[q + FIFO_HEAD] < 0:
-        S[q + FIFO_HEAD] = e
-        if S[q + COUNT + write] < S[D + RD_CAP + write] and arrival < S[q + EVT_T]:
-            S[q + EVT_T] = arrival
+def _refresh(S, D, q, d):
+    """The refresh that is due, of one bank or of all: open rows close at once, with the waits of a precharge."""
+    first = q + PC_HEAD + S[q + REF_B] * BANK_WORDS
+    last = first + BANK_WORDS
+    if S[D + REF_ALL]:
+        last = q + S[D + PC_WORDS]
+    elif last < q + S[D + PC_WORDS]:
+        S[q + REF_B] += 1
     else:
-        S[S[q + FIFO_TAIL] + E_NEXT] = e
-    S[q + FIFO_TAIL] = e
-
-
-@njit
-def _set_event(S, D, q, d):
-    """Next cycle, d or later, with a refresh or an arrival that the queue can take."""
-    t = S[q + REF_T]
-    e = S[q + FIFO_HEAD]
-    if e >= 0:
-        k = S[e + E_BANK] & 1
-        if S[q + COUNT + k] < S[D + RD_CAP + k]:
-            t = min(t, max(d, S[e + E_TIME]))
-    S[q + EVT_T] = t
-
-
-@njit
-def _set_mode(S, D, q):
-    """Reads or writes? Writes from the high mark, or when no read waits, until the low mark."""
-    reads = S[q + COUNT]
-    writes = S[q + COUNT + 1]
-    mode = S[q + MODE]
-    if mode == 0:
-        if writes >= S[D + HIGH] or (reads == 0 and writes > 0):
-            mode = 1
-    elif writes == 0 or (writes <= S[D + LOW] and reads > 0):
-        mode = 0
-    changed = mode != S[q + MODE]
-    S[q + MODE] = mode
-    return changed
-
-
-@njit
-def _place(S, q, bank, k, e):
-    """Find the oldest hit of a bank's queue, from entry e on, and the list that the queue belongs to."""
-    row = S[bank + OPEN]
-    while e >= 0 and S[e + E_ROW] != row:
-        e = S[e + E_NEXT]
-    queue = bank + QUEUE + QUEUE_WORDS * k
-    S[queue + Q_HIT] = e
-    before = -1
-    after = -1
-    old = S[queue + Q_LIST]
-    if old >= 0:
-        before = S[queue + Q_PREVIOUS]
-        after = S[queue + Q_NEXT]
-        S[old if before < 0 else before + Q_NEXT] = after
-        S[old + 1 if after < 0 else after + Q_PREVIOUS] = before
-    head = S[queue + Q_HEAD]
-    one = 1 << S[bank + NUMBER]
-    S[q + AGED + k] = S[q + AGED + k] | one if e >= 0 and e != head else S[q + AGED + k] & ~one
-    if head < 0:
-        S[queue + Q_LIST] = -1
-        return
-    which = CLOSED if row < 0 else OTHER
-    if e >= 0:
-        which = HIT
-        head = e
-    seq = S[head + E_SEQ]
-    new = q + LISTS + 6 * k + 2 * which
-    if new != old:
-        before = S[new + 1]
-        after = -1
-    while after >= 0 and S[after + Q_SEQ] < seq:
-        before = after
-        after = S[after + Q_NEXT]
-    while before >= 0 and S[before + Q_SEQ] > seq:
-        after = before
-        before = S[before + Q_PREVIOUS]
-    S[queue + Q_LIST] = new
-    S[queue + Q_SEQ] = seq
-    S[queue + Q_PREVIOUS] = before
-    S[queue + Q_NEXT] = after
-    S[new if before < 0 else before + Q_NEXT] = queue
-    S[new + 1 if after < 0 else after + Q_PREVIOUS] = queue
-
-
-@njit
-def _scan_column(S, D, q, d):
-    """Cache the earliest column command at or after d: of the oldest entry among those ready first."""
-    k = S[q + MODE]
-    base = max(d, S[q + COL_OK + k])
-    best_t = INF
-    best = -1
-    queue = S[q + LISTS + 6 * k]
-    while queue >= 0:
-        bank = queue - QUEUE - QUEUE_WORDS * k
-        t = max(base, S[bank + B_COL + k], S[S[bank + GROUP] + k])
-        if t < best_t:
-            head = S[queue + Q_HEAD]
-            # An entry over the age cap owns its bank: younger hits have to wait.
-            if head == S[queue + Q_HIT] or t - S[head + E_TIME] <= S[D + AGE_CAP]:
-                best_t = t
-                best = bank
-                if t == base:
-                    break
-        queue = S[queue + Q_NEXT]
-    S[q + COL_T] = best_t
-    S[q + COL_B] = best
-
-
-@njit
-def _scan_row(S, D, q, d):
-    """Cache the earliest ACT or PRE at or after d: for the oldest entry among those ready first."""
-    k = S[q + MODE]
-    best_t = INF
-    best = -1
-    best_seq = INF
-    base = max(d, S[q + ACT_OK])
-    queue = S[q + LISTS + 6 * k + 2 * CLOSED]
-    while queue >= 0:
-        bank = queue - QUEUE - QUEUE_WORDS * k
-        t = max(base, S[bank + B_ACT], S[S[bank + GROUP] + 2])
-        if t < best_t:
-            best_t = t
-            best = bank
-            best_seq = S[queue + Q_SEQ]
-            if t == base:
-                break
-        queue = S[queue + Q_NEXT]
-    queue = S[q + LISTS + 6 * k + 2 * OTHER]
-    while queue >= 0:
-        bank = queue - QUEUE - QUEUE_WORDS * k
-        t = max(d, S[bank + B_PRE])
-        if t < best_t or (t == best_t and S[queue + Q_SEQ] < best_seq):
-            best_t = t
-            best = bank
-            best_seq = S[queue + Q_SEQ]
-        if t == d:
-            break
-        queue = S[queue + Q_NEXT]
-    aged = S[q + AGED + k]
-    while aged != 0:  # rare: hits, but the bank's oldest entry wants another row
-        low = aged & -aged
-        aged ^= low
-        bank = q + S[D + BANK_OFF] + BIT[low % 67] * BANK_WORDS
-        head = S[bank + QUEUE + QUEUE_WORDS * k + Q_HEAD]
-        t = max(d, S[bank + B_PRE], S[head + E_TIME] + S[D + AGE_CAP] + 1)
-        if t < best_t or (t == best_t and S[head + E_SEQ] < best_seq):
-            best_t = t
-            best = bank
-            best_seq = S[head + E_SEQ]
-    S[q + ROW_T] = best_t
-    S[q + ROW_B] = best
-
-
-@njit
-def _intake(S, D, q, d):
-    """Start of cycle d: the refresh that is due, then arrivals while there is room."""
-    again = False  # the cached commands have to be found again
-    if S[q + REF_T] <= d:
-        again = True
-        b = S[q + REF_B]
-        bank = q + S[D + BANK_OFF] + b * BANK_WORDS
-        start = max(d, S[bank + B_ACT])
-        if S[bank + OPEN] >= 0:  # closes at once, with the waits of a precharge
+        S[q + REF_B] = 0
+    start = d
+    bank = first
+    while bank < last:
+        start = max(start, S[bank + B_ACT])
+        if S[bank + OPEN] >= 0:
             start = max(start, max(d, S[bank + B_PRE]) + S[D + RP])
-        S[bank + B_ACT] = start + S[D + RFC]
-        S[bank + OPEN] = -1
-        S[bank + FRESH] = 0
-        for k in range(2):
-            _place(S, q, bank, k, NONE)
-        S[D + N_REF] += 1
-        S[q + REF_B] = b + 1 if b + 1 < S[D + BANKS] else 0
-        S[q + REF_T] += S[D + REFI]
-    mode = S[q + MODE]
+        bank += BANK_WORDS
+    end = start + S[D + RFC]
+    bank = first
+    while bank < last:
+        S[bank + B_ACT] = end
+        S[bank + B_GROUP_ACT] = max(S[bank + B_GROUP_ACT], end)
+        close(S, q, bank, 1 << ((bank - q - PC_HEAD) // BANK_WORDS))
+        bank += BANK_WORDS
+    S[D + N_REF] += 1
+    S[q + REF_T] += S[D + REFI]
+    forget(S, q)
+
+
+@inlined
+def _take(S, D, c, q, e, d):
+    """Entry e joins its bank's queue in cycle d."""
+    k = S[e + E_BANK] & 1
+    b = S[e + E_BANK] >> 1
+    one = 1 << b
+    bank = q + PC_HEAD + b * BANK_WORDS
+    age = S[q + SEQ] | b
+    S[q + SEQ] += 1 << AGE_AT
+    S[q + COUNT + k] += 1
+    S[e + E_NEXT] = -1
+    S[e + E_TIME] = d
+    S[e + E_SEQ] = age
+    row = S[bank + OPEN]
+    serving = k == S[q + MODE]
+    if (S[q + HITS + k] | S[q + CLOSED + k] | S[q + OTHER + k]) & one == 0:
+        S[bank + Q_HEAD + k] = e
+        S[bank + Q_TAIL + k] = e
+        S[bank + Q_AGE + k] = age
+        if row < 0:
+            S[q + CLOSED + k] |= one
+            if serving:
+                maybe_row(S, q, bank, k, max(d, S[c + ROW_FREE], S[q + ACT_OK], S[bank + B_GROUP_ACT]), ACT_T)
+        elif row == S[e + E_ROW]:
+            S[q + HITS + k] |= one
+            S[bank + Q_HIT + k] = e
+            S[bank + Q_HIT_AGE + k] = age
+            if serving:
+                maybe_column(S, q, bank, k, max(d, S[q + COL_OK + k], S[bank + B_COL + k]))
+        else:
+            S[q + OTHER + k] |= one
+            if serving:
+                maybe_row(S, q, bank, k, max(d, S[c + ROW_FREE], S[bank + B_PRE]), PRE_T)
+        return
+    S[S[bank + Q_TAIL + k] + E_NEXT] = e
+    S[bank + Q_TAIL + k] = e
+    if row == S[e + E_ROW] and S[q + OTHER + k] & one != 0:  # a hit behind others that want another row
+        S[q + OTHER + k] &= ~one
+        S[q + HITS + k] |= one
+        S[q + AGED + k] |= one
+        S[bank + Q_HIT + k] = e
+        S[bank + Q_HIT_AGE + k] = age
+        if serving:
+            forget(S, q)
+
+
+@inlined
+def _intake(S, D, c, q, d):
+    """Start of cycle d: the refresh that is due, then arrivals while there is room."""
+    if S[q + REF_T] <= d:
+        if S[D + LOG_CAP] > 0:
+            _record(S, D, d, q, C_REF)
+        _refresh(S, D, q, d)
     e = S[q + FIFO_HEAD]
     while e >= 0:
         k = S[e + E_BANK] & 1
         if S[e + E_TIME] > d or S[q + COUNT + k] >= S[D + RD_CAP + k]:
             break
         after = S[e + E_NEXT]
-        S[q + COUNT + k] += 1
-        S[e + E_NEXT] = -1
-        S[e + E_TIME] = d
-        S[e + E_SEQ] = S[q + SEQ]
-        S[q + SEQ] += 1
-        bank = q + S[D + BANK_OFF] + (S[e + E_BANK] >> 1) * BANK_WORDS
-        queue = bank + QUEUE + QUEUE_WORDS * k
-        first = S[queue + Q_HEAD] < 0
-        if first:
-            S[queue + Q_HEAD] = e
-        else:
-            S[S[queue + Q_TAIL] + E_NEXT] = e
-        S[queue + Q_TAIL] = e
-        new_hit = S[queue + Q_HIT] < 0 and S[bank + OPEN] == S[e + E_ROW]
-        if new_hit or first:
-            _place(S, q, bank, k, e)
-        # The youngest entry changes a cached command only if it can go before it.
-        if k == mode and not again:
-            if new_hit and not first:
-                again = True
-            elif new_hit:
-                t = max(d, S[q + COL_OK + k], S[bank + B_COL + k], S[S[bank + GROUP] + k])
-                if t < S[q + COL_T]:
-                    S[q + COL_T] = t
-                    S[q + COL_B] = bank
-            elif first:
-                t = max(d, S[bank + B_PRE])
-                if S[bank + OPEN] < 0:
-                    t = max(d, S[bank + B_ACT], S[q + ACT_OK], S[S[bank + GROUP] + 2])
-                if t < S[q + ROW_T]:
-                    S[q + ROW_T] = t
-                    S[q + ROW_B] = bank
+        _take(S, D, c, q, e, d)
         e = after
     S[q + FIFO_HEAD] = e
-    if _set_mode(S, D, q) or again:
-        S[q + COL_T] = STALE
-        S[q + ROW_T] = STALE
-    _set_event(S, D, q, d + 1)
-
-
-@njit
-def _column(S, D, c, q, d):
-    """Issue the cached RD or WR in cycle d; after an entry's last burst it leaves for the sink."""
-    k = S[q + MODE]
-    bank = S[q + COL_B]
-    group = S[bank + GROUP]
-    queue = bank + QUEUE + QUEUE_WORDS * k
-    e = S[queue + Q_HIT]
-    mask = S[e + E_MASK] & (S[e + E_MASK] - 1)
-    S[e + E_MASK] = mask
-    S[q + COL_T] = STALE
-    S[q + COL_OK + k] = d + S[D + CCD_S]
-    S[group + k] = d + S[D + CCD_L]
-    if k == 0:
-        S[D + N_RD] += 1
-        S[q + COL_OK + 1] = max(S[q + COL_OK + 1], d + S[D + RTW])
-        S[bank + B_PRE] = max(S[bank + B_PRE], d + S[D + RTP])
-    else:
-        S[D + N_WR] += 1
-        end = d + S[D + CWL] + S[D + BURST]
-        S[q + COL_OK] = max(S[q + COL_OK], end + S[D + WTR_S])
-        S[group] = max(S[group], end + S[D + WTR_L])
-        S[bank + B_PRE] = max(S[bank + B_PRE], end + S[D + WR])
-    S[D + N_ROW_HIT] += 1 - S[bank + FRESH]
-    S[bank + FRESH] = 0
-    first = S[queue + Q_HEAD] == e
-    if not first:
-        S[q + ROW_T] = STALE
-    if mask != 0:
+    S[q + INTAKE_T] = d
+    if e < 0 and S[q + MORE] != 0:
+        S[c + HUNGRY] = 1
         return
+    set_mode(S, D, q)
+    set_event(S, D, q, d + 1)
+
+
+@inlined
+def _next(S, D, c, q, d, until):
+    """Set the cycle of the pseudo-channel's next command or event, d or later, after the events before its command."""
+    while True:
+        if S[q + COL_T] < d:
+            scan_column(S, D, q, d)
+        free = max(d, S[c + ROW_FREE])
+        if S[q + ACT_T] < free:
+            scan_act(S, D, q, free)
+        if S[q + PRE_T] < free:
+            scan_pre(S, D, q, free)
+        t = min(S[q + COL_T], S[q + ACT_T], S[q + PRE_T])
+        event = S[q + EVT_T]
+        if event > t or event > until or t == INF:
+            S[q + NEXT_T] = min(t, event)
+            return
+        d = max(d, event)
+        _intake(S, D, c, q, d)
+        if S[c + HUNGRY] != 0:
+            return
+
+
+@inlined
+def _leave(S, D, c, q, bank, one, k, e, done):
+    """Entry e, the bank's oldest hit, is finished: it leaves its queue for the sink."""
     after = S[e + E_NEXT]
-    if first:
-        S[queue + Q_HEAD] = after
-        if after < 0:
-            S[queue + Q_TAIL] = -1
+    if S[bank + Q_HEAD + k] == e:
+        S[bank + Q_HEAD + k] = after
+        if after >= 0:
+            S[bank + Q_AGE + k] = S[after + E_SEQ]
     else:
-        before = S[queue + Q_HEAD]
+        before = S[bank + Q_HEAD + k]
         while S[before + E_NEXT] != e:
             before = S[before + E_NEXT]
         S[before + E_NEXT] = after
         if after < 0:
-            S[queue + Q_TAIL] = before
-    _place(S, q, bank, k, after)  # older ones do not hit: e was the oldest that did
+            S[bank + Q_TAIL + k] = before
+    if S[bank + Q_HEAD + k] < 0:
+        S[q + HITS + k] &= ~one
+    else:
+        find_hit(S, q, bank, one, k, after)  # older ones do not hit: e was the oldest that did
     S[q + COUNT + k] -= 1
     S[c + PENDING] -= 1
     S[e + E_NEXT] = -1
-    S[e + E_TIME] = d + S[D + CL + k] + S[D + BURST]
+    S[e + E_TIME] = done
     sink = S[q + SINK] + 2 * k
     if S[sink] < 0:
         S[sink] = e
     else:
         S[S[sink + 1] + E_NEXT] = e
     S[sink + 1] = e
-    _set_event(S, D, q, d + 1)
-    if _set_mode(S, D, q) or S[queue + Q_HIT] != S[queue + Q_HEAD]:
-        S[q + ROW_T] = STALE
 
 
-@njit
-def _row(S, D, c, q, d):
-    """Issue the cached ACT or PRE in cycle d."""
+@inlined
+def _column(S, D, c, q, d):
+    """Issue the cached RD or WR in cycle d; after an entry's last burst it leaves for the sink."""
     k = S[q + MODE]
-    bank = S[q + ROW_B]
-    S[q + ROW_T] = STALE
+    bank = S[q + COL_B]
+    one = 1 << (S[q + COL_AGE] & BANK_BITS)
+    e = S[bank + Q_HIT + k]
+    mask = S[e + E_MASK] & (S[e + E_MASK] - 1)
+    S[e + E_MASK] = mask
     S[q + COL_T] = STALE
-    if S[bank + OPEN] < 0:
-        S[bank + OPEN] = S[S[bank + QUEUE + QUEUE_WORDS * k + Q_HEAD] + E_ROW]
-        S[bank + FRESH] = 1
-        S[bank + B_COL] = d + S[D + RCD_RD]
-        S[bank + B_COL + 1] = d + S[D + RCD_WR]
-        S[bank + B_PRE] = d + S[D + RAS]
-        S[bank + B_ACT] = d + S[D + RC]
-        S[q + FAW_RING + S[q + FAW_I]] = d
-        S[q + FAW_I] = (S[q + FAW_I] + 1) & 3
-        S[q + ACT_OK] = max(d + S[D + RRD_S], S[q + FAW_RING + S[q + FAW_I]] + S[D + FAW])
-        S[S[bank + GROUP] + 2] = d + S[D + RRD_L]
-        S[c + ROW_FREE] = d + S[D + ACT_BUS]
-        S[D + N_ACT] += 1
+    S[q + COL_OK + k] = d + S[D + CCD_S]
+    end = d + S[D + CL + k] + S[D + BURST]
+    stride = S[D + GROUPS] * BANK_WORDS
+    mate = S[bank + GROUP]
+    last = q + S[D + PC_WORDS]
+    if k == 0:
+        S[D + N_RD] += 1
+        S[q + COL_OK + 1] = max(S[q + COL_OK + 1], d + S[D + RTW])
+        S[bank + B_PRE] = max(S[bank + B_PRE], d + S[D + RTP])
+        t = d + S[D + CCD_L]
+        while mate < last:
+            S[mate + B_COL] = max(S[mate + B_COL], t)
+            mate += stride
     else:
-        S[bank + OPEN] = -1
-        S[bank + FRESH] = 0
-        S[bank + B_ACT] = max(S[bank + B_ACT], d + S[D + RP])
-        S[c + ROW_FREE] = d + S[D + PRE_BUS]
-        S[D + N_PRE] += 1
-    for side in range(2):
-        _place(S, q, bank, side, S[bank + QUEUE + QUEUE_WORDS * side + Q_HEAD])
+        S[D + N_WR] += 1
+        S[q + COL_OK] = max(S[q + COL_OK], end + S[D + WTR_S])
+        S[bank + B_PRE] = max(S[bank + B_PRE], end + S[D + WR])
+        t = d + S[D + CCD_L]
+        read = end + S[D + WTR_L]
+        while mate < last:
+            S[mate + B_COL] = max(S[mate + B_COL], read)
+            S[mate + B_COL + 1] = max(S[mate + B_COL + 1], t)
+            mate += stride
+    if S[q + FRESH] & one:
+        S[q + FRESH] ^= one
+    else:
+        S[D + N_ROW_HIT] += 1
+    if S[q + PRE_B] == bank:  # its PRE was cached, and may have to wait now
+        S[q + PRE_T] = STALE
+    if mask != 0:
+        return
+    _leave(S, D, c, q, bank, one, k, e, end)
+    set_event(S, D, q, d + 1)
+    set_mode(S, D, q)
+    if S[q + OTHER + k] & one:
+        maybe_row(S, q, bank, k, max(d, S[c + ROW_FREE], S[bank + B_PRE]), PRE_T)  # in this cycle, too
+    elif S[q + AGED + k] & one:
+        S[q + PRE_T] = STALE
+
+
+@inlined
+def _pre(S, D, c, q, d):
+    """Issue the cached PRE in cycle d."""
+    bank = S[q + PRE_B]
+    S[q + PRE_T] = STALE
+    close(S, q, bank, 1 << (S[q + PRE_AGE] & BANK_BITS))
+    S[bank + B_ACT] = max(S[bank + B_ACT], d + S[D + RP])
+    S[bank + B_GROUP_ACT] = max(S[bank + B_GROUP_ACT], d + S[D + RP])
+    S[c + ROW_FREE] = d + S[D + PRE_BUS]
+    S[D + N_PRE] += 1
+    if S[q + COL_B] == bank:
+        S[q + COL_T] = STALE
+    maybe_row(S, q, bank, S[q + MODE], max(d + 1, S[c + ROW_FREE], S[q + ACT_OK], S[bank + B_GROUP_ACT]), ACT_T)
+
+
+@inlined
+def _act(S, D, c, q, d):
+    """Issue the cached ACT in cycle d."""
+    k = S[q + MODE]
+    bank = S[q + ACT_B]
+    one = 1 << (S[q + ACT_AGE] & BANK_BITS)
+    S[q + ACT_T] = STALE
+    head = S[bank + Q_HEAD + k]
+    S[bank + OPEN] = S[head + E_ROW]
+    S[q + FRESH] |= one
+    S[bank + B_COL] = max(S[bank + B_COL], d + S[D + RCD_RD])
+    S[bank + B_COL + 1] = max(S[bank + B_COL + 1], d + S[D + RCD_WR])
+    S[bank + B_PRE] = d + S[D + RAS]
+    S[bank + B_ACT] = d + S[D + RC]
+    S[bank + B_GROUP_ACT] = max(S[bank + B_GROUP_ACT], d + S[D + RC])
+    S[q + FAW_RING + S[q + FAW_I]] = d
+    S[q + FAW_I] = (S[q + FAW_I] + 1) & 3
+    S[q + ACT_OK] = max(d + S[D + RRD_S], S[q + FAW_RING + S[q + FAW_I]] + S[D + FAW])
+    mate = S[bank + GROUP]
+    last = q + S[D + PC_WORDS]
+    while mate < last:
+        S[mate + B_GROUP_ACT] = max(S[mate + B_GROUP_ACT], d + S[D + RRD_L])
+        mate += S[D + GROUPS] * BANK_WORDS
+    S[c + ROW_FREE] = d + S[D + ACT_BUS]
+    S[D + N_ACT] += 1
+    S[q + CLOSED + k] &= ~one
+    S[q + HITS + k] |= one
+    S[bank + Q_HIT + k] = head
+    S[bank + Q_HIT_AGE + k] = S[bank + Q_AGE + k]
+    if S[q + CLOSED + 1 - k] & one:
+        S[q + CLOSED + 1 - k] &= ~one
+        find_hit(S, q, bank, one, 1 - k, S[bank + Q_HEAD + 1 - k])
+    maybe_column(S, q, bank, k, max(d + 1, S[q + COL_OK + k], S[bank + B_COL + k]))
 
 
 @njit
-def _record(S, D, d, q, kind):
-    """Log the command of a kind that the pseudo-channel issues next."""
+def _record(S, D, d, q, command):
+    """Log a command that the pseudo-channel issues next. `simulate` puts the log in order."""
     n = S[D + LOG_N]
     S[D + LOG_N] = n + 1
     if n >= S[D + LOG_CAP]:
         return
     k = S[q + MODE]
-    bank = S[q + ROW_B]
     what = 0
-    if kind == LOG_ROW:
-        command = C_PRE
-        if S[bank + OPEN] < 0:
-            command = C_ACT
-            what = S[S[bank + QUEUE + QUEUE_WORDS * k + Q_HEAD] + E_ROW]
-    elif kind == LOG_COLUMN:
-        bank = S[q + COL_B]
-        command = C_RD + k
-        mask = S[S[bank + QUEUE + QUEUE_WORDS * k + Q_HIT] + E_MASK]
-        what = BIT[mask & -mask]
+    if command == C_PRE:
+        bank = S[q + PRE_B]
+    elif command == C_ACT:
+        bank = S[q + ACT_B]
+        what = S[S[bank + Q_HEAD + k] + E_ROW]
+    elif command == C_REF:
+        bank = q + PC_HEAD + S[q + REF_B] * BANK_WORDS
     else:
-        command = C_REF
-        bank = q + S[D + BANK_OFF] + S[q + REF_B] * BANK_WORDS
+        bank = S[q + COL_B]
+        what = lowest(S[S[bank + Q_HIT + k] + E_MASK])
     at = S[D + LOG] + n * LOG_WORDS
     S[at] = d
     S[at + 1] = S[q + PC_ID]
     S[at + 2] = command
-    S[at + 3] = S[bank + NUMBER]
+    S[at + 3] = (bank - q - PC_HEAD) // BANK_WORDS
     S[at + 4] = what
+
+
+@inlined
+def _one_column(S, D, c, d, first, step, last):
+    """One column command in cycle d: the pseudo-channels take turns when several could."""
+    end = S[c + LAST_COL]
+    q = end
+    while True:
+        q = q + step if q + step < last else first
+        if S[q + COL_T] == d:
+            break
+        if q == end:
+            return
+    if S[D + LOG_CAP] > 0:
+        _record(S, D, d, q, C_RD + S[q + MODE])
+    _column(S, D, c, q, d)
+    S[q + NEXT_T] = STALE
+    S[c + LAST_COL] = q
+
+
+@inlined
+def _one_row(S, D, c, d, first, step, last):
+    """One row command in cycle d, in the same way; of an ACT and a PRE the one of the older entry."""
+    end = S[c + LAST_ROW]
+    q = end
+    while True:
+        q = q + step if q + step < last else first
+        if S[q + ACT_T] < d:
+            scan_act(S, D, q, d)
+        if S[q + PRE_T] < d:
+            scan_pre(S, D, q, d)
+        if S[q + ACT_T] == d or S[q + PRE_T] == d:
+            break
+        if q == end:
+            return
+    if S[q + PRE_T] != d or (S[q + ACT_T] == d and S[q + ACT_AGE] < S[q + PRE_AGE]):
+        if S[D + LOG_CAP] > 0:
+            _record(S, D, d, q, C_ACT)
+        _act(S, D, c, q, d)
+    else:
+        if S[D + LOG_CAP] > 0:
+            _record(S, D, d, q, C_PRE)
+        _pre(S, D, c, q, d)
+    S[c + LAST_ROW] = q
+    while first < last:  # the bus is busy for all of them
+        S[first + NEXT_T] = STALE
+        first += step
 
 
 @njit
 def run_channel(S, D, channel, until):
-    """Run one channel through DRAM cycle `until`. Finished entries are appended to the sinks."""
+    """Run one channel through DRAM cycle `until`. Finished entries are appended to the sinks.
+
+    Returns earlier when a pseudo-channel that is promised MORE has run out of arrivals (HUNGRY).
+    """
     c = S[D + CH_BASE] + channel * S[D + CH_WORDS]
-    npc = S[D + NPC]
     step = S[D + PC_WORDS]
     first = c + CH_HEAD
-    last = first + npc * step
+    last = first + S[D + NPC] * step
     stop = S[D + STOP_WHEN_EMPTY]
-    log = S[D + LOG_CAP] > 0
     d = S[c + CYCLE]
     while stop == 0 or S[c + PENDING] > 0:
         t = INF
-        for q in range(first, last, step):
-            if S[q + COL_T] < d:
-                _scan_column(S, D, q, d)
-            if S[q + ROW_T] < d:
-                _scan_row(S, D, q, d)
-            t = min(t, S[q + EVT_T], S[q + COL_T], max(S[q + ROW_T], S[c + ROW_FREE]))
+        q = first
+        while q < last:
+            if S[q + NEXT_T] < d:
+                _next(S, D, c, q, d, until)
+            t = min(t, S[q + NEXT_T])
+            q += step
+        if S[c + HUNGRY] != 0:
+            break
         d = max(d, t)
         if d > until:
             break
         again = False
-        for q in range(first, last, step):
+        q = first
+        while q < last:
             if S[q + EVT_T] <= d:
-                if log and S[q + REF_T] <= d:
-                    _record(S, D, d, q, LOG_REFRESH)
-                _intake(S, D, q, d)
+                _intake(S, D, c, q, d)
+                S[q + NEXT_T] = STALE
                 again = True
+            q += step
         if again:
             continue
-        # One column command: the pseudo-channels take turns when both could.
-        q = first + S[c + LAST_COL] * step
-        for _ in range(npc):
-            q = q + step if q + step < last else first
-            if S[q + COL_T] == d:
-                if log:
-                    _record(S, D, d, q, LOG_COLUMN)
-                _column(S, D, c, q, d)
-                S[c + LAST_COL] = (q - first) // step
-                break
-        # One row command, when the bus is free.
+        _one_column(S, D, c, d, first, step, last)
         if S[c + ROW_FREE] <= d:
-            q = first + S[c + LAST_ROW] * step
-            for _ in range(npc):
-                q = q + step if q + step < last else first
-                if S[q + ROW_T] < d:
-                    _scan_row(S, D, q, d)
-                if S[q + ROW_T] == d:
-                    if log:
-                        _record(S, D, d, q, LOG_ROW)
-                    _row(S, D, c, q, d)
-                    S[c + LAST_ROW] = (q - first) // step
-                    break
+            _one_row(S, D, c, d, first, step, last)
         d += 1
     S[c + CYCLE] = max(S[c + CYCLE], min(d, until + 1))

@@ -11,8 +11,9 @@ A cycle has four parts, in this order:
 Only the queue that is being served (reads or writes) is looked at. An open row stays open until an
 entry needs the bank for another row and no entry of the served queue hits the open one, or until the
 oldest entry of the bank has waited longer than the age cap: then it owns the bank.
-Refresh goes round the banks, one bank each `refi` cycles. It closes the bank's row at once: after
-the waits that a precharge would have had, the bank is busy for `rfc` cycles. It takes no command slot.
+Refresh per bank goes round the banks, one bank each `refi` cycles; refresh of all banks takes them together,
+each `refi_ab` cycles. It closes the rows at once: after the waits that a precharge would have had, in the bank
+where they are longest, the banks are busy for `rfc` (`rfc_ab`) cycles. It takes no command slot.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ NEVER = -(2**62)
 
 @dataclass
 class Entry:
-    """A 128-byte line, or some of its 32-byte bursts, to read or write."""
+    """A 128-byte line, or some of its bursts, to read or write."""
 
     bank: int
     row: int
@@ -94,7 +95,7 @@ class NaiveChannel:
         self.pcs = [
             PseudoChannel(number * n + p, [Bank(b % config.groups) for b in range(config.banks)],
                           [Group() for _ in range(config.groups)],
-                          config.first_refresh(number * n + p) if config.refi else 2**62)
+                          config.first_refresh(number * n + p) if config.refresh_timing[0] else 2**62)
             for p in range(n)]
         self.cycle = 0  # the next one
         self.last_column = self.last_row = n - 1
@@ -137,15 +138,20 @@ class NaiveChannel:
     def refresh(self, pc: PseudoChannel, d: int) -> None:
         if d != pc.refresh_at:
             return
-        bank = pc.banks[pc.refresh_bank]
-        start = max(d, bank.act)
-        if bank.row is not None:
-            start = max(start, max(d, bank.pre) + self.config.rp)
-        bank.act = start + self.config.rfc
-        bank.row, bank.fresh = None, False
+        together = self.config.refresh == "all_bank"
+        interval, busy = self.config.refresh_timing
+        start = d
+        for bank in pc.banks if together else [pc.banks[pc.refresh_bank]]:
+            start = max(start, bank.act)
+            if bank.row is not None:
+                start = max(start, max(d, bank.pre) + self.config.rp)
+        for bank in pc.banks if together else [pc.banks[pc.refresh_bank]]:
+            bank.act = start + busy
+            bank.row, bank.fresh = None, False
         self.note(d, pc, REF, pc.refresh_bank, 0)
-        pc.refresh_bank = (pc.refresh_bank + 1) % len(pc.banks)
-        pc.refresh_at += self.config.refi
+        if not together:
+            pc.refresh_bank = (pc.refresh_bank + 1) % len(pc.banks)
+        pc.refresh_at += interval
 
     def arrivals(self, pc: PseudoChannel, d: int) -> None:
         while pc.fifo and pc.fifo[0].arrival <= d:

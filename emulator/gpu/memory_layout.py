@@ -73,6 +73,9 @@ def read_numbers(chip: Chip) -> tuple[DramConfig, dict[str, int]]:
     if n["slices"] < 1 or n["slices"] % config.channels or config.total_pseudo_channels % max(1, n["slices"]):
         raise ChipError(f"{chip.name}: l2.slices must be a multiple of dram.channels and divide the "
                         f"{config.total_pseudo_channels} pseudo-channels, not {n['slices']}")
+    if config.burst_bytes != SECTOR_BYTES or config.order != "row_interleaved":
+        raise ChipError(f"{chip.name}: the L2 needs dram.burst_bytes of {SECTOR_BYTES} and map.order row_interleaved, "
+                        f"not {config.burst_bytes} and {config.order}")
     if chip["dram.capacity_bytes"] < 1:
         raise ChipError(f"{chip.name}.dram.capacity_bytes=0: must be at least 1")
     for key in keys:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from emulator.chip import load_chip
 from emulator.dram.address import scramble, scramble_number, stride_of, unscramble_number
 from emulator.dram.alone import simulate
-from emulator.dram.config import DramConfig
+from emulator.dram.config import ORDERS, DramConfig
 
 EXAMPLES = int(os.environ.get("DECODELAB_RANDOM_PROGRAMS", "200"))
 TOY = DramConfig.from_chip(load_chip("toy_gpu"))
@@ -25,6 +25,9 @@ def configs(draw) -> DramConfig:
         "pseudo_channels": st.integers(1, 3), "stack_ids": st.integers(1, 2), "read_queue": st.integers(1, 10),
         "age_cap": st.integers(0, 100), "scramble_bits": st.sampled_from([0, 5, 12]),
         "refi": st.sampled_from([0, 31, 50]), "rfc": st.integers(0, 60),
+        "refresh": st.sampled_from(["per_bank", "all_bank", "none"]), "refi_ab": st.sampled_from([0, 200, 333]),
+        "rfc_ab": st.integers(0, 60), "order": st.sampled_from(ORDERS), "rows": st.sampled_from([1, 3, 64]),
+        "chunk_bytes": st.sampled_from([128, 256, 1024]),
         "rcd_rd": small, "rcd_wr": small, "rp": small, "ras": st.integers(0, 30),
         "rc": st.integers(0, 40), "ccd_s": st.integers(0, 4), "ccd_l": st.integers(0, 8), "rrd_s": small,
         "rrd_l": small,
@@ -77,7 +80,7 @@ def test_a_contiguous_piece_loads_all_pseudo_channels_alike(start, total, count)
     assert loads.max() - loads.min() <= 2
 
 
-@given(st.integers(0, 2**40))
-def test_line_at_undoes_locate(line):
-    for config in (TOY, TOY.but(scramble_bits=0)):
-        assert config.line_at(*config.locate(line)) == line
+@given(st.integers(0, 2**40), st.sampled_from(ORDERS), st.sampled_from([1, 3, 64]), st.sampled_from([0, 12]))
+def test_line_at_undoes_locate(line, order, rows, bits):
+    config = TOY.but(order=order, rows=rows, scramble_bits=bits)
+    assert config.line_at(*config.locate(line)) == line

@@ -1,0 +1,292 @@
+"""What waits in the fast DRAM engine: queues of the banks, and the choice of a pseudo-channel's next commands.
+
+Used by emulator/dram/controller.py, which says what is cached; emulator/dram/layout.py names the words.
+"""
+
+from __future__ import annotations
+
+from emulator.dram.layout import (
+    ACT_AGE,
+    ACT_B,
+    ACT_OK,
+    ACT_T,
+    AGE_CAP,
+    AGED,
+    AGES,
+    B_COL,
+    B_GROUP_ACT,
+    B_PRE,
+    BANK_BITS,
+    BANK_INTERLEAVED,
+    BANK_WORDS,
+    BANKS,
+    CH_BASE,
+    CH_HEAD,
+    CH_WORDS,
+    CLOSED,
+    COL_AGE,
+    COL_B,
+    COL_OK,
+    COL_T,
+    COUNT,
+    E_AUX,
+    E_BANK,
+    E_MASK,
+    E_NEXT,
+    E_ROW,
+    E_SEQ,
+    E_TAG,
+    E_TIME,
+    EVT_T,
+    FIFO_HEAD,
+    FIFO_TAIL,
+    FREE,
+    FRESH,
+    HIGH,
+    HITS,
+    INF,
+    INTAKE_T,
+    LOW,
+    MODE,
+    NEXT_T,
+    NO_CANDIDATE,
+    NPC,
+    OPEN,
+    ORDER,
+    OTHER,
+    PC_HEAD,
+    PC_WORDS,
+    PENDING,
+    PRE_AGE,
+    PRE_B,
+    PRE_T,
+    Q_AGE,
+    Q_HEAD,
+    Q_HIT,
+    Q_HIT_AGE,
+    RD_CAP,
+    REF_T,
+    ROW_CHUNKS,
+    ROW_INTERLEAVED,
+    ROWS,
+    STALE,
+    WAIT_AT,
+)
+from isa.jit import inlined, njit, trailing_zeros
+
+lowest = trailing_zeros()
+
+
+@inlined
+def bank_and_row(S, D, chunk):
+    """The place of a pseudo-channel's chunk: what `DramConfig.place` gives, as bank and row."""
+    order = S[D + ORDER]
+    banks = S[D + BANKS]
+    if order == BANK_INTERLEAVED:
+        block = chunk // banks
+        return chunk - block * banks, block // S[D + ROW_CHUNKS]
+    block = chunk // S[D + ROW_CHUNKS]
+    if order == ROW_INTERLEAVED:
+        row = block // banks
+        return block - row * banks, row
+    rows = S[D + ROWS]
+    turn = block // (rows * banks)
+    block -= turn * rows * banks
+    return block // rows, turn * rows + block % rows
+
+
+@njit
+def push(S, D, pc, bank, row, mask, write, arrival, tag, aux):
+    """Hand an entry to a pseudo-channel; arrivals of one pseudo-channel never go back in time."""
+    npc = S[D + NPC]
+    c = S[D + CH_BASE] + (pc // npc) * S[D + CH_WORDS]
+    q = c + CH_HEAD + (pc % npc) * S[D + PC_WORDS]
+    e = S[D + FREE]
+    S[D + FREE] = S[e + E_NEXT]
+    S[e + E_NEXT] = -1
+    S[e + E_ROW] = row
+    S[e + E_BANK] = 2 * bank + write
+    S[e + E_MASK] = mask
+    S[e + E_TIME] = arrival
+    S[e + E_TAG] = tag
+    S[e + E_AUX] = aux
+    S[c + PENDING] += 1
+    if S[q + FIFO_HEAD] < 0:
+        S[q + FIFO_HEAD] = e
+        S[q + NEXT_T] = STALE
+        if S[q + COUNT + write] < S[D + RD_CAP + write]:
+            S[q + EVT_T] = min(S[q + EVT_T], max(arrival, S[q + INTAKE_T]))
+    else:
+        S[S[q + FIFO_TAIL] + E_NEXT] = e
+    S[q + FIFO_TAIL] = e
+
+
+@inlined
+def set_event(S, D, q, d):
+    """Next cycle, d or later, with a refresh or an arrival that the queue can take."""
+    t = S[q + REF_T]
+    e = S[q + FIFO_HEAD]
+    if e >= 0:
+        k = S[e + E_BANK] & 1
+        if S[q + COUNT + k] < S[D + RD_CAP + k]:
+            t = min(t, max(d, S[e + E_TIME]))
+    S[q + EVT_T] = t
+
+
+@inlined
+def forget(S, q):
+    """No cached command holds any more."""
+    S[q + COL_T] = STALE
+    S[q + ACT_T] = STALE
+    S[q + PRE_T] = STALE
+
+
+@inlined
+def set_mode(S, D, q):
+    """Reads or writes? Writes from the high mark, or when no read waits, until the low mark."""
+    reads = S[q + COUNT]
+    writes = S[q + COUNT + 1]
+    mode = S[q + MODE]
+    if mode == 0:
+        if writes >= S[D + HIGH] or (reads == 0 and writes > 0):
+            mode = 1
+    elif writes == 0 or (writes <= S[D + LOW] and reads > 0):
+        mode = 0
+    if mode != S[q + MODE]:
+        S[q + MODE] = mode
+        forget(S, q)
+
+
+@inlined
+def find_hit(S, q, bank, one, k, e):
+    """The bank's row is open: find the oldest hit of its queue, from entry e on, which there is or not."""
+    row = S[bank + OPEN]
+    while e >= 0 and S[e + E_ROW] != row:
+        e = S[e + E_NEXT]
+    if e >= 0:
+        S[bank + Q_HIT + k] = e
+        S[bank + Q_HIT_AGE + k] = S[e + E_SEQ]
+        S[q + HITS + k] |= one
+        S[q + OTHER + k] &= ~one
+        if e == S[bank + Q_HEAD + k]:
+            S[q + AGED + k] &= ~one
+        else:
+            S[q + AGED + k] |= one
+    else:
+        S[q + HITS + k] &= ~one
+        S[q + AGED + k] &= ~one
+        S[q + OTHER + k] |= one
+
+
+@inlined
+def close(S, q, bank, one):
+    """The bank has no open row any more."""
+    S[bank + OPEN] = -1
+    S[q + FRESH] &= ~one
+    for k in range(2):
+        S[q + CLOSED + k] |= (S[q + HITS + k] | S[q + OTHER + k]) & one
+        S[q + HITS + k] &= ~one
+        S[q + OTHER + k] &= ~one
+        S[q + AGED + k] &= ~one
+
+
+@inlined
+def scan_column(S, D, q, d):
+    """Cache the earliest column command at or after d: of the oldest entry among those ready first."""
+    k = S[q + MODE]
+    base = max(d, S[q + COL_OK + k])
+    banks = q + PC_HEAD
+    best = NO_CANDIDATE
+    aged = S[q + AGED + k]
+    hits = S[q + HITS + k] & ~aged
+    while hits != 0:
+        bank = banks + lowest(hits) * BANK_WORDS
+        hits &= hits - 1
+        wait = max(S[bank + B_COL + k] - base, 0)
+        best = min(best, wait << WAIT_AT | S[bank + Q_HIT_AGE + k])
+    while aged != 0:  # rare: hits, but the bank's oldest entry wants another row; over the age cap it owns the bank
+        bank = banks + lowest(aged) * BANK_WORDS
+        aged &= aged - 1
+        wait = max(S[bank + B_COL + k] - base, 0)
+        if base + wait - S[S[bank + Q_HEAD + k] + E_TIME] <= S[D + AGE_CAP]:
+            best = min(best, wait << WAIT_AT | S[bank + Q_HIT_AGE + k])
+    if best == NO_CANDIDATE:
+        S[q + COL_T] = INF
+        return
+    S[q + COL_T] = base + (best >> WAIT_AT)
+    S[q + COL_AGE] = best & AGES
+    S[q + COL_B] = banks + (best & BANK_BITS) * BANK_WORDS
+
+
+@njit
+def scan_act(S, D, q, d):
+    """Cache the earliest ACT at or after d: for the oldest entry among those ready first."""
+    k = S[q + MODE]
+    banks = q + PC_HEAD
+    closed = S[q + CLOSED + k]
+    if closed == 0:
+        S[q + ACT_T] = INF
+        return
+    base = max(d, S[q + ACT_OK])
+    best = NO_CANDIDATE
+    left = closed
+    while left != 0:
+        best = min(best, S[banks + lowest(left) * BANK_WORDS + Q_AGE + k])
+        left &= left - 1
+    wait = S[banks + (best & BANK_BITS) * BANK_WORDS + B_GROUP_ACT] - base
+    if wait > 0:  # the oldest is not ready: look when each of them is
+        best = NO_CANDIDATE
+        while closed != 0:
+            bank = banks + lowest(closed) * BANK_WORDS
+            closed &= closed - 1
+            wait = max(S[bank + B_GROUP_ACT] - base, 0)
+            best = min(best, wait << WAIT_AT | S[bank + Q_AGE + k])
+    S[q + ACT_T] = base + (best >> WAIT_AT)
+    S[q + ACT_AGE] = best & AGES
+    S[q + ACT_B] = banks + (best & BANK_BITS) * BANK_WORDS
+
+
+@njit
+def scan_pre(S, D, q, d):
+    """Cache the earliest PRE at or after d, chosen in the same way."""
+    k = S[q + MODE]
+    banks = q + PC_HEAD
+    best = NO_CANDIDATE
+    other = S[q + OTHER + k]
+    while other != 0:
+        bank = banks + lowest(other) * BANK_WORDS
+        other &= other - 1
+        wait = max(S[bank + B_PRE] - d, 0)
+        best = min(best, wait << WAIT_AT | S[bank + Q_AGE + k])
+    aged = S[q + AGED + k]
+    while aged != 0:
+        bank = banks + lowest(aged) * BANK_WORDS
+        aged &= aged - 1
+        wait = max(S[bank + B_PRE], S[S[bank + Q_HEAD + k] + E_TIME] + S[D + AGE_CAP] + 1) - d
+        best = min(best, max(wait, 0) << WAIT_AT | S[bank + Q_AGE + k])
+    if best == NO_CANDIDATE:
+        S[q + PRE_T] = INF
+        return
+    S[q + PRE_T] = d + (best >> WAIT_AT)
+    S[q + PRE_AGE] = best & AGES
+    S[q + PRE_B] = banks + (best & BANK_BITS) * BANK_WORDS
+
+
+@inlined
+def maybe_column(S, q, bank, k, t):
+    """One more column command is possible, at t: cache it if it goes before the cached one."""
+    age = S[bank + Q_HIT_AGE + k]
+    if t < S[q + COL_T] or (t == S[q + COL_T] and age < S[q + COL_AGE]):
+        S[q + COL_T] = t
+        S[q + COL_B] = bank
+        S[q + COL_AGE] = age
+
+
+@inlined
+def maybe_row(S, q, bank, k, t, command):
+    """The same for a row command, ACT or PRE: its three words begin at `command`."""
+    age = S[bank + Q_AGE + k]
+    if t < S[q + command] or (t == S[q + command] and age < S[q + command + 2]):
+        S[q + command] = t
+        S[q + command + 1] = bank
+        S[q + command + 2] = age
