@@ -248,6 +248,11 @@ OPS: tuple[Op, ...] = (
     _gpu("CPCOMMIT", 0x56, "lsu", [], "close the warp's open group of asynchronous copies"),
     _gpu("CPWAIT", 0x57, "control", [Field("n", Kind.UINT, 4)],
          "wait until at most n closed copy groups of the warp are unfinished"),
+    _gpu("ATOM", 0x5E, "lsu", [_RD, _RA, _BASE, _OFF16, Field("src", Kind.REG, 8)],
+         "32 bits of global memory at base + a + offset grow by src, in lane order, and dst = what was there before; "
+         "in L2, L1's copy is dropped"),
+    _gpu("LDCG", 0x5F, "lsu", [_W, _RD, _RA, _BASE, _OFF16],
+         "LDG past L1: sees what other SMs have stored, or added with ATOM"),
     # -- GPU bulk copies and mbarriers: one operation a warp, addresses in uniform registers ----
     _gpu("MBINIT", 0x5A, "lsu", [_BAR, _BAR_OFFSET, Field("count", Kind.UINT, 10)],
          "the 8 bytes of shared memory at bar + bar_offset become an mbarrier in phase 0 that expects count arrivals "
@@ -290,6 +295,8 @@ OPS: tuple[Op, ...] = (
     _gpu("UBR", 0x71, "control",
          [Field("cmp", Kind.CMP, 3), _UA, _UB, Field("target", Kind.TARGET, 24)], "jump if a cmp b (signed)"),
     _gpu("BAR", 0x72, "control", [], "wait for all warps of the CTA"),
+    _gpu("MEMBAR", 0x74, "control", [],
+         "wait until the warp's stores are acknowledged by L2; then the SM's L1 forgets what it holds"),
     _gpu("EXIT", 0x73, "control", [], "the warp ends"),
 )
 

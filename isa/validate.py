@@ -53,7 +53,7 @@ def span(op: Op, field: Field, values: dict[str, int]) -> int:
         return _MMA_REGISTERS[field.name]
     if op.name == "LDSM" and field.name == "dst":
         return values["n"]
-    if (op.name, field.name) in (("LDG", "dst"), ("LDS", "dst"), ("STG", "src"), ("STS", "src")):
+    if (op.name, field.name) in (("LDG", "dst"), ("LDCG", "dst"), ("LDS", "dst"), ("STG", "src"), ("STS", "src")):
         return _WIDTH_REGISTERS[values["width"]]
     return 1
 

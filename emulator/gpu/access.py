@@ -19,6 +19,7 @@ from emulator.gpu.decode import (
     D_KIND,
     D_OP,
     D_REGS,
+    K_ATOM,
     K_COPY,
     K_LDS,
     K_LDSM,
@@ -372,6 +373,8 @@ def global_access(S, U, D, row, base, w, mask, e):
         return _store(S, U, D, row, base, w, mask, places)
     if kind == K_COPY:
         return _copy(S, U, D, row, base, w, mask, places)
+    if kind == K_ATOM:
+        return _atomic(S, U, D, row, base, w, mask, phantom)
     if dst == RZ:
         return NONE
     for j in range(registers):
@@ -426,6 +429,37 @@ def _store(S, U, D, row, base, w, mask, places):
                 _put(U, g0, address + 4 * j, lane_bytes, value)
     if dropped:
         S[base + SM_COUNTERS + C_POISONED] += 1
+    return NONE
+
+
+@njit
+def _atomic(S, U, D, row, base, w, mask, phantom):
+    """ATOM: lane after lane. Phantom words have no value; a poisoned addend is dropped, and counted."""
+    r0, g0, dst, source = S[w + W_REGISTERS], S[H_U_GLOBAL], D[row + D_DST], D[row + D_C]
+    poison = source != RZ and state_of(S, w, source) == POISON
+    dropped = False
+    for lane in range(32):
+        if not (mask >> lane) & 1:
+            continue
+        address = S[base + SM_LANES + lane]
+        if _place(S, address, 4) == 1:
+            continue
+        at = g0 + (address >> 2)
+        old = U[at]
+        if poison:
+            dropped = True
+        elif source != RZ:
+            U[at] = np.uint32(old + U[r0 + 32 * source + lane])
+        if dst != RZ and not phantom:
+            U[U_RESULT + lane] = old
+    if dropped:
+        S[base + SM_COUNTERS + C_POISONED] += 1
+    if dst != RZ:
+        if not phantom:
+            for lane in range(32):
+                if (mask >> lane) & 1:
+                    U[r0 + 32 * dst + lane] = U[U_RESULT + lane]
+        set_register(S, U, w, dst, mask, phantom, NEVER, CLASS_GLOBAL)
     return NONE
 
 

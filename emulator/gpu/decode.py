@@ -22,16 +22,17 @@ from isa.program import GpuText
 PRED0, UREG0, SLOTS = 256, 264, 328
 
 # How the engine dispatches an instruction.
-(K_ALU, K_SETP, K_S2R, K_MMA, K_UNIFORM, K_BRANCH, K_BAR, K_EXIT, K_COMMIT, K_WAIT, K_LDG, K_STG, K_LDS, K_STS,
- K_LDSM, K_COPY, K_SHUFFLE, K_ULDG, K_MBINIT, K_MBARRIVE, K_MBWAIT, K_BULK) = range(22)
+(K_ALU, K_SETP, K_S2R, K_MMA, K_UNIFORM, K_BRANCH, K_BAR, K_EXIT, K_COMMIT, K_WAIT, K_MEMBAR, K_LDG, K_STG, K_LDS,
+ K_STS, K_LDSM, K_COPY, K_SHUFFLE, K_ULDG, K_ATOM, K_LDCG, K_MBINIT, K_MBARRIVE, K_MBWAIT, K_BULK) = range(25)
 _KINDS = {
     "SETP": K_SETP, "S2R": K_S2R, "MMA": K_MMA, "BRA": K_BRANCH, "UBR": K_BRANCH, "BAR": K_BAR, "EXIT": K_EXIT,
     "CPCOMMIT": K_COMMIT, "CPWAIT": K_WAIT, "LDG": K_LDG, "STG": K_STG, "LDS": K_LDS, "STS": K_STS,
     "LDSM": K_LDSM, "LDGSTS": K_COPY, "SHFL": K_SHUFFLE, "BCAST": K_SHUFFLE, "ULDG": K_ULDG,
     "MBINIT": K_MBINIT, "MBARRIVE": K_MBARRIVE, "MBWAIT": K_MBWAIT, "BULK": K_BULK,
+    "ATOM": K_ATOM, "LDCG": K_LDCG, "MEMBAR": K_MEMBAR,
 }
 # These act for the whole warp: a guard must be the same in every lane.
-WARP_WIDE = {K_MMA, K_UNIFORM, K_BRANCH, K_BAR, K_EXIT, K_COMMIT, K_WAIT, K_LDSM, K_ULDG, K_MBINIT,
+WARP_WIDE = {K_MMA, K_UNIFORM, K_BRANCH, K_BAR, K_EXIT, K_COMMIT, K_WAIT, K_MEMBAR, K_LDSM, K_ULDG, K_MBINIT,
              K_MBARRIVE, K_MBWAIT, K_BULK}
 
 # Columns of the engine's table.
@@ -90,7 +91,7 @@ def _operands(op: Op, v: dict[str, int], registers: int) -> tuple[list[int], lis
             count = 1
             if name == "MMA":
                 count = {"dst": 4, "a": 4, "b": 2, "c": 4}[item.name]
-            elif item.name == "src" or (item.name == "dst" and name in ("LDG", "LDS", "LDSM")):
+            elif item.name == "src" or (item.name == "dst" and name in ("LDG", "LDCG", "LDS", "LDSM")):
                 count = registers
             (writes if item.name == "dst" and name != "LDGSTS" else reads).extend(_span(value, count))
     return reads, writes
@@ -104,7 +105,7 @@ def decode_instruction(word: int, timing: Timing) -> Instruction:
     latency, interval = issue_timing(timing, unit)
     kind = _KINDS.get(op.name, K_UNIFORM if op.unit == "uniform" else K_ALU)
     width = WIDTHS[v["width"]] // 8 if "width" in v and v["width"] < len(WIDTHS) else 0
-    lane_bytes = {"LDGSTS": 16, "LDSM": 16}.get(op.name, width)
+    lane_bytes = {"LDGSTS": 16, "LDSM": 16, "ATOM": 4}.get(op.name, width)
     registers = v["n"] if op.name == "LDSM" else max(1, lane_bytes // 4)
     made = Instruction(op, guard & 7, bool(guard & 8), v, kind, unit, latency, interval, registers, lane_bytes)
     made.reads, made.writes = _operands(op, v, registers)

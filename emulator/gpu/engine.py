@@ -26,6 +26,7 @@ from emulator.gpu.decode import (
     K_EXIT,
     K_LDG,
     K_MBINIT,
+    K_MEMBAR,
     K_STG,
     K_STS,
     K_WAIT,
@@ -47,6 +48,7 @@ from emulator.gpu.layout import (
     H_CTA_RATE,
     H_CTA_START,
     H_CTAS_PER_SM,
+    H_EPOCH,
     H_ERROR,
     H_ERROR_CTA,
     H_ERROR_PC,
@@ -93,6 +95,7 @@ from emulator.gpu.layout import (
     SM_COUNTERS,
     SM_CTA,
     SM_ENTRIES,
+    SM_EPOCH,
     SM_LIVE_CTAS,
     SM_LSU_FREE,
     SM_LSU_NEXT,
@@ -127,6 +130,7 @@ from emulator.gpu.layout import (
     W_SHARED,
     W_SLOT,
     W_STATE,
+    W_STORES,
     W_TIME,
     W_WAITS,
     W_WARP,
@@ -163,6 +167,9 @@ def ready_time(S, D, s, w, t):
             time = S[w + W_GROUP_TIME + (group - 1) % GROUPS]
             if time > t:
                 return time
+    elif kind == K_MEMBAR:
+        if S[w + W_STORES] > 0:
+            return NEVER
     elif kind == K_EXIT:
         if S[w + W_PENDING] > 0:
             return NEVER
@@ -193,7 +200,7 @@ def reason_at(S, D, s, w, t):
         group = S[w + W_CLOSED] - D[row + D_IMM]
         if group > 0 and S[w + W_GROUP_TIME + (group - 1) % GROUPS] > t:
             return R_COPY
-    if D[row + D_KIND] == K_EXIT and S[w + W_PENDING_TIME] > t:
+    if D[row + D_KIND] == K_EXIT and S[w + W_PENDING_TIME] > t or D[row + D_KIND] == K_MEMBAR:
         return R_GLOBAL
     return R_UNIT if D[row + D_UNIT] < LSU else R_QUEUE
 
@@ -216,7 +223,7 @@ def _release(S, sm, base, cta, t):
 
 @njit
 def _control(S, sm, base, s, w, kind, t):
-    """BAR, EXIT and CPCOMMIT; returns an error number."""
+    """BAR, EXIT, MEMBAR and CPCOMMIT; returns an error number."""
     slot = S[w + W_SLOT]
     cta = slot // S[H_WARPS]
     if kind == K_BAR:
@@ -233,6 +240,9 @@ def _control(S, sm, base, s, w, kind, t):
             S[H_LIVE_CTAS] -= 1
         else:
             _release(S, sm, base, cta, t)
+    elif kind == K_MEMBAR:
+        S[H_EPOCH] += 1  # no two L1s need the same number
+        S[base + SM_EPOCH] = S[H_EPOCH]
     elif kind == K_COMMIT:
         closed = S[w + W_CLOSED] + 1
         S[w + W_CLOSED] = closed
@@ -250,6 +260,9 @@ def _queue(S, sm, base, s, w, e, kind, t):
     S[e + Q_SLOT], S[e + Q_TIME] = S[w + W_SLOT], t
     if kind == K_STG or kind == K_STS or kind == K_MBINIT:
         S[H_IN_FLIGHT] += 1
+        if kind == K_STG:
+            S[e + Q_GROUP] = S[w + W_AGE]
+            S[w + W_STORES] += 1
     elif kind == K_COPY:
         group = S[w + W_CLOSED]
         S[e + Q_GROUP] = group
@@ -368,7 +381,7 @@ def _start_cta(S, U, sm, base, t):
         S[w + W_REGISTERS] = S[H_U_REGISTERS] + sm * S[H_REGISTERS_PER_SM] + slot * registers * 32
         S[w + W_SHARED], S[w + W_POISON] = u_shared, u_poison
         S[w + W_PENDING], S[w + W_PENDING_TIME] = 0, 0
-        S[w + W_CLOSED], S[w + W_RETIRED], S[w + W_WAITS] = 0, 0, 0
+        S[w + W_CLOSED], S[w + W_RETIRED], S[w + W_WAITS], S[w + W_STORES] = 0, 0, 0, 0
         S[w + W_GROUP_COUNT], S[w + W_GROUP_TIME] = 0, 0
         for slot_number in range(registers):
             S[w + W_SCORE + slot_number] = EMPTY * 4

@@ -155,7 +155,8 @@ class FastEngine:
         S[y.H_CTAS_PER_SM], S[y.H_WAYS] = shape.ctas_per_sm, shape.l1_ways
         S[y.H_NEXT_CTA], S[y.H_NEXT_SM], S[y.H_TOUCHED] = 0, 0, 0
         S[y.H_ERROR] = 0
-        S[y.H_EPOCH] += 1  # an SM's L1 is not kept coherent: it is emptied between kernels
+        S[y.H_EPOCH] += 1
+        self.blocks[:, y.SM_EPOCH] = S[y.H_EPOCH]  # an SM's L1 is not kept coherent: it is emptied between kernels
         while True:
             outcome = self.advance(launch.kernel)
             if outcome == FAILED:

@@ -34,7 +34,8 @@ OK, POISON, EMPTY = 0, 1, 2  # state of a register
  H_SHARED_LATENCY, H_SHUFFLE, H_COPY_EXTRA, H_SECTOR_LIMIT, H_STORE_LIMIT, H_BRANCH, H_BARRIER, H_CTA_RATE,
  H_CTA_START, H_REAL_BYTES, H_PHANTOM, H_PHANTOM_END, H_POOLS, H_POOL_SIZE, H_REQUESTS, H_LOADS, H_U_REGISTERS,
  H_REGISTERS_PER_SM, H_U_SHARED, H_SHARED_WORDS, H_U_POISON, H_POISON_WORDS, H_U_GLOBAL, H_TOUCHED,
- H_HAS_PHANTOM, H_BLOCK, H_TAGS, H_BULK_LINES, H_BULK_QUEUE, H_BULK_INTERVAL, H_BULK_DONE) = range(61)
+ H_HAS_PHANTOM, H_BLOCK, H_TAGS, H_BULK_LINES, H_BULK_QUEUE, H_BULK_INTERVAL, H_BULK_DONE,
+ H_ATOM_EXTRA) = range(62)
 H_PARAMETERS = 64  # kernel parameters
 H_SM_NEXT = 128  # earliest cycle at which an SM can do something; 1024 SMs
 HEADER = H_SM_NEXT + 1024
@@ -44,14 +45,18 @@ COUNTERS = (
     "warp_instructions", "l1_read_sectors", "l1_hit_sectors", "l1_merged_sectors", "l1_miss_sectors",
     "copy_sectors", "store_sectors", "shared_read_bytes", "shared_write_bytes", "bank_conflict_cycles",
     "poisoned_stores", "tensor_instructions", "load_requests", "store_requests", "copy_requests", "ctas",
-    "bulk_copies", "bulk_requests", "bulk_sectors")
+    "bulk_copies", "bulk_requests", "bulk_sectors", "atomic_requests", "atomic_sectors", "bypass_requests",
+    "bypass_sectors")
 (C_INSTRUCTIONS, C_L1_READ, C_L1_HIT, C_L1_MERGED, C_L1_MISS, C_COPY, C_STORE, C_SHARED_READ, C_SHARED_WRITE,
  C_CONFLICT, C_POISONED, C_TENSOR, C_LOAD_REQUESTS, C_STORE_REQUESTS, C_COPY_REQUESTS, C_CTAS, C_BULK_COPIES,
- C_BULK_REQUESTS, C_BULK_SECTORS) = range(len(COUNTERS))
+ C_BULK_REQUESTS, C_BULK_SECTORS, C_ATOM_REQUESTS, C_ATOM_SECTORS, C_BYPASS_REQUESTS,
+ C_BYPASS_SECTORS) = range(len(COUNTERS))
 
 # -- a warp ---------------------------------------------------------------------------------------
 (W_STATE, W_PC, W_TIME, W_CTA, W_SLOT, W_WARP, W_AGE, W_REGISTERS, W_PENDING, W_PENDING_TIME, W_CLOSED,
- W_RETIRED, W_SHARED, W_POISON, W_WAITS) = range(15)  # W_WAITS: 1 + address of the mbarrier that holds the warp
+ W_RETIRED, W_SHARED, W_POISON, W_WAITS, W_STORES) = range(16)
+# W_WAITS: 1 + address of the mbarrier that holds the warp; W_STORES: stores that wait in the
+# queue, and lines without acknowledgement
 GROUPS = 32  # ring of copy groups
 W_GROUP_COUNT = 16
 W_GROUP_TIME = W_GROUP_COUNT + GROUPS
@@ -74,7 +79,7 @@ Q_BYTES, Q_PC, Q_SHARED, Q_LAST, Q_LAST_MASK = (Q_LINE + i for i in range(1, 6))
 (SM_LSU_FREE, SM_LSU_NEXT, SM_TURN, SM_SECTORS, SM_STORES, SM_LIVE_CTAS, SM_REQUEST, SM_LOAD, SM_LINK, SM_STAMP,
  SM_REQUESTS_USED, SM_LOADS_USED, SM_LINKS_USED, SM_STALLED, SM_BULK_NEXT, SM_BULK_HEAD, SM_BULK_TAIL,
  SM_BULK_ARRIVED, SM_BULK_ARRIVED_LAST, SM_BULK_POOL, SM_BULK_LIVE, SM_BULK_LINES, SM_BULK_FREE, SM_BULK_STATE,
- SM_BULK_SINCE, SM_BULK_CYCLES) = range(26)
+ SM_BULK_SINCE, SM_EPOCH, SM_BULK_CYCLES) = range(27)
 BULK_BUSY, BULK_ISSUE, BULK_LIMIT, BULK_IDLE = range(4)  # what the bulk engine does; SM_BULK_CYCLES counts them
 BULK_STATES = ("busy", "issue", "limit")
 SM_COUNTERS = SM_BULK_CYCLES + 4
@@ -101,7 +106,7 @@ VALID, INVALID = -2, -1  # else: the request that will bring the sector
 # -- pools --------------------------------------------------------------------------------------------
 (RQ_KIND, RQ_LINE, RQ_MASK, RQ_WAITERS, RQ_WAY, RQ_WARP, RQ_GROUP, RQ_SECTORS) = range(8)
 REQUEST = 8
-RQ_FILL, RQ_BYPASS, RQ_COPY, RQ_STORE = range(4)
+RQ_FILL, RQ_BYPASS, RQ_COPY, RQ_STORE, RQ_ATOM = range(5)
 (LD_WARP, LD_DST, LD_REGS, LD_LEFT, LD_TIME) = range(5)
 LOAD = 6
 # A bulk copy: lines B_LINE .. B_LAST are still to be asked for, B_LEFT of all have not arrived.
@@ -152,7 +157,7 @@ def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int]) -> 
         H_HAS_PHANTOM: int(phantom[1] > phantom[0]), H_BLOCK: block, H_TAGS: requests + timing.bulk_queue,
         H_BULK_LINES: timing.bulk_lines,
         H_BULK_QUEUE: timing.bulk_queue, H_BULK_INTERVAL: timing.bulk_issue,
-        H_BULK_DONE: timing.l1_return + timing.bulk_extra,
+        H_ATOM_EXTRA: timing.atomic_extra, H_BULK_DONE: timing.l1_return + timing.bulk_extra,
     }
     for at, value in values.items():
         state[at] = value

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from emulator.gpu import memory
 from emulator.gpu.bulk import bulk_respond, serve_barrier
-from emulator.gpu.decode import K_BULK, K_COPY, K_LDG, K_MBARRIVE, K_MBINIT, K_STG, K_STS, K_ULDG
+from emulator.gpu.decode import K_ATOM, K_BULK, K_COPY, K_LDCG, K_LDG, K_MBARRIVE, K_MBINIT, K_STG, K_STS, K_ULDG
 from emulator.gpu.layout import (
+    C_ATOM_REQUESTS,
+    C_ATOM_SECTORS,
+    C_BYPASS_REQUESTS,
+    C_BYPASS_SECTORS,
     C_COPY,
     C_COPY_REQUESTS,
     C_L1_HIT,
@@ -20,11 +24,12 @@ from emulator.gpu.layout import (
     C_STORE,
     C_STORE_REQUESTS,
     ENTRY,
+    FREE,
     GROUPS,
+    H_ATOM_EXTRA,
     H_BLOCK,
     H_BULK_QUEUE,
     H_COPY_EXTRA,
-    H_EPOCH,
     H_IN_FLIGHT,
     H_LOADS,
     H_LSU_INTERVAL,
@@ -71,6 +76,7 @@ from emulator.gpu.layout import (
     Q_SLOT,
     Q_TIME,
     REQUEST,
+    RQ_ATOM,
     RQ_BYPASS,
     RQ_COPY,
     RQ_FILL,
@@ -86,6 +92,7 @@ from emulator.gpu.layout import (
     SM_BULK_LIVE,
     SM_COUNTERS,
     SM_ENTRIES,
+    SM_EPOCH,
     SM_LINK,
     SM_LINKS_USED,
     SM_LOAD,
@@ -109,12 +116,15 @@ from emulator.gpu.layout import (
     SUB_SPACE,
     SUB_TAKEN,
     VALID,
+    W_AGE,
     W_CLOSED,
     W_GROUP_COUNT,
     W_GROUP_TIME,
     W_PENDING,
     W_RETIRED,
     W_SCORE,
+    W_STATE,
+    W_STORES,
     WARP,
 )
 from emulator.gpu.timing import MAX_QUEUE
@@ -178,7 +188,7 @@ def _request(S, M, sm, base, kind, line, mask, way, slot, group, t):
     S[r + RQ_WARP], S[r + RQ_GROUP] = slot, group
     sectors = (mask & 1) + (mask >> 1 & 1) + (mask >> 2 & 1) + (mask >> 3 & 1)
     S[r + RQ_SECTORS] = sectors
-    memory.request(M, t, sm, line, mask, 1 if kind == RQ_STORE else 0, sm * S[H_TAGS] + number)
+    memory.request(M, t, sm, line, mask, 1 if kind >= RQ_STORE else 0, sm * S[H_TAGS] + number)
     return number
 
 
@@ -214,7 +224,7 @@ def _victim(S, base, line):
     at = base + SM_SIZE + (line % S[H_SETS]) * ways * L1_LINE
     best, oldest = -1, NEVER
     for _ in range(ways):
-        if S[at + L1_TAG] >> TAG_EPOCH != S[H_EPOCH]:
+        if S[at + L1_TAG] >> TAG_EPOCH != S[base + SM_EPOCH]:
             return at
         pending = S[at + L1_SECTOR] >= 0 or S[at + L1_SECTOR + 1] >= 0 or (
             S[at + L1_SECTOR + 2] >= 0 or S[at + L1_SECTOR + 3] >= 0)
@@ -234,7 +244,7 @@ def _load(S, M, sm, base, q, t):
     loads = _pool(S, sm) + S[H_REQUESTS] * REQUEST
     for i in range(S[q + Q_LINES]):
         line, mask = S[q + Q_LINE + i], S[q + Q_MASK + i]
-        tag = line + (S[H_EPOCH] << TAG_EPOCH)
+        tag = line + (S[base + SM_EPOCH] << TAG_EPOCH)
         way = _find(S, base, line, tag)
         fresh = way < 0
         if fresh:
@@ -294,6 +304,37 @@ def _load(S, M, sm, base, q, t):
 
 
 @njit
+def _forget(S, base, line, mask):
+    """Drop L1's copy of sectors that are written."""
+    way = _find(S, base, line, line + (S[base + SM_EPOCH] << TAG_EPOCH))
+    if way >= 0:
+        for s in range(4):
+            if (mask >> s) & 1:
+                S[way + L1_SECTOR + s] = INVALID
+
+
+@njit
+def _past_l1(S, M, sm, base, q, t):
+    """LDCG and ATOM: a request for every line."""
+    kind = RQ_ATOM if S[q + Q_KIND] == K_ATOM else RQ_BYPASS
+    slot, lines = S[q + Q_SLOT], S[q + Q_LINES]
+    counters = base + SM_COUNTERS
+    S[counters + (C_ATOM_REQUESTS if kind == RQ_ATOM else C_BYPASS_REQUESTS)] += lines
+    S[counters + (C_ATOM_SECTORS if kind == RQ_ATOM else C_BYPASS_SECTORS)] += S[q + Q_SECTORS]
+    loads = _pool(S, sm) + S[H_REQUESTS] * REQUEST
+    load = _take(S, loads, base + SM_LOAD, base + SM_LOADS_USED, LOAD, LD_LEFT)
+    d = loads + load * LOAD
+    S[d + LD_WARP], S[d + LD_DST], S[d + LD_REGS] = slot, S[q + Q_DST], S[q + Q_REGS]
+    S[d + LD_LEFT], S[d + LD_TIME] = 0, max(t + 1, t - 1 + S[q + Q_LATENCY])
+    for i in range(lines):
+        line, mask = S[q + Q_LINE + i], S[q + Q_MASK + i]
+        if kind == RQ_ATOM:
+            _forget(S, base, line, mask)
+        number = _request(S, M, sm, base, kind, line, mask, -1, slot, 0, t)
+        _wait_for(S, sm, base, load, number, S[_pool(S, sm) + number * REQUEST + RQ_SECTORS])
+
+
+@njit
 def _serve(S, U, M, sm, base, q, t):
     """The load-store unit takes one instruction."""
     kind = S[q + Q_KIND]
@@ -304,16 +345,17 @@ def _serve(S, U, M, sm, base, q, t):
         lines = S[q + Q_LINES]
         for i in range(lines):
             line, mask = S[q + Q_LINE + i], S[q + Q_MASK + i]
-            way = _find(S, base, line, line + (S[H_EPOCH] << TAG_EPOCH))
-            if way >= 0:
-                for s in range(4):
-                    if (mask >> s) & 1:
-                        S[way + L1_SECTOR + s] = INVALID
-            _request(S, M, sm, base, RQ_STORE, line, mask, -1, 0, 0, t)
+            _forget(S, base, line, mask)
+            _request(S, M, sm, base, RQ_STORE, line, mask, -1, S[q + Q_SLOT], S[q + Q_GROUP], t)
         S[base + SM_STORES] += lines
+        w = base + SM_WARPS + S[q + Q_SLOT] * WARP
+        if S[w + W_AGE] == S[q + Q_GROUP] and S[w + W_STATE] != FREE:
+            S[w + W_STORES] += lines - 1
         S[H_IN_FLIGHT] += lines - 1
         S[counters + C_STORE] += S[q + Q_SECTORS]
         S[counters + C_STORE_REQUESTS] += lines
+    elif kind == K_ATOM or kind == K_LDCG:
+        _past_l1(S, M, sm, base, q, t)
     elif kind == K_COPY:
         for i in range(S[q + Q_LINES]):
             _request(S, M, sm, base, RQ_COPY, S[q + Q_LINE + i], S[q + Q_MASK + i], -1, S[q + Q_SLOT],
@@ -342,7 +384,7 @@ def _fits(S, base, q):
     An instruction counts with all sectors that it touches (32 at most), whether L1 holds them or not.
     """
     kind = S[q + Q_KIND]
-    if kind == K_LDG or kind == K_ULDG or kind == K_COPY:
+    if kind == K_LDG or kind == K_ULDG or kind == K_COPY or kind == K_ATOM or kind == K_LDCG:
         return S[base + SM_SECTORS] + S[q + Q_SECTORS] <= S[H_SECTOR_LIMIT]
     if kind == K_STG:
         return S[base + SM_STORES] + S[q + Q_LINES] <= S[H_STORE_LIMIT]
@@ -417,6 +459,12 @@ def respond(S, tag, t):
     if kind == RQ_STORE:
         S[base + SM_STORES] -= 1
         S[H_IN_FLIGHT] -= 1
+        slot = S[r + RQ_WARP]
+        w = base + SM_WARPS + slot * WARP
+        if S[w + W_AGE] == S[r + RQ_GROUP] and S[w + W_STATE] != FREE:
+            S[w + W_STORES] -= 1
+            if S[w + W_STORES] == 0:  # MEMBAR may go on
+                wake(S, sm, base, slot, t)
     elif kind == RQ_COPY:
         slot = S[r + RQ_WARP]
         w = base + SM_WARPS + slot * WARP
@@ -436,6 +484,8 @@ def respond(S, tag, t):
             for s in range(4):
                 if (S[r + RQ_MASK] >> s) & 1 and S[way + L1_SECTOR + s] == number:
                     S[way + L1_SECTOR + s] = VALID
+        elif kind == RQ_ATOM:
+            time += S[H_ATOM_EXTRA]
         link = S[r + RQ_WAITERS]
         while link >= 0:
             k = links + link * LINK

@@ -195,9 +195,10 @@ def _check_conservation(run: KernelRun) -> None:
     pairs = (
         ("L1 sectors read = hits + merged + misses", c["l1_read_sectors"],
          c["l1_hit_sectors"] + c["l1_merged_sectors"] + c["l1_miss_sectors"]),
-        ("L2 bytes read = (L1 misses + asynchronous and bulk copies) x 32", sector * m["l2_read_sectors"],
-         sector * (c["l1_miss_sectors"] + c["copy_sectors"] + c["bulk_sectors"])),
-        ("L2 bytes written = sectors stored x 32", sector * m["l2_write_sectors"], sector * c["store_sectors"]),
+        ("L2 bytes read = (L1 misses + loads past L1 + copies) x 32", sector * m["l2_read_sectors"],
+         sector * (c["l1_miss_sectors"] + c["bypass_sectors"] + c["copy_sectors"] + c["bulk_sectors"])),
+        ("L2 bytes written = sectors stored or added to x 32", sector * m["l2_write_sectors"],
+         sector * (c["store_sectors"] + c["atomic_sectors"])),
         ("HBM bytes read = L2 sectors filled x 32", sector * m["dram_reads"], sector * m["l2_fill_sectors"]),
     )
     for what, left, right in pairs:

@@ -28,7 +28,8 @@ COUNTERS = (
     "warp_instructions", "l1_read_sectors", "l1_hit_sectors", "l1_merged_sectors", "l1_miss_sectors",
     "copy_sectors", "store_sectors", "shared_read_bytes", "shared_write_bytes", "bank_conflict_cycles",
     "poisoned_stores", "tensor_instructions", "load_requests", "store_requests", "copy_requests", "ctas",
-    "bulk_copies", "bulk_requests", "bulk_sectors")
+    "bulk_copies", "bulk_requests", "bulk_sectors", "atomic_requests", "atomic_sectors", "bypass_requests",
+    "bypass_sectors")
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Request:
     """What an SM has asked of the memory system."""
 
     sm: SM
-    kind: str  # "load", "copy", "bulk" or "store"
+    kind: str  # "load", "copy", "bulk", "store" or "atomic"
     mask: int
     access: Access
     place: L1Line | None = None
@@ -120,6 +121,8 @@ def blocked(engine: NaiveEngine, sub: SubCore, warp: Warp, t: int) -> str | None
         group = len(warp.groups) - 1 - one.values["n"]  # this many of the oldest have to be finished
         if group > 0 and (warp.retired < group or warp.groups[group - 1].time > t):
             return "copy_wait"
+    if one.op.name == "MEMBAR" and warp.stores:
+        return "global_memory"
     if one.op.name == "EXIT" and (warp.pending or warp.pending_time > t):
         return "global_memory"
     if one.unit < LSU and sub.unit_free[one.unit] > t:
@@ -167,7 +170,7 @@ class SM:
 
     def fits(self, access: Access, timing: Timing) -> bool:
         """Whether the limits on outstanding sectors and stores let an instruction go."""
-        if access.kind in ("LDG", "ULDG", "LDGSTS"):
+        if access.kind in ("LDG", "ULDG", "LDGSTS", "LDCG", "ATOM"):
             return self.sectors + access.sectors <= timing.outstanding_sectors
         if access.kind == "STG":
             return self.stores + len(access.lines) <= timing.outstanding_stores
@@ -180,15 +183,25 @@ class SM:
             self.load(engine, access, t)
         elif access.kind == "STG":
             for line, mask in access.lines.items():
-                place = self.find(engine, line)
-                for s in range(SECTORS):
-                    if place is not None and mask >> s & 1:
-                        place.sectors[s] = "invalid"
+                self.forget(engine, line, mask)
                 engine.send(Request(self, "store", mask, access), line, t)
+            access.warp.stores += len(access.lines) - 1
             self.stores += len(access.lines)
             engine.in_flight += len(access.lines) - 1
             c["store_sectors"] += access.sectors
             c["store_requests"] += len(access.lines)
+        elif access.kind in ("ATOM", "LDCG"):
+            load = Load(access, len(access.lines), max(t + 1, t - 1 + access.latency))
+            name = "atomic" if access.kind == "ATOM" else "bypass"
+            for line, mask in access.lines.items():
+                if access.kind == "ATOM":
+                    self.forget(engine, line, mask)
+                request = Request(self, "atomic" if access.kind == "ATOM" else "load", mask, access)
+                request.waiters.append((load, mask.bit_count()))
+                engine.send(request, line, t)
+            self.sectors += access.sectors
+            c[f"{name}_requests"] += len(access.lines)
+            c[f"{name}_sectors"] += access.sectors
         elif access.kind == "LDGSTS":
             for line, mask in access.lines.items():
                 engine.send(Request(self, "copy", mask, access), line, t)
@@ -201,6 +214,13 @@ class SM:
             serve_barrier(engine, self, access, t)
         else:
             finish(access, max(t + 1, t - 1 + access.latency))
+
+    def forget(self, engine: NaiveEngine, line: int, mask: int) -> None:
+        """Drop L1's copy of sectors that are written."""
+        place = self.find(engine, line)
+        for s in range(SECTORS):
+            if place is not None and mask >> s & 1:
+                place.sectors[s] = "invalid"
 
     def find(self, engine: NaiveEngine, line: int) -> L1Line | None:
         """The L1 line that holds `line`, or None."""
@@ -299,7 +319,8 @@ class NaiveEngine:
     def send(self, request: Request, line: int, t: int) -> None:
         """Pass a request to the memory system."""
         self.requests[self.sent] = request
-        self.memory.request(t, request.sm.number, line, request.mask, int(request.kind == "store"), self.sent)
+        self.memory.request(t, request.sm.number, line, request.mask, int(request.kind in ("store", "atomic")),
+                            self.sent)
         self.sent += 1
 
     def send_bulk(self, sm: SM, copy: Copy, line: int, mask: int, t: int) -> None:
@@ -419,6 +440,7 @@ class NaiveEngine:
             sub.queue.append(access)
             if access.kind in ("STG", "STS", "MBINIT"):
                 self.in_flight += 1
+                warp.stores += access.kind == "STG"
             elif access.kind == "LDGSTS":
                 access.group = warp.groups[-1]
                 access.group.left += len(access.lines)
@@ -430,7 +452,7 @@ class NaiveEngine:
                     warp.producer[slot] = "global_memory" if access.lines else "shared_memory"
 
     def control(self, sm: SM, sub: SubCore, warp: Warp, name: str, t: int) -> None:
-        """BAR, EXIT and CPCOMMIT."""
+        """BAR, EXIT, MEMBAR and CPCOMMIT."""
         slot = warp.slot // self.shape.warps
         cta = sm.ctas[slot]
         if name == "BAR":
@@ -445,6 +467,8 @@ class NaiveEngine:
                 del sm.ctas[slot]
             else:
                 self.release(cta, t)
+        elif name == "MEMBAR":
+            sm.sets = [[] for _ in range(self.timing.l1_sets)]
         elif name == "CPCOMMIT":
             warp.close_group()
             retire(warp)
@@ -467,6 +491,7 @@ class NaiveEngine:
         time = t + self.timing.l1_return
         if request.kind == "store":
             sm.stores -= 1
+            warp.stores -= 1
             self.in_flight -= 1
         elif request.copy is not None:
             sm.bulk.respond(self.timing, request.copy, t)
@@ -483,6 +508,8 @@ class NaiveEngine:
                 for s in range(SECTORS):
                     if request.place.sectors[s] is request:
                         request.place.sectors[s] = "valid"
+            if request.kind == "atomic":
+                time += self.timing.atomic_extra
             for load, count in request.waiters:
                 sm.sectors -= count
                 load.time = max(load.time, time)

@@ -74,6 +74,7 @@ class Warp:
     pending_time: int = 0
     groups: list[Group] = field(default_factory=lambda: [Group()])  # the last one is open
     retired: int = 0
+    stores: int = 0  # in the queue, and lines without acknowledgement
     waits_at: int = -1  # shared address of the mbarrier that holds the warp
 
     def close_group(self) -> None:
@@ -301,7 +302,7 @@ def memory_access(engine: NaiveEngine, counters: dict[str, int], warp: Warp, one
             raw = engine.bytes[addresses[0] : addresses[0] + width].tobytes()
             warp.uniform[slot - UREG0] = int.from_bytes(raw, "little", signed=True)
             warp.written.add(slot)
-    elif name == "LDG":
+    elif name in ("LDG", "LDCG"):
         size = min(width, 4)
         for j, slot in enumerate(one.writes):
             values = [0] * 32
@@ -310,6 +311,8 @@ def memory_access(engine: NaiveEngine, counters: dict[str, int], warp: Warp, one
                     at = addresses[lane] + 4 * j
                     values[lane] = int.from_bytes(engine.bytes[at : at + size].tobytes(), "little")
             write(warp, slot, mask, None if any(phantom.values()) else values)
+    elif name == "ATOM":
+        _atomic(engine, counters, warp, one, active, addresses, phantom)
     elif name == "STG":
         _store(engine, counters, warp, one, active, addresses, phantom)
     else:
@@ -324,6 +327,24 @@ def memory_access(engine: NaiveEngine, counters: dict[str, int], warp: Warp, one
                 warp.shared[target : target + 16] = engine.bytes[addresses[lane] : addresses[lane] + 16]
             counters["shared_write_bytes"] += 16
     return access
+
+
+def _atomic(engine: NaiveEngine, counters: dict[str, int], warp: Warp, one: Instruction, active: list[int],
+            addresses: dict[int, int], phantom: dict[int, bool]) -> None:
+    """ATOM: lane after lane. Phantom words have no value; a poisoned addend is dropped, and counted."""
+    source, values = one.values["src"], [0] * 32
+    addend = [int(v) for v in warp.lanes(source)]
+    dropped = source in warp.poison and not all(phantom.values())
+    for lane in active:
+        if phantom[lane]:
+            continue
+        word = engine.bytes[addresses[lane] : addresses[lane] + 4].view(np.uint32)
+        values[lane] = int(word[0])
+        if source not in warp.poison:
+            word[0] = (values[lane] + addend[lane]) & 0xFFFFFFFF
+    counters["poisoned_stores"] += dropped
+    for slot in one.writes:
+        write(warp, slot, sum(1 << lane for lane in active), None if any(phantom.values()) else values)
 
 
 def _store(engine: NaiveEngine, counters: dict[str, int], warp: Warp, one: Instruction, active: list[int],

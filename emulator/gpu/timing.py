@@ -71,6 +71,7 @@ class Timing:
     shared_latency: int
     shuffle_latency: int
     copy_extra: int
+    atomic_extra: int
     bulk_engines: int
     bulk_queue: int
     bulk_issue: int
@@ -117,6 +118,7 @@ KEYS = {
     "shared_latency": "sm.shared.latency",
     "shuffle_latency": "sm.shared.shuffle_latency",
     "copy_extra": "sm.async_copy.extra_latency",
+    "atomic_extra": "sm.atomic.extra_latency",
     "bulk_engines": "sm.bulk.engines",
     "bulk_queue": "sm.bulk.queue",
     "bulk_issue": "sm.bulk.issue_interval",
@@ -130,8 +132,8 @@ KEYS = {
     "cta_start": "launch.cta_start",
 } | {f"{unit}_{what}": f"sm.{unit}.{what}" for unit in UNITS[:6] for what in ("latency", "interval")}
 
-OTHER_CYCLES = ("branch_taken", "lsu_phase_cycles", "l1_return", "copy_extra", "bulk_issue", "bulk_extra",
-                "cta_start")
+OTHER_CYCLES = ("branch_taken", "lsu_phase_cycles", "l1_return", "copy_extra", "atomic_extra", "bulk_issue",
+                "bulk_extra", "cta_start")
 
 
 def read_timing(chip: Chip) -> Timing:

@@ -134,7 +134,7 @@ class _Writer:
 
     def instruction(self, depth: int) -> None:
         k, g = self.k, self.guard()
-        kind = self.number_in(0, 23)
+        kind = self.number_in(0, 25)
         if kind <= 3:
             typ = self.pick(["f32", "s32"])
             chosen = self.number_in(0, 4)
@@ -216,6 +216,15 @@ class _Writer:
             self.bulk(g)
         elif kind == 23 and self.shared >= 512 and depth == 0:
             self.meet()
+        elif kind == 24:
+            a = self.offset(OUTPUT // 4, 4)
+            k.ATOM(self.pick([self.reg(), ZERO]), a, self.output, self.pick([0, 16]), self.pick([self.reg(), ZERO]),
+                   guard=g)
+        elif kind == 25:
+            width = self.pick([8, 32, 128])
+            if self.number_in(0, 1):
+                k.MEMBAR()
+            k.LDCG(width, self.pick(self.data), self.offset(OUTPUT // 4, max(4, width // 8)), self.output, 0, guard=g)
         elif kind >= 21:
             label = k.fresh("skip")
             k.UBR(self.pick(["EQ", "GT", "LE"]), self.number, UZERO, label)
