@@ -190,13 +190,15 @@ def tensor_of(program: Program, name: str) -> Tensor:
     return program.tensors[name]
 
 
-def measured_step(machine: Machine, context: int, warm: bool) -> StepResult:
+def measured_step(machine: Machine, context: int, warm: bool, sample_layers: int | None = None) -> StepResult:
     """The one step of a timing-only program whose attention reads `context` positions, its own included.
 
-    warm: run one step of the same shape before it, so that caches hold what they would hold.
+    warm: run one step of the same shape before it, so that caches hold what they would hold. sample_layers (GPU):
+    layers that run and stand for all.
     """
+    options = {} if sample_layers is None else {"sample_layers": sample_layers}
     position = np.full((batch_of(machine.program), 1), context - 1, dtype=np.int32)
     for _ in range(2 if warm else 1):
         machine.write("position", position)
-        step = machine.step()
+        step = machine.step(**options)
     return step

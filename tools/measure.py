@@ -41,6 +41,7 @@ class Job:
     kv_format: str | None = None
     launch: str | None = None
     layers: tuple[int, int] | None = None
+    sample_layers: int | None = None
     system_chips: int | None = None
     tensor_parallel: int | None = None
     pipeline_parallel: int | None = None
@@ -155,6 +156,8 @@ def check(job: Job) -> Checked:
     layers = check_layers(job.layers, model.config.layers)
     if layers is not None and not job.timing_only:
         raise ValueError("--layers leaves out embedding and head, so it needs --timing-only")
+    if job.sample_layers is not None and not job.timing_only:
+        raise ValueError("--sample-layers leaves out layers, so it needs --timing-only")
     scheme = check_options(model, chip, job.batch, job.arithmetic, job.weights, job.kv_format, job.timing_only)
     prompts: list[list[int]] = []
     tokens = job.tokens or (1 if job.timing_only else DEFAULT_TOKENS)
@@ -205,7 +208,17 @@ def measured_once(ready: Prepared) -> StepResult:
     from emulator.run import load, measured_step
 
     machine = load(ready.program, ready.chip, engine=ready.job.engine, launch=ready.job.launch)
-    return measured_step(machine, ready.job.context or 1, warm=may_stay_cached(ready))
+    return measured_step(machine, ready.job.context or 1, warm=may_stay_cached(ready), sample_layers=sampled(ready))
+
+
+def sampled(ready: Prepared) -> int | None:
+    """How many layers stand for all; None where all run: without --sample-layers; on the LPU, which schedules layers
+    of equal shape once anyway; and where a few layers would stay in a cache that all of them overflow."""
+    first, end = ready.job.layers or (0, ready.model.config.layers)
+    wanted = ready.job.sample_layers
+    if wanted is None or wanted >= end - first or ready.chip.kind == "lpu" or may_stay_cached(ready):
+        return None
+    return wanted
 
 
 def generated(ready: Prepared, on_step: OnStep | None = None) -> Result:
@@ -259,6 +272,7 @@ def entry(ready: Prepared, step: StepResult, positions: int) -> dict[str, Any]:
         "batch": job.batch,
         "context": job.context,
         "layers": list(job.layers) if job.layers else None,
+        "sampled_layers": sampled(ready),
         "cycles_per_token": step.cycles,
         "predicted_cycles": ready.program.meta.get("predicted_cycles"),
         "clock_hz": chip.clock_hz,

@@ -227,9 +227,17 @@ def one_point(model: str, entries: Sequence[dict[str, Any]], job: Job) -> str:
         ]
         lines.append(columns(entries, [*agreement_rows(), *measured_rows(entries), *extra]))
         lines += [f"    {e['chip']}: {bound_sentence(e)}" for e in good]
+        lines += [sampled_line(e) for e in good if e.get("sampled_layers")]
         lines.append(where_table(good))
         lines += [published_line(e) for e in good if e.get("published")]
     return "\n".join([*lines, *same_arithmetic(entries), *failures(entries)])
+
+
+def sampled_line(e: dict[str, Any]) -> str:
+    """That layers were left out, and which stand for them."""
+    count = e["sampled_layers"]
+    ran = "layer 0 ran and stands" if count == 1 else f"layers 0 to {count - 1} ran, the last of them stands"
+    return f"    {e['chip']}: sampled: {ran} for the layers after it"
 
 
 def system_cell(e: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from emulator.chip import Chip
 from emulator.gpu.decode import decode_text
 from emulator.gpu.errors import LaunchError
 from emulator.gpu.launch import FastEngine, KernelRun, shape_of
+from emulator.gpu.sample import repeats
 from emulator.gpu.timing import SECTOR_BYTES, SUB_CORES, read_timing
 from emulator.result import StepResult
 from emulator.step_state import check_room, fed_ids
@@ -101,9 +102,11 @@ class GpuMachine:
         return formats.decode(formats.from_bytes(data, tensor.dtype), tensor.dtype).copy()
 
     # -- steps ------------------------------------------------------------------------------------
-    def step(self, token: int | list[int] | None = None) -> StepResult:
+    def step(self, token: int | list[int] | None = None, sample_layers: int | None = None) -> StepResult:
         """Run every launch once. `token`: ids that the host writes first, one a sequence.
 
+        sample_layers: run only so many layers (see emulator.gpu.sample); cycles and all counts are those of the
+        whole step, with the last of them in the place of the layers that follow. Values are of no use then.
         Raises RunError for a token or position that the program does not have, and MachineError.
         """
         host = 0
@@ -113,27 +116,33 @@ class GpuMachine:
             host = 4 * len(ids)
         check_room(self)
         start = self.engine.now
-        reasons_before, bulk_before = self.engine.reasons(), self.engine.bulk_cycles()
         gap = self.timing.gap(self.launch_mode)
-        runs: list[KernelRun] = []
-        for one, shape in zip(self.text.launches, self.shapes, strict=True):
-            runs.append(self.engine.run(len(runs), one, shape, gap))
-            _check_conservation(runs[-1])
-        cycles = self.engine.now - start
-        accounting = self._accounting(self.engine.reasons() - reasons_before, cycles)
+        cycles, reasons, bulk = 0, np.zeros_like(self.engine.reasons()), dict.fromkeys(self.engine.bulk_cycles(), 0)
+        records, counted, memory = [], [], []
+        for at, times in enumerate(repeats([one.node for one in self.text.launches], sample_layers)):
+            if times == 0:
+                continue
+            now, reasons_before, bulk_before = self.engine.now, self.engine.reasons(), self.engine.bulk_cycles()
+            run = self.engine.run(at, self.text.launches[at], self.shapes[at], gap)
+            _check_conservation(run)
+            records.append(self._record(at, run, start, times))
+            counted.append((run.counters, times))
+            memory.append((run.memory, times))
+            cycles += times * (self.engine.now - now)
+            reasons += times * (self.engine.reasons() - reasons_before)
+            for name, after in self.engine.bulk_cycles().items():
+                bulk[name] += times * (after - bulk_before[name])
+        accounting = self._accounting(reasons, cycles)
         if self.timing.bulk_engines:
-            bulk = {name: after - bulk_before[name] for name, after in self.engine.bulk_cycles().items()}
             accounting["bulk_engine"] = bulk | {"idle": self.timing.sms * cycles - sum(bulk.values())}
             check_accounting(accounting, {"sub_core": self.timing.sms * SUB_CORES, "bulk_engine": self.timing.sms},
                              cycles)
-        counters = _total([run.counters for run in runs])
-        traffic = _traffic(_total([run.memory for run in runs]), counters)
+        counters, below = _total(counted), _total(memory)
+        traffic = _traffic(below, counters)
         traffic["host"] = host
         return StepResult(
             cycles=cycles, traffic=traffic, accounting=accounting,
-            counters=counters | _total([run.memory for run in runs]),
-            kernels=[self._record(at, run, start) for at, run in enumerate(runs)],
-            logits=self._logits(), tokens=self._tokens())
+            counters=counters | below, kernels=records, logits=self._logits(), tokens=self._tokens())
 
     def _accounting(self, reasons: np.ndarray, cycles: int) -> dict[str, dict[str, int]]:
         """Cycles of all sub-cores by reason; every single sub-core must add up to the step's cycles."""
@@ -146,11 +155,12 @@ class GpuMachine:
         check_accounting(accounting, {"sub_core": self.timing.sms * SUB_CORES}, cycles)
         return accounting
 
-    def _record(self, at: int, run: KernelRun, start: int) -> dict[str, Any]:
+    def _record(self, at: int, run: KernelRun, start: int, times: int) -> dict[str, Any]:
         launch = self.text.launches[at]
         return {
             "node": launch.node, "kernel": self.text.kernels[launch.kernel].name,
-            "start": run.start - start, "end": run.end - start, "grid": launch.grid, "block": launch.block,
+            "start": run.start - start, "end": run.end - start, "times": times,
+            "grid": launch.grid, "block": launch.block,
             "instructions": run.counters["warp_instructions"], "traffic": _traffic(run.memory, run.counters),
         }
 
@@ -166,11 +176,12 @@ class GpuMachine:
         return [int(v) for v in self.read("token")[:, 0]]
 
 
-def _total(parts: list[dict[str, int]]) -> dict[str, int]:
+def _total(parts: list[tuple[dict[str, int], int]]) -> dict[str, int]:
+    """Sums of what each part counts, each as often as it says."""
     total: dict[str, int] = {}
-    for part in parts:
+    for part, times in parts:
         for name, value in part.items():
-            total[name] = total.get(name, 0) + value
+            total[name] = total.get(name, 0) + times * value
     return total
 
 

@@ -27,7 +27,7 @@ from tools.options import (
 # With none of these given, compare shows its three blocks.
 CHOICES = (
     "model", "prompts", "prompt_ids", "tokens", "batch", "context", "timing_only", "arithmetic", "weights",
-    "kv_format", "layers", "stop_at_eos", "system_chips", "tensor_parallel", "pipeline_parallel",
+    "kv_format", "layers", "sample_layers", "stop_at_eos", "system_chips", "tensor_parallel", "pipeline_parallel",
 )  # fmt: skip
 
 work_options = option_group(
@@ -50,6 +50,10 @@ work_options = option_group(
     launch_option,
     system_options,
     click.option("--layers", type=Layers(), default=None, help="Only these layers, without embedding and head."),
+    click.option(
+        "--sample-layers", type=Count(), default=None,
+        help="GPU: run so many layers, the last of them standing for the rest.",
+    ),
     click.option("--stop-at-eos", is_flag=True, help="Stop when every sequence has met the end-of-text token."),
 )  # fmt: skip
 
