@@ -16,10 +16,10 @@ Accounting = dict[str, dict[str, int]]
 class StepResult:
     """One decode step (or one run of a hand-written program).
 
-    cycles: SM cycles on the GPU, core cycles on the LPU. traffic: bytes by level. kernels (GPU):
-    one entry a launch that ran, with how often it counts. logits: fp32 [batch, vocabulary], None in
-    timing mode or without a head. tokens: next token of each sequence as the machine wrote it, None in timing mode. chip_spans (LPU):
-    (first cycle, end) of each chip's own run inside the step.
+    cycles: SM cycles on the GPU, core cycles on the LPU. traffic: bytes by level. kernels (GPU): one
+    entry a launch that ran, with how often it counts. logits: fp32 [batch, vocabulary], None in timing
+    mode or without a head. tokens: next token of each sequence as the machine wrote it, None in timing
+    mode. chip_spans (LPU): (first cycle, end) of each chip's own run inside the step.
     """
 
     cycles: int
