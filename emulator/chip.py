@@ -18,6 +18,7 @@ import msgspec
 
 STATUSES = ("published", "measured", "calibrated", "assumed")
 FOLDER = Path(__file__).resolve().parent / "chips"
+DRAM_FOLDER = FOLDER.parent / "dram" / "configs"
 
 
 class ChipError(ValueError):
@@ -39,7 +40,7 @@ class Chip:
 
     def __init__(self, name: str, kind: str, title: str, numbers: dict[str, Number]) -> None:
         self.name = name
-        self.kind = kind  # "lpu" or "gpu"
+        self.kind = kind  # "lpu" or "gpu"; "dram" for a DRAM by itself
         self.title = title
         self.numbers = numbers
 
@@ -106,9 +107,26 @@ def chip_names() -> list[str]:
 
 
 def load_chip(name: str | Path) -> Chip:
-    """Load a bundled chip by name, or a TOML file by path. Raises ChipError with one sentence."""
+    """Load a bundled chip by name, or a TOML file by path. Raises ChipError with one sentence.
+
+    A GPU's file may name a DRAM (`dram = "hbm3_5g2"` in [chip]): then it has that DRAM's numbers, except for
+    those that it gives itself.
+    """
     path = description_path(name, "chip", FOLDER)
     head, numbers = read_numbers(path, "chip", ("lpu", "gpu"))
+    if "dram" in head:
+        numbers = {**load_dram(head["dram"]).numbers, **numbers}
+    return Chip(head["name"], head["kind"], head["title"], numbers)
+
+
+def dram_names() -> list[str]:
+    """Names of the DRAMs that ship with the package."""
+    return sorted(path.stem for path in DRAM_FOLDER.glob("*.toml"))
+
+
+def load_dram(name: str | Path) -> Chip:
+    """Load a bundled DRAM by name, or a TOML file by path: a description of kind "dram". Raises ChipError."""
+    head, numbers = read_numbers(description_path(name, "DRAM", DRAM_FOLDER), "memory", ("dram",))
     return Chip(head["name"], head["kind"], head["title"], numbers)
 
 
@@ -139,7 +157,8 @@ def read_numbers(path: Path, what: str, kinds: tuple[str, ...]) -> tuple[dict[st
         raise ChipError(f"{path}: needs a [{what}] section with name, kind ({' or '.join(kinds)}) and title")
     numbers: dict[str, Number] = {}
     _collect(path, "", document, numbers)
-    return {"name": head["name"], "kind": head["kind"], "title": str(head.get("title", head["name"]))}, numbers
+    told = {"name": head["name"], "kind": head["kind"], "title": str(head.get("title", head["name"]))}
+    return told | ({"dram": str(head["dram"])} if "dram" in head else {}), numbers
 
 
 def _collect(path: Path, prefix: str, table: dict[str, Any], numbers: dict[str, Number]) -> None:

@@ -22,7 +22,8 @@ Command = tuple[int, int, str, int, int]
 
 @dataclass
 class DramResult:
-    """cycles: DRAM cycle in which the last data passed a bus. done: that cycle for each request.
+    """cycles: DRAM cycle in which the last data passed a bus. done: that cycle for each request; entered: the
+    cycle in which its queue took it.
 
     commands: (cycle, pseudo-channel, name, bank, row of an ACT, burst of a RD or WR)
     by channel in the order of issue; empty unless asked for.
@@ -30,6 +31,7 @@ class DramResult:
 
     cycles: int
     done: np.ndarray
+    entered: np.ndarray
     counters: dict[str, int]
     commands: list[Command]
     config: DramConfig
@@ -86,17 +88,17 @@ def _fast(config, line, mask, write, arrival, log) -> DramResult:
     state = np.zeros(offset + layout.words(config, entries, log_room), dtype=np.int64)
     layout.build(state, offset, config, entries, sinks, log_room)
     state[offset + layout.STOP_WHEN_EMPTY] = 1
-    done = np.zeros(n, dtype=np.int64)
+    done, entered = np.zeros((2, n), dtype=np.int64)
     fed, end, number, packed, when = np.zeros((5, max(n, total)), dtype=np.int64)
     _deal(state, offset, line, mask, write, arrival, fed, end, number, packed, when)
-    cycles = _run_trace(state, offset, fed, end, number, packed, when, done, room)
+    cycles = _run_trace(state, offset, fed, end, number, packed, when, done, entered, room)
     counters = {name: int(state[offset + slot]) for name, slot in layout.COUNTERS.items()}
     logged = int(state[offset + layout.LOG_N])
     if log and logged > log_room:
         raise ValueError(f"{logged} commands do not fit the log of {log_room}")
     at = int(state[offset + layout.LOG])
     rows = state[at : at + logged * layout.LOG_WORDS].reshape(-1, layout.LOG_WORDS)
-    return DramResult(int(cycles), done, counters, _in_order(config, rows), config)
+    return DramResult(int(cycles), done, entered, counters, _in_order(config, rows), config)
 
 
 def _in_order(config: DramConfig, rows: np.ndarray) -> list[Command]:
@@ -133,7 +135,7 @@ def _deal(S, D, line, mask, write, arrival, fed, end, number, packed, when):
 
 
 @njit
-def _run_trace(S, D, fed, end, number, packed, when, done, room):
+def _run_trace(S, D, fed, end, number, packed, when, done, entered, room):
     npc = S[D + layout.NPC]
     cycles = 0
     for channel in range(S[D + layout.CHANNELS]):
@@ -142,7 +144,7 @@ def _run_trace(S, D, fed, end, number, packed, when, done, room):
             left = False
             for pc in range(channel * npc, channel * npc + npc):
                 q = c + layout.CH_HEAD + (pc - channel * npc) * S[D + layout.PC_WORDS]
-                cycles = max(cycles, _collect(S, D, pc, done))
+                cycles = max(cycles, _collect(S, D, pc, done, entered))
                 # As many as fit: those of earlier meals that are not done take up room.
                 last = min(end[pc], fed[pc] + room - S[q + layout.COUNT] - S[q + layout.COUNT + 1]
                            - _waiting(S, q))
@@ -157,7 +159,7 @@ def _run_trace(S, D, fed, end, number, packed, when, done, room):
             if not left:
                 break
         for pc in range(channel * npc, channel * npc + npc):
-            cycles = max(cycles, _collect(S, D, pc, done))
+            cycles = max(cycles, _collect(S, D, pc, done, entered))
     return cycles
 
 
@@ -173,7 +175,7 @@ def _waiting(S, q):
 
 
 @njit
-def _collect(S, D, pc, done):
+def _collect(S, D, pc, done, entered):
     """Note the times of a pseudo-channel's finished requests and free their entries; the latest time."""
     latest = 0
     for side in range(2):
@@ -182,6 +184,7 @@ def _collect(S, D, pc, done):
         while e >= 0:
             time = S[e + layout.E_TIME]
             done[S[e + layout.E_TAG]] = time
+            entered[S[e + layout.E_TAG]] = S[e + layout.E_SEQ]
             latest = max(latest, time)
             after = S[e + layout.E_NEXT]
             S[e + layout.E_NEXT] = S[D + layout.FREE]
@@ -197,15 +200,15 @@ def _naive(config, line, mask, write, arrival, log) -> DramResult:
         pc, bank, row, _ = config.locate(int(line[i]))
         channel, local = divmod(pc, config.pseudo_channels)
         channels[channel].push(local, Entry(bank, row, int(mask[i]), bool(write[i]), int(arrival[i]), tag=i))
-    done = np.zeros(len(line), dtype=np.int64)
+    done, entered = np.zeros((2, len(line)), dtype=np.int64)
     counters: dict[str, int] = dict.fromkeys(layout.COUNTERS, 0)
     commands: list[Command] = []
     for channel in channels:
         while channel.pending:
             channel.step()
         for entry in channel.finished:
-            done[entry.tag] = entry.done
+            done[entry.tag], entered[entry.tag] = entry.done, entry.entered
         for name, count in channel.counters.items():
             counters[name] += count
         commands += channel.commands if log else []
-    return DramResult(int(done.max(initial=0)), done, counters, commands, config)
+    return DramResult(int(done.max(initial=0)), done, entered, counters, commands, config)

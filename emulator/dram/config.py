@@ -193,7 +193,7 @@ class DramConfig:
 
     @classmethod
     def from_chip(cls, chip: Chip) -> DramConfig:
-        """The [dram], [dram.map] and [dram.timing] sections of a chip. Raises ChipError."""
+        """The [dram], [dram.map] and [dram.timing] sections of a chip or DRAM. Raises ChipError."""
         values: dict[str, Any] = {}
         for field in fields(cls):
             for section in ("dram", "dram.map", "dram.timing"):

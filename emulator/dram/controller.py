@@ -286,6 +286,7 @@ def _leave(S, D, c, q, bank, one, k, e, done):
     S[q + COUNT + k] -= 1
     S[c + PENDING] -= 1
     S[e + E_NEXT] = -1
+    S[e + E_SEQ] = S[e + E_TIME]
     S[e + E_TIME] = done
     sink = S[q + SINK] + 2 * k
     if S[sink] < 0:

@@ -22,8 +22,8 @@ ROW_INTERLEAVED, BANK_INTERLEAVED, IN_ORDER = range(3)  # as config.ORDERS
 (CHANNELS, NPC, BANKS, GROUPS, CH_BASE, CH_WORDS, PC_WORDS, POOL, FREE, LOG, LOG_CAP, LOG_N,
  CHUNK_LINES, SCRAMBLE_BITS, ROW_CHUNKS, ROWS, ORDER, TOTAL_PC, STRIDE, RD_CAP, WR_CAP, HIGH, LOW, AGE_CAP,
  ACT_BUS, PRE_BUS, BURST, CCD_S, CCD_L, CL, CWL, RCD_RD, RCD_WR, RP, RAS, RC, RRD_S, RRD_L, FAW, WTR_S, WTR_L,
- RTW, WR, RTP, REFI, RFC, REF_ALL, STOP_WHEN_EMPTY,
- N_RD, N_WR, N_ACT, N_PRE, N_REF, N_ROW_HIT, HEADER) = range(55)
+ RTW, WR, RTP, REFI, RFC, REF_ALL, STOP_WHEN_EMPTY, TRACE, TRACE_CAP, TRACE_N,
+ N_RD, N_WR, N_ACT, N_PRE, N_REF, N_ROW_HIT, HEADER) = range(58)
 
 # A channel's words, then its pseudo-channels'. LAST_COL, LAST_ROW: the pseudo-channel that had a command last.
 # HUNGRY: an empty list of arrivals where MORE are promised; `run_channel` returns, to be fed.
@@ -41,12 +41,13 @@ CYCLE, LAST_COL, LAST_ROW, ROW_FREE, PENDING, HUNGRY, CH_HEAD = range(7)
 (B_COL, _10, B_GROUP_ACT, B_PRE, B_ACT, OPEN, GROUP, Q_HEAD, _11, Q_TAIL, _12, Q_HIT, _13, Q_AGE, _14, Q_HIT_AGE, _15,
  BANK_WORDS) = range(18)
 # An entry's words. E_BANK: 2 * bank + write. E_SEQ: age. E_TIME: arrival, then entry into the queue, then end of
-# data. E_TAG and E_AUX are the owner's.
+# data; E_SEQ is then the entry into the queue. E_TAG and E_AUX are the owner's.
 E_NEXT, E_ROW, E_BANK, E_MASK, E_SEQ, E_TIME, E_TAG, E_AUX, ENTRY_WORDS = range(9)
 # A sink: finished reads and finished writes as two lists.
 RD_DONE, RD_LAST, WR_DONE, WR_LAST, SINK_WORDS = range(5)
 # A command in the log.
 C_ACT, C_PRE, C_RD, C_WR, C_REF = range(5)
+TRACE_WORDS = 3  # of a traced request: arrival, tag, 2 * mask + write
 LOG_WORDS = 5  # cycle, pseudo-channel, command, bank, row (ACT) or burst within the row's line (RD, WR)
 
 # Counter name -> header word.
@@ -112,3 +113,18 @@ def build(state: np.ndarray, offset: int, config: DramConfig, entries: int, sink
             banks[:, GROUP] = q + PC_HEAD + BANK_WORDS * (np.arange(config.banks) % config.groups)
     for sink in np.unique(sinks):
         s[sink : sink + SINK_WORDS] = -1
+
+
+def keep_trace(state: np.ndarray, offset: int, room: int) -> np.ndarray:
+    """A longer copy of the array, in which the DRAM at `offset` notes what is pushed: up to `room` requests."""
+    longer = np.zeros(len(state) + room * TRACE_WORDS, dtype=np.int64)  # pages that are not used cost nothing
+    longer[: len(state)] = state
+    longer[offset + TRACE], longer[offset + TRACE_CAP], longer[offset + TRACE_N] = len(state), room, 0
+    return longer
+
+
+def traced(state: np.ndarray, offset: int) -> tuple[int, np.ndarray]:
+    """How many requests were pushed since `keep_trace`, and [those that fit, TRACE_WORDS]."""
+    count, at = int(state[offset + TRACE_N]), int(state[offset + TRACE])
+    kept = min(count, int(state[offset + TRACE_CAP]))
+    return count, state[at : at + kept * TRACE_WORDS].reshape(kept, TRACE_WORDS)

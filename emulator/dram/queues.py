@@ -70,6 +70,10 @@ from emulator.dram.layout import (
     ROW_INTERLEAVED,
     ROWS,
     STALE,
+    TRACE,
+    TRACE_CAP,
+    TRACE_N,
+    TRACE_WORDS,
     WAIT_AT,
 )
 from isa.jit import inlined, njit, trailing_zeros
@@ -111,6 +115,13 @@ def push(S, D, pc, bank, row, mask, write, arrival, tag, aux):
     S[e + E_TAG] = tag
     S[e + E_AUX] = aux
     S[c + PENDING] += 1
+    if S[D + TRACE_CAP] > 0:
+        if S[D + TRACE_N] < S[D + TRACE_CAP]:
+            at = S[D + TRACE] + S[D + TRACE_N] * TRACE_WORDS
+            S[at] = arrival
+            S[at + 1] = tag
+            S[at + 2] = 2 * mask + write
+        S[D + TRACE_N] += 1
     if S[q + FIFO_HEAD] < 0:
         S[q + FIFO_HEAD] = e
         S[q + NEXT_T] = STALE
