@@ -97,6 +97,10 @@ class Compiler:
         b, stage = self.b, self.stage
         self.position = self._zeros(b.batch, True)  # first of all, so that every stage has it in the same words
         self.token = self._zeros(b.batch + 1, True)
+        # In a timing-only program nobody knows the token that arrives, but addresses come from it: it goes to words
+        # beside it, and the stage works on with zero. A program with values has these words too, to be the same.
+        beside = b.memory.buffer(self.token.slices, b.batch)
+        self.arrived = beside if self.timing_only else self.token
         self.partials = Partials(b)
         made: dict[Piece | None, Layer] = {}
         # what every layer has a copy of first: it comes in the largest steps, the rest evens them out
@@ -241,7 +245,7 @@ class Compiler:
     def enter(self, arrival: Arrival, peers: dict[int, PortTimes | None]) -> Block:
         """What the stage before has sent. peers: what arrives on local ports, None: what is sent there."""
         residual = self.incoming.middle or self.x
-        places = {"residual": residual, "hidden": self.incoming.hidden, "token": self.token}
+        places = {"residual": residual, "hidden": self.incoming.hidden, "token": self.arrived}
         if self.best:
             places |= {"value": self.best[0], "index": self.best[1]}
 

@@ -21,7 +21,8 @@ from programs.lpu.kernels.state import (
     capacity_blocks,
     position_tiles,
     rope_table,
-    value_blocks,
+    turned_positions,
+    value_side,
 )
 from programs.lpu.lone import Lone
 from programs.lpu.memory import Buffer
@@ -59,7 +60,7 @@ class LoneAttention(Lone):
     def __init__(self, chip: Chip, config: ModelConfig, batch: int, kv_len: int,
                  values: AttentionValues | None) -> None:
         g = geometry(chip)
-        words = cache_words(attention_layout(config, g.lanes), config.kv_size, g, batch, kv_len)
+        words = cache_words(attention_layout(config, g.lanes), g, batch, kv_len)
         if words > g.words:
             raise CapacityError(f"a KV cache of {batch} x {kv_len} positions needs {words:,} SRAM words and one "
                                 f"{g.chip} has {g.words:,}", -(-words // g.words))
@@ -77,27 +78,33 @@ class LoneAttention(Lone):
         """Known values [n, lanes], real in timing-only programs too."""
         return self.b.place.constant(byte_planes(values), side)
 
-    def _maps(self, numbers: list[int], side: int) -> Buffer:
-        """Address maps: 16 bits, little endian, in the first two lanes of each superlane."""
-        lane, values = np.arange(self.g.lanes), np.array(numbers)[:, None]
+    def _maps(self, values: np.ndarray, side: int) -> Buffer:
+        """Address maps [n, lanes or 1]: 16 bits, little endian, in the first two lanes of each superlane."""
+        lane = np.arange(self.g.lanes)
         return self._table(np.where(lane % 16 == 1, values >> 8, values & 255).astype(np.uint8), side)
 
     def _slots(self, word: int, dummy: int) -> list[Buffer]:
         numbers = [word if slot == self.position % BLOCK else dummy for slot in range(BLOCK)]
-        return [self._maps(numbers, side) for side in (0, 1)]
+        return [self._maps(np.array(numbers)[:, None], side) for side in (0, 1)]
 
     def _state(self) -> StepState:
         lanes, batch, at, context = self.g.lanes, self.batch, self.position, self.b.context
-        tiles = position_tiles(context, lanes)
-        positions = np.arange(tiles * lanes).reshape(tiles, lanes)
-        masks = np.repeat(np.minimum(0, at - positions) * MASK_STEP, batch, axis=0).astype(np.float32)
+        skew, tile = self.cache.skew, at // lanes
+        positions = lanes * np.arange(position_tiles(context, lanes))[:, None, None] + turned_positions(skew)
+        masks = np.minimum(0, at - positions.reshape(-1, lanes)) * MASK_STEP
+        block = at % lanes // BLOCK
+        words = [[np.maximum(tile * skew.stride(parity) + skew.channels(parity, first)[block], 0)
+                  for first in skew.firsts] for parity in skew.parities]
+        turns = np.minimum((np.arange(skew.superlanes) - block) % skew.superlanes, skew.turns)
         cos, sin = rope_table(self.config, self.b.layout.slots, lanes, np.array([at]))
         return StepState(
             position=self._table(np.full((batch, lanes), at, dtype=np.int32), 0),
             key_maps=[self._slots(at // BLOCK, capacity_blocks(context)) for _ in range(batch)],
-            value_maps=[self._slots(at % lanes // BLOCK, value_blocks(context, lanes)) for _ in range(batch)],
-            tile_maps=[[self._maps([at // lanes], side) for side in (0, 1)] for _ in range(batch)],
-            masks=self._table(masks, 1),
+            value_maps=[self._slots(0, skew.beside) for _ in range(batch)],
+            turn_maps=[[self._maps(turns[:, None], side) for side in (0, 1)] for _ in range(batch)],
+            tile_maps=[[[self._maps(np.repeat(word, BLOCK)[None], 1 - value_side(parity, i)) for word in words[parity]]
+                        for parity in skew.parities] for i in range(batch)],
+            masks=self._table(np.repeat(masks, batch, axis=0).astype(np.float32), 1),
             cos=self._table(np.repeat(cos, batch, axis=0), 0),
             sin=self._table(np.repeat(sin, batch, axis=0), 1))
 
@@ -123,31 +130,32 @@ class LoneAttention(Lone):
         return Projections(q, [given([one], 0) for one in layout.k], [given([one], 0) for one in layout.v])
 
     def _fill_cache(self, values: AttentionValues) -> None:
-        """Earlier positions: K by rows; V by channels, and by rows for the 320 positions of the current tile."""
-        layout, lanes, c = self.b.layout, self.g.lanes, self.config
+        """Earlier positions: K by rows; V by channels, and by rows for the 16 positions of the current block."""
+        layout, lanes, c, skew = self.b.layout, self.g.lanes, self.config, self.cache.skew
         first = c.q_size
-        tiles, current = position_tiles(self.b.context, lanes), self.position // lanes * lanes
+        tiles, current = position_tiles(self.b.context, lanes), self.position // BLOCK * BLOCK
         for i in range(self.batch):
             k = values.k[i, :-1].reshape(self.position, c.kv_size).astype(np.float16)
             v = values.v[i, :-1].reshape(self.position, c.kv_size).astype(np.float16)
             for lane_index, region in zip(layout.k, self.cache.keys[i]):
                 self._rows(region, _lanes_of(k, lane_index - first, lanes), np.arange(self.position))
-            for lane_index, region, own in zip(layout.v, self.cache.values[i], self.cache.rows[i]):
+            for number, lane_index in enumerate(layout.v):
                 channels = lane_index - first - c.kv_size
-                self._rows(own, _lanes_of(v[current:], channels, lanes), np.arange(self.position - current))
+                region, rows = self.cache.values[i][number % 2], self.cache.rows[i][number % 2]
+                self._rows(rows, _lanes_of(v[current:], channels, lanes), np.arange(self.position - current), number)
                 data = np.zeros((tiles * lanes, len(channels)), dtype=np.float16)
                 data[: self.position] = v[:, channels]
-                # word t + tiles * (channel // 16) of slot channel % 16: positions 320 t on in its lanes
                 by_tile = data.reshape(tiles, lanes, len(channels)).transpose(0, 2, 1)
+                turned = np.roll(by_tile, BLOCK * (number % skew.superlanes), axis=2)
                 for t in range(tiles):
-                    self._rows(region, by_tile[t], np.arange(len(channels)), tiles, t)
+                    self._rows(region, turned[t], np.arange(len(channels)), skew.word(t, number))
 
-    def _rows(self, region: Buffer, rows: np.ndarray, numbers: np.ndarray, step: int = 1, base: int = 0) -> None:
-        """f16 rows [n, lanes] into a region: row r in slot r % 16, word base + step * (r // 16)."""
+    def _rows(self, region: Buffer, rows: np.ndarray, numbers: np.ndarray, base: int = 0) -> None:
+        """f16 rows [n, lanes] into a region: row r in slot r % 16, word base + r // 16."""
         contents = self._contents(region)
         planes = byte_planes(rows)  # [n, 2, lanes]
         for byte in (0, 1):
-            contents[base + step * (numbers // BLOCK), 2 * (numbers % BLOCK) + byte] = planes[:, byte]
+            contents[base + numbers // BLOCK, 2 * (numbers % BLOCK) + byte] = planes[:, byte]
 
     def _contents(self, region: Buffer) -> np.ndarray:
         """What a cache region begins with, uint8 [n, slices, lanes]: zeros where nothing is put."""

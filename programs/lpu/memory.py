@@ -54,6 +54,11 @@ class Buffer:
         return Buffer(self.slices[first::step], self.addresses[first::step], self.n, self.pitch, self.layered,
                       self.ready, self.used, side=self.side)
 
+    def repeated(self, i: int, n: int) -> Buffer:
+        """Vector i, which is written already, n times over in the same words."""
+        return Buffer(self.slices, tuple(self.address(byte, i) for byte in range(len(self.slices))), n, 0, self.layered,
+                      [self.ready[i]] * n, [self.used[i]] * n, side=self.side)
+
 
 class Memory:
     """Allocates words slice by slice: a static part, and one arena that every layer has a copy of."""

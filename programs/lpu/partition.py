@@ -37,25 +37,65 @@ class HeadPiece:
 
 @dataclass(frozen=True)
 class OutVector:
-    """One input vector of the o projection, made by one set of V rows.
+    """One input vector of the o projection.
 
-    tile: V tile; loads: (first block, blocks, row) of its channels; pieces: query heads whose
-    probabilities give lanes of it; masks: one lane mask a head, in the pieces' order.
+    blocks: (V vector, its block) of every 16 lanes; pieces: query heads whose probabilities give lanes of
+    it; masks: one lane mask a head, in the pieces' order.
     """
 
-    tile: int
-    loads: tuple[tuple[int, int, int], ...]
+    blocks: tuple[tuple[int, int], ...]
     pieces: tuple[HeadPiece, ...]
     masks: np.ndarray
     columns: np.ndarray
+
+    @property
+    def heads(self) -> list[int]:
+        """Query heads in the masks' order."""
+        return [p.first + p.step * k for p in self.pieces for k in range(p.count)]
+
+
+@dataclass(frozen=True)
+class ValueTile:
+    """Blocks of one V vector that lie on a plane together.
+
+    rows: 16-row block of the plane -> block of the vector; products: query head -> where its product is
+    wanted: (output vector, number of its mask there).
+    """
+
+    vector: int
+    rows: dict[int, int]
+    products: dict[int, list[tuple[int, int]]]
+
+    def loads(self) -> list[tuple[int, int, int]]:
+        """(first block of the vector, blocks, first row) of its runs."""
+        runs: list[tuple[int, int, int]] = []
+        for row, block in sorted(self.rows.items()):
+            if runs and (row, block) == (runs[-1][2] // BLOCK + runs[-1][1], runs[-1][0] + runs[-1][1]):
+                runs[-1] = (runs[-1][0], runs[-1][1] + 1, runs[-1][2])
+            else:
+                runs.append((block, 1, BLOCK * row))
+        return runs
+
+    def pieces(self) -> list[tuple[HeadPiece, list[tuple[int, int]]]]:
+        """Heads that are fed one after the other, and where the first one's product is wanted: the others' follow."""
+        found: list[tuple[HeadPiece, list[tuple[int, int]]]] = []
+        for head, wanted in self.products.items():
+            if found:
+                piece, first = found[-1]
+                step = piece.step if piece.count > 1 else head - piece.first
+                if head == piece.first + step * piece.count and wanted == [(o, at + piece.count) for o, at in first]:
+                    found[-1] = (HeadPiece(piece.first, step, piece.count + 1), first)
+                    continue
+            found.append((HeadPiece(head, 1, 1), wanted))
+        return found
 
 
 @dataclass(frozen=True)
 class AttentionLayout:
     """Lanes of q, K, V and of the attention's output.
 
-    A K vector holds `slots` whole KV heads; q vector (v, j) holds query head j of each KV head of K
-    vector v in the same lanes. V channels are packed without gaps.
+    A K or V vector holds `slots` whole KV heads; q vector (v, j) holds query head j of each KV head of K
+    vector v in the same lanes. The output's vectors are packed block by block.
     """
 
     slots: int
@@ -65,6 +105,7 @@ class AttentionLayout:
     k: list[np.ndarray]
     v: list[np.ndarray]
     out: list[OutVector]
+    tiles: list[ValueTile]
     head_dim: int
     kv_heads: int
 
@@ -75,7 +116,7 @@ class AttentionLayout:
 
 def attention_layout(c: ModelConfig, lanes: int) -> AttentionLayout:
     """Layout of a config's attention. Raises ValueError when a head is wider than a vector."""
-    hd, r, channels = c.head_dim, c.group, c.kv_size
+    hd, r = c.head_dim, c.group
     if hd > lanes:
         raise ValueError(f"heads of {hd} do not fit a vector of {lanes} lanes")
     slots = min(lanes // hd, c.kv_heads)
@@ -87,42 +128,32 @@ def attention_layout(c: ModelConfig, lanes: int) -> AttentionLayout:
         k.append(np.concatenate([c.q_size + g * hd + d for g in heads]))
         for j in range(r):
             q.append(np.concatenate([(g * r + j) * hd + d for g in heads]))
-    value = natural(channels, lanes, c.q_size + c.kv_size)
-    return AttentionLayout(slots, vectors, r, q, k, value, _out_vectors(c, lanes), hd, c.kv_heads)
+    out = _out_vectors(c, [one - c.q_size for one in k], lanes)
+    tiles = _value_tiles(out, r * slots)
+    return AttentionLayout(slots, vectors, r, q, k, [one + c.kv_size for one in k], out, tiles, hd, c.kv_heads)
 
 
-def _out_vectors(c: ModelConfig, lanes: int) -> list[OutVector]:
-    """Full V tiles serve one output vector a query head j; what is left is packed block by block."""
-    r, channels = c.group, c.kv_size
-    full = channels // lanes
-    found = []
-    for tile in range(full):
-        for j in range(r):
-            every = lanes * tile + np.arange(lanes)
-            found.append(_out_vector(c, tile, ((0, lanes // BLOCK, 0),), every, np.full(lanes, j)))
-    rest = blocks(channels - full * lanes)
-    per_vector = lanes // BLOCK
-    for first in range(0, r * rest, per_vector):
-        loads: list[tuple[int, int, int]] = []
-        channel: list[np.ndarray] = []
-        which: list[np.ndarray] = []
-        at = first
-        while at < min(first + per_vector, r * rest):
-            j, block = divmod(at, rest)
-            count = min(rest - block, first + per_vector - at)
-            loads.append((block, count, BLOCK * (at - first)))
-            lane = np.arange(BLOCK * count)
-            c_ = full * lanes + BLOCK * block + lane
-            channel.append(np.where(c_ < channels, c_, -1))
-            which.append(np.full(len(lane), j))
-            at += count
-        found.append(_out_vector(c, full, tuple(loads), np.concatenate(channel), np.concatenate(which)))
-    return found
+def _out_vectors(c: ModelConfig, channels: list[np.ndarray], lanes: int) -> list[OutVector]:
+    """Each full vector of V blocks serves one output vector a query head j; what is left is packed block by block.
+
+    channels[v]: KV channels of V vector v.
+    """
+    every = [(v, q) for v, one in enumerate(channels) for q in range(blocks(len(one)))]
+    width = lanes // BLOCK
+    full = len(every) // width * width
+    rows = [[(j, *block) for block in every[first : first + width]]
+            for first in range(0, full, width) for j in range(c.group)]
+    rest = [(j, *block) for j in range(c.group) for block in every[full:]]
+    rows += [rest[first : first + width] for first in range(0, len(rest), width)]
+    padded = [np.concatenate([one, np.full(-len(one) % BLOCK, -1)]) for one in channels]
+    return [_out_vector(c, row, padded) for row in rows]
 
 
-def _out_vector(c: ModelConfig, tile: int, loads: tuple[tuple[int, int, int], ...], channel: np.ndarray,
-                which: np.ndarray) -> OutVector:
+def _out_vector(c: ModelConfig, row: list[tuple[int, int, int]], channels: list[np.ndarray]) -> OutVector:
+    """The output vector of blocks (j, V vector, block)."""
     hd, r = c.head_dim, c.group
+    channel = np.concatenate([channels[v][BLOCK * q : BLOCK * (q + 1)] for _, v, q in row])
+    which = np.repeat([j for j, _, _ in row], BLOCK)
     head = np.where(channel >= 0, channel // hd * r + which, -1)
     pieces, masks = [], []
     for j in sorted(set(which.tolist())):
@@ -131,7 +162,25 @@ def _out_vector(c: ModelConfig, tile: int, loads: tuple[tuple[int, int, int], ..
             pieces.append(HeadPiece(heads[0], r, len(heads)))
             masks += [head == h for h in heads]
     columns = np.where(channel >= 0, head * hd + channel % hd, -1)
-    return OutVector(tile, loads, tuple(pieces), np.array(masks), columns)
+    return OutVector(tuple((v, q) for _, v, q in row), tuple(pieces), np.array(masks), columns)
+
+
+def _value_tiles(out: list[OutVector], heads: int) -> list[ValueTile]:
+    """The fewest tiles that hold every output vector's blocks in their rows: vectors that want other rows, or the
+    same blocks in the same rows, share one. heads: query heads of a V vector."""
+    found: list[ValueTile] = []
+    for o, vector in enumerate(out):
+        for v in sorted({v for v, _ in vector.blocks}):
+            rows = {row: q for row, (one, q) in enumerate(vector.blocks) if one == v}
+            mine = [t for t in found if t.vector == v]
+            tile = next((t for t in mine if all(t.rows.get(r, q) == q for r, q in rows.items())), None)
+            if tile is None:
+                found.append(tile := ValueTile(v, {}, {}))
+            tile.rows.update(rows)
+            for at, head in enumerate(vector.heads):
+                if head // heads == v:
+                    tile.products.setdefault(head, []).append((o, at))
+    return found
 
 
 @dataclass(frozen=True)

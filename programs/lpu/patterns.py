@@ -19,6 +19,7 @@ class Load:
     """Blocks start .. start + count - 1 of a tile buffer (one slice a stream, 16 rows a block) go to rows `row` on.
 
     cast: the buffer holds s8 in 4 slices, 4 rows a vector, and the VXM casts it to f16 on the way.
+    index: the k-th block is block start + map k of this buffer, which lies in the other hemisphere.
     """
 
     buffer: Buffer
@@ -26,7 +27,7 @@ class Load:
     count: int
     row: int
     cast: bool = False
-    step: int = 1
+    index: Buffer | None = None
 
 
 def install(s: Scheduler, plane: int, kind: int, loads: Sequence[Load], after: int = 0) -> None:
@@ -39,7 +40,10 @@ def load(s: Scheduler, plane: int, kind: int, loads: Sequence[Load], after: int 
     planes = _planes(s, plane, kind)
     start = max([after, *(p.installed + 1 for p in planes), *(p.loaded + 1 for p in planes)])
     for part in loads:
-        start = _cast_loads(s, plane, part, start) if part.cast else _load(s, plane, kind, part, start)
+        if part.index is not None:
+            start = _gathered(s, plane, part, part.index, start)
+        else:
+            start = _cast_loads(s, plane, part, start) if part.cast else _load(s, plane, kind, part, start)
         for p in planes:
             p.loaded = start - 1
     return start
@@ -71,7 +75,7 @@ def _load(s: Scheduler, plane: int, kind: int, load: Load, start: int) -> int:
     direction = EAST if mxm > 0 else WEST
     first = 16 * (plane % 2) if kind == S8 else 0
     offsets = s.read_offsets(buffer, mxm, 0)
-    last = load.start + load.step * (load.count - 1)
+    last = load.start + load.count - 1
     streams = range(first, first + len(buffer.slices))
     banks = tuple(s.bank(buffer, byte, load.start, last) for byte in range(len(buffer.slices)))
     key = ("load", plane, kind, buffer.slices, banks, load.count)
@@ -81,16 +85,48 @@ def _load(s: Scheduler, plane: int, kind: int, load: Load, start: int) -> int:
                 *s.flows(buffer, direction, streams, mxm, offsets, load.count)]
         assert s.board.clash(uses) is None
         s.memo[key] = uses
-    start = max(start, s.ready_bound(buffer, load.start, load.step, load.count, 1, offsets))
+    start = max(start, s.ready_bound(buffer, load.start, 1, load.count, 1, offsets))
     found = s.board.find(uses, [], start, checked=True)
     assert found is not None
     t, reason = found.time, found.reason
     s.board.mark(uses, t)
-    s.emit_reads(buffer, load.start, load.step, load.count, 1, offsets, t, direction, streams, reason)
-    s.note_read(buffer, load.start, load.step, load.count, 1, t + max(offsets))
+    s.emit_reads(buffer, load.start, 1, load.count, 1, offsets, t, direction, streams, reason)
+    s.note_read(buffer, load.start, 1, load.count, 1, t + max(offsets))
     rows = 16
     s.emit(queue, t, word("LW", kind, stream_field(direction, first), rows, load.row), 1, load.count, 1, rows, reason)
     return t + load.count
+
+
+def _gathered(s: Scheduler, plane: int, load: Load, index: Buffer, start: int) -> int:
+    """GATHERs of an s8 tile into LW, each block's word from a map; gives the cycle after the last LW."""
+    g, r, buffer, n = s.g, s.resources, load.buffer, load.count
+    queue = r.matrix_queues(plane)[0]
+    mxm = g.column[queue]
+    direction = EAST if mxm > 0 else WEST
+    first = 16 * (plane % 2)
+    issue = [x - g.gather for x in s.read_offsets(buffer, mxm, 0)]
+    map_read = [x - g.gather for x in s.read_offsets(index, mxm, 0)]
+    fixed = [r.queue(queue, 0, n), *s.read_uses(index, 0, n - 1, map_read, n)]
+    for byte, x in enumerate(buffer.slices):
+        fixed += r.read(x, -1, issue[byte], n, whole=True)
+        fixed += r.flow(direction, first + byte, g.column[x], mxm, issue[byte] + g.gather, n)
+    far = max((g.column[x] for x in buffer.slices), key=abs)
+    maps = [Alternative(s.flows(index, direction, [b], far, map_read, n), (b,)) for b in s.groups(1)
+            if b // 16 != plane % 2]  # the weights have the other half
+    start = max(start, max(buffer.ready) - min(issue), s.ready_bound(index, 0, 1, n, 1, map_read))
+    found = s.board.find(fixed, [maps], start)
+    assert found is not None
+    t, reason, chosen = found.time, found.reason, maps[found.chosen[0]]
+    s.board.mark([*fixed, *chosen.uses], t)
+    s.emit_reads(index, 0, 1, n, 1, map_read, t, direction, [chosen.tag[0]], reason)
+    s.note_read(index, 0, 1, n, 1, t + map_read[0])
+    for byte, x in enumerate(buffer.slices):
+        code = memory_word("GATHER", buffer.address(byte, load.start), stream_field(direction, first + byte),
+                           stream_field(direction, chosen.tag[0]))
+        s.emit(x, t + issue[byte], code, g.gather, n, 1, reason=reason, layered=buffer.layered)
+    s.note_read(buffer, 0, 1, buffer.n, 0, t + n - 1 + max(issue))
+    s.emit(queue, t, word("LW", S8, stream_field(direction, first), 16, load.row), 1, n, 1, 16, reason)
+    return t + n
 
 
 # ALUs, source quad and target quads of the cast in each hemisphere's direction: four rows a cycle.
@@ -257,12 +293,12 @@ def gather(s: Scheduler, table: Buffer, base: int, index: Mem, dst: Dst, vectors
     s.note_write(dst.buffer, dst.start, 1, 1, 1, t + max(write))
 
 
-def scatter_rows(s: Scheduler, source: Mem, maps: Buffer, region: Buffer, base: int = 0) -> None:
-    """Append a vector to a region in tile layout: row slot i (of 16) goes where map i says.
+def scatter_rows(s: Scheduler, source: Mem, maps: Buffer, region: Buffer, base: int, words: Sequence[int]) -> None:
+    """Append a vector to a region in tile layout: row slot i (of 16) goes to word base + map i.
 
     source: `size` bytes; region: 16 x size slices, byte b of slot i in slices[size * i + b]. The maps
-    of the slots other than the right one point at the region's dummy word. Source and maps lie
-    upstream, in the other hemisphere.
+    of the slots other than the right one point at a dummy word. Source and maps lie upstream, in the other
+    hemisphere. words: those that the maps may choose.
     """
     g, r = s.g, s.resources
     size, n = source.bytes(), 16
@@ -283,7 +319,7 @@ def scatter_rows(s: Scheduler, source: Mem, maps: Buffer, region: Buffer, base: 
             issue.append(at)
             fixed += r.write(region.slices[size * slot + b], -1, at, 1, whole=True)
     bound = max(s.ready_bound(source.buffer, source.start, 0, n, 1, read), s.ready_bound(maps, 0, 1, n, 1, map_read),
-                max(region.used) + 1 - min(issue), max(region.ready) - min(issue))
+                max(max(region.used[k] + 1, region.ready[k]) for k in words) - min(issue))
     end = max(columns) if direction == EAST else min(columns)
     values = [Alternative(s.flows(source.buffer, direction, range(b, b + size), end, read, n), (b,))
               for b in s.groups(size)]
@@ -304,17 +340,17 @@ def scatter_rows(s: Scheduler, source: Mem, maps: Buffer, region: Buffer, base: 
             code = memory_word("SCATTER", region.address(k, base), stream_field(direction, v.tag[0] + b),
                                stream_field(direction, m.tag[0]))
             s.emit(region.slices[k], t + issue[k], code, 1, reason=found.reason, layered=region.layered)
-    for k in range(region.n):
+    for k in words:
         region.ready[k] = max(region.ready[k], t + max(issue) + 1)
 
 
-def transpose_rows(s: Scheduler, plane: int, one_hot: Mem, index: Buffer, target: Buffer, slot: int, base: int,
-                   step: int, n: int) -> None:
+def transpose_rows(s: Scheduler, plane: int, one_hot: Mem, index: Buffer, target: Buffer, slot: int, n: int) -> None:
     """Columns of the byte tiles on planes `plane` (low) and `plane` + 1 (high) become words of `target`.
 
     Each one-hot activation picks a column of both tiles; the low byte of its integer products is that
-    column. Run i goes to word base + step * i + map in the target's slices 2 * slot and 2 * slot + 1. The map
-    lies in the planes' hemisphere, the target in the other one: results meet the map on their way.
+    column. Run i goes to word map + i in the target's slices 2 * slot and 2 * slot + 1, each superlane to the
+    word of its own map. The map lies in the planes' hemisphere, the target in the other one: results meet the
+    map on their way.
     """
     g, r = s.g, s.resources
     mxm = g.column[r.matrix_queues(plane)[1]]
@@ -336,8 +372,7 @@ def transpose_rows(s: Scheduler, plane: int, one_hot: Mem, index: Buffer, target
         x = target.slices[2 * slot + byte]
         issue.append(front + abs(g.column[x]))
         fixed += r.write(x, -1, issue[byte], n, whole=True)
-    words = [base + step * i for i in range(n)]
-    low = max(low, max(max(target.used[w] + 1, target.ready[w]) for w in words) - min(issue))
+    low = max(low, max(max(target.used) + 1, max(target.ready)) - min(issue))
     far = g.column[target.slices[2 * slot + 1]]
     feeds = [Alternative(r.flow(out, b, g.column[one_hot.buffer.slices[0]], mxm, read[0], n), (b,))
              for b in s.groups(1)]
@@ -368,11 +403,11 @@ def transpose_rows(s: Scheduler, plane: int, one_hot: Mem, index: Buffer, target
         s.emit(acc_queue, t + land, word("ACC", stream_field(back, results[byte])), 1, n, 1, reason=reason)
         state.fed, state.accumulated = t + n - 1, t + land + n - 1
         k = 2 * slot + byte
-        code = memory_word("SCATTER", target.address(k, base), stream_field(back, results[byte]),
+        code = memory_word("SCATTER", target.address(k, 0), stream_field(back, results[byte]),
                            stream_field(back, m))
-        s.emit(target.slices[k], t + issue[byte], code, 1, n, 1, step * target.pitch, reason, target.layered)
-    for i, w in enumerate(words):
-        target.ready[w] = max(target.ready[w], t + max(issue) + i + 1)
+        s.emit(target.slices[k], t + issue[byte], code, 1, n, 1, target.pitch, reason, target.layered)
+    for w in range(target.n):
+        target.ready[w] = max(target.ready[w], t + max(issue) + n)
 
 
 __all__ = ["CAST_QUADS", "Load", "gather", "install", "load", "scatter_rows", "swap", "switch", "transpose_rows"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from emulator.lpu.geometry import Geometry
 from programs.decode.stored import StoredModel
 from programs.lpu.kernels.embed import TIGHT_ROWS
-from programs.lpu.kernels.state import capacity_blocks, position_tiles, value_blocks
+from programs.lpu.kernels.state import Skew, capacity_blocks
 from programs.lpu.partition import BLOCK, AttentionLayout, LinearPlan, attention_layout, blocks, linear_plans, natural
 
 TABLE_ROWS = 2048  # rows of the embedding in a unit
@@ -77,7 +77,7 @@ class Units:
         def every(name: str) -> int:
             return words(plans[name], range(len(plans[name].rows)))
 
-        self.cache = cache_words(layout, c.kv_size, g, batch, context)
+        self.cache = cache_words(layout, g, batch, context)
         pairs = [words(plans["gate_up"], range(2 * k, 2 * k + 2)) for k in range(self.pairs)]
         rows = [words(plans["down"], range(n, n + 1)) for n in range(self.rows)]
         self.unit = [every("qkv") + every("o") + self.cache, *pairs, *rows]
@@ -104,12 +104,11 @@ class Units:
         return Stage((0, self.tables * ends), pieces, (0, self.heads * ends))
 
 
-def cache_words(layout: AttentionLayout, kv_size: int, g: Geometry, batch: int, context: int) -> int:
-    """Words of a layer's KV cache: K as rows, V transposed and the rows of its current tile."""
-    tiles = position_tiles(context, g.lanes)
-    channels = [len(v) for v in natural(kv_size, g.lanes)]
-    return batch * 2 * BLOCK * (layout.key_vectors * (capacity_blocks(context) + 1) + sum(
-        tiles * blocks(n) + value_blocks(context, g.lanes) + 1 for n in channels))
+def cache_words(layout: AttentionLayout, g: Geometry, batch: int, context: int) -> int:
+    """Words of a layer's KV cache: K as rows, V transposed and the rows of its current block."""
+    skew = Skew.of(layout, g.lanes, context)
+    values = sum(skew.words(parity) + skew.rows for parity in skew.parities)
+    return batch * 2 * BLOCK * (layout.key_vectors * (capacity_blocks(context) + 1) + values)
 
 
 __all__ = ["LAYER_LINEARS", "Piece", "Stage", "Units", "cache_words", "weight_format"]

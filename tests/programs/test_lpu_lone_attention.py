@@ -37,6 +37,9 @@ def attention(v: AttentionValues, angle: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("batch", "positions", "q_heads", "kv_heads", "head_dim"), [
     (1, 1, 2, 1, 8), (1, 17, 3, 1, 10), (2, 40, 4, 2, 16), (1, 330, 6, 2, 64), (1, 641, 2, 2, 32),
+    # several V vectors, at the first and last positions of blocks of 16 and tiles of 320
+    (1, 16, 6, 6, 128), (1, 320, 5, 5, 128), (2, 321, 6, 6, 128), (1, 337, 12, 6, 192), (1, 640, 12, 4, 128),
+    (1, 323, 42, 42, 128),  # 21 V vectors: one more than superlanes
 ])  # fmt: skip
 def test_attention_follows_the_softmax(batch: int, positions: int, q_heads: int, kv_heads: int, head_dim: int) -> None:
     """fp16 probabilities and sums of at most 641: 2^-11 relative each, 3e-3 of values up to about 4 in all."""

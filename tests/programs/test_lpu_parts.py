@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,8 +15,11 @@ from programs.errors import CapacityError
 from programs.lpu import chain as vxm
 from programs.lpu.board import BOTH, CHECK, EAST, MARK, WEST, Alternative, Board, Resources
 from programs.lpu.chain import Leaf, cvt, f32, imm
+from programs.lpu.kernels.linear import turns
+from programs.lpu.kernels.state import Skew
 from programs.lpu.memory import Memory
-from programs.lpu.partition import LinearPlan, Tile, attention_layout, blocks, split_tiles
+from programs.lpu.partition import BLOCK, LinearPlan, Tile, attention_layout, blocks, split_tiles
+from programs.lpu.place import PlacedTile
 from programs.models.config import ModelConfig
 
 G = geometry(load_chip("groq_tsp_v1"))
@@ -37,6 +42,61 @@ def test_attention_layouts_hold_every_element_once(head_dim: int, kv_heads: int,
         assert len(o.columns) <= G.lanes
         assert np.array_equal(o.masks.sum(axis=0), (o.columns >= 0).astype(int))
         assert sum(p.count for p in o.pieces) == len(o.masks)
+
+
+@settings(max_examples=60)
+@given(st.sampled_from([2, 8, 24, 40, 64, 96, 128, 192, 320]), st.integers(1, 24), st.integers(1, 9))
+def test_value_tiles_have_every_output_lanes_channel_in_its_row(head_dim: int, kv_heads: int, group: int) -> None:
+    c = config(head_dim, kv_heads, group)
+    layout = attention_layout(c, G.lanes)
+    made = {}  # (output vector, mask, lane) -> the channel in that row of the tile
+    for tile in layout.tiles:
+        loaded = {row // BLOCK + i: block + i for block, count, row in tile.loads() for i in range(count)}
+        assert loaded == tile.rows and max(loaded) < G.lanes // BLOCK
+        fed = [(piece.first + piece.step * k, [(o, at + k) for o, at in wanted])
+               for piece, wanted in tile.pieces() for k in range(piece.count)]
+        assert fed == list(tile.products.items())
+        for head, wanted in fed:
+            for o, at in wanted:
+                assert layout.out[o].heads[at] == head
+                for lane in np.flatnonzero(layout.out[o].masks[at]):
+                    channel = layout.v[tile.vector][BLOCK * loaded[lane // BLOCK] + lane % BLOCK]
+                    made[o, at, lane] = channel - c.q_size - c.kv_size
+    for o, vector in enumerate(layout.out):
+        for at, head in enumerate(vector.heads):
+            for lane in np.flatnonzero(vector.masks[at]):  # column of o: channel of a query head
+                want = head // group * head_dim + vector.columns[lane] - head * head_dim
+                assert made.pop((o, at, lane)) == want
+    assert not made
+
+
+@pytest.mark.parametrize(("vectors", "context"), [(1, 64), (2, 1024), (7, 320), (16, 1024), (20, 330), (43, 700)])
+def test_a_skewed_block_of_every_v_vector_has_a_superlane_and_words_of_its_own(vectors: int, context: int) -> None:
+    skew = Skew(vectors, 16, 20, context)
+    for parity in skew.parities:
+        mine = range(parity, vectors, 2)
+        words = [skew.word(t, v) + q for t in range(-(-context // 320)) for v in mine for q in range(16)]
+        assert sorted(words) == list(range(16, skew.words(parity)))  # the first 16 are nobody's
+        for block in range(20):
+            target = {v: [] for v in mine}
+            for first in skew.firsts:
+                for superlane, word in enumerate(skew.channels(parity, first)[block]):
+                    last = word + (-(-context // 320) - 1) * skew.stride(parity)
+                    if word >= 0:
+                        target[2 * ((word - 16) // 16) + parity].append((superlane, int(word)))
+                    else:
+                        assert last < 0
+            assert target == {v: [((block + v) % 20, skew.word(0, v))] for v in mine}
+
+
+def test_sums_that_rest_far_away_are_added_to_in_turn() -> None:
+    """To column 11 and back, 2 x 11 cycles, and 4 + 3 in the VXM are more than the 21 cycles of a tile; to column 3
+    and back they are not. In 9 cycles of a short tile neither comes back."""
+    buffer = Memory(G, 1).buffer((0,), 20)
+    whole, short = PlacedTile(Tile(0, 0, 20), buffer, 0, 20, 10), PlacedTile(Tile(0, 0, 8), buffer, 0, 8, 2)
+    assert turns(G, whole, 1) == 2 and turns(G, replace(whole, rest=2), 1) == 1
+    assert turns(G, short, 1) == 2
+    assert turns(G, whole, 2) == 1
 
 
 def test_a_head_wider_than_a_vector_is_refused() -> None:

@@ -163,6 +163,17 @@ def test_every_stage_of_a_timing_run_takes_the_cycles_of_a_run_with_values(tmp_p
     assert cycles[0] == cycles[1] and counters[0] == counters[1]
 
 
+def test_a_cut_embedding_takes_its_addresses_from_a_token_that_nobody_knows(tmp_path: Path) -> None:
+    """Tables of the embedding on two chips, timing only: the second one gets the token over a link."""
+    stored = store(load_model(str(random_llama(tmp_path, **ODD | {"vocab_size": 3000, "num_hidden_layers": 1}))),
+                   SCHEMES["fp16"], timing_only=True)
+    stages = len(cut_levels(Units(stored, G, 1, 64), 1, True)[-1]) - 1
+    split = choose_split(stored, G, 1, 64, None, ranks=1, stages=stages)
+    assert [stage.tables for stage in split.stages[:2]] == [(0, 1), (1, 2)]
+    program = compile_lpu(stored, CHIP, 1, 64, True, tensor_parallel=1, pipeline_parallel=stages)
+    assert load(program).step([2500]).cycles == program.meta["predicted_cycles"]
+
+
 def units_in_order(stages: tuple[Stage, ...], units: Units) -> list[tuple[str, int]]:
     found = []
     for stage in stages:
@@ -257,7 +268,7 @@ def test_impossible_splits_name_the_nearest_one(tmp_path: Path, options: dict[st
 
 def test_a_context_too_long_for_the_cache_is_refused_with_the_longest_that_fits() -> None:
     """One layer of llama-3.1-8b takes 690,736 of 713,687 usable words; 22,951 are left for the cache, which takes
-    19,200 at 1,024 positions."""
+    18,048 at 1,024 positions."""
     stored = store(load_model("llama-3.1-8b"), SCHEMES["int8"], timing_only=True)
     with pytest.raises(CapacityError, match=r"1 x 8192 positions.*a context of ([\d,]+) fits") as caught:
         choose_split(stored, G, 1, 8192, (0, 1))

@@ -2,7 +2,8 @@
 
 K lies as rows (one position a row): a tile of 320 positions is installed and each query head is an
 activation, so that scores come out with positions in lanes. V lies transposed (one channel a row), so
-that the probabilities can be the activation. A softmax needs no exact maximum: any number between the
+that the probabilities can be the activation; a step writes the superlanes of its 16 positions only, of
+twenty V vectors at once (see state.Skew). A softmax needs no exact maximum: any number between the
 maximum and 16 powers of two above it keeps fp16 probabilities precise. Two sums of powers over the
 lanes give such a number (see _upper_bound).
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import numpy as np
 
@@ -20,10 +20,10 @@ from isa.opcodes import F16, S8
 from programs.lpu.build import Build
 from programs.lpu.chain import Op, copy, cvt, f32, imm
 from programs.lpu.kernels.norm import install_ones
-from programs.lpu.kernels.state import StepState, capacity_blocks, position_tiles, value_blocks
+from programs.lpu.kernels.state import Skew, StepState, capacity_blocks, key_side, position_tiles, value_side
 from programs.lpu.memory import Buffer
-from programs.lpu.partition import BLOCK, blocks
-from programs.lpu.patterns import Load, install, load, scatter_rows, swap, switch, transpose_rows
+from programs.lpu.partition import BLOCK
+from programs.lpu.patterns import Load, install, scatter_rows, switch, transpose_rows
 from programs.lpu.place import Fill
 from programs.lpu.schedule import Dst, Mat, Mem
 
@@ -36,37 +36,26 @@ MITCHELL = 0.0861  # log2 read off the bits of an fp32 number is at most this mu
 
 @dataclass
 class Cache:
-    """KV regions of one layer. keys[sequence][vector], values[sequence][tile] (transposed), and the V rows
-    of the current 320 positions, from which a step makes the transposed tile anew."""
+    """KV regions of one layer: keys[sequence][vector]; values[sequence][parity of V vectors] (transposed), and the
+    V rows of the current 16 positions, from which a step makes their superlanes anew."""
 
     keys: list[list[Buffer]]
     values: list[list[Buffer]]
     rows: list[list[Buffer]]
+    skew: Skew
 
 
 def place_cache(b: Build, layered: bool = True) -> Cache:
     """Allocate the cache of a layer (layered: of every layer of the arena), zero-filled: values of later positions
     are multiplied by zero."""
     keys, values, rows = [], [], []
-    tiles = position_tiles(b.context, b.g.lanes)
+    skew = Skew.of(b.layout, b.g.lanes, b.context)
     for i in range(b.batch):
         keys.append([_region(b, key_side(v, i), capacity_blocks(b.context) + 1, layered)
                      for v in range(b.layout.key_vectors)])
-        values.append([_region(b, value_side(t, i), tiles * blocks(len(lanes)), layered)
-                       for t, lanes in enumerate(b.layout.v)])
-        rows.append([_region(b, 1 - value_side(t, i), value_blocks(b.context, b.g.lanes) + 1, layered)
-                     for t in range(len(b.layout.v))])
-    return Cache(keys, values, rows)
-
-
-def key_side(vector: int, sequence: int) -> int:
-    """Hemisphere of a K vector's region and scores."""
-    return (vector + sequence) % 2
-
-
-def value_side(tile: int, sequence: int) -> int:
-    """Hemisphere of a transposed V tile; its rows are in the other one."""
-    return (tile + sequence + 1) % 2
+        values.append([_region(b, value_side(parity, i), skew.words(parity), layered) for parity in skew.parities])
+        rows.append([_region(b, 1 - value_side(parity, i), skew.rows, layered) for parity in skew.parities])
+    return Cache(keys, values, rows, skew)
 
 
 def _region(b: Build, hemisphere: int, n: int, layered: bool) -> Buffer:
@@ -98,13 +87,7 @@ def attention(b: Build, state: StepState, cache: Cache, p: Projections, prefix: 
     """Schedule the attention of one layer; gives its output, f32 vector o * batch + sequence."""
     s = b.s
     s.at(prefix + "kv_append")
-    for i in range(b.batch):
-        for t in range(len(b.layout.v)):
-            side = value_side(t, i)
-            new = b.scratch(2, 1, side)
-            s.settle(new, state.value_maps[i][side].slices)
-            s.vop([(cvt("f16", "f32", Mem(p.v[t], i)), [Dst(new)])])
-            scatter_rows(s, Mem(new), state.value_maps[i][side], cache.rows[i][t])
+    _append_values(b, state, cache, p.v)
     s.at(prefix + "rope")
     queries = _rope(b, state, cache, p, prefix)
     s.at(prefix + "attention")
@@ -113,6 +96,18 @@ def attention(b: Build, state: StepState, cache: Cache, p: Projections, prefix: 
     _transpose_values(b, state, cache)
     s.at(prefix + "attention")
     return _weighted_values(b, cache, scores, top)
+
+
+def _append_values(b: Build, state: StepState, cache: Cache, values: Sequence[Buffer]) -> None:
+    """Put the new position's V vectors among the rows of the current block."""
+    s, skew = b.s, cache.skew
+    for i in range(b.batch):
+        for v, value in enumerate(values):
+            maps = state.value_maps[i][value_side(v, i)]
+            new = b.scratch(2, 1, value_side(v, i))
+            s.settle(new, maps.slices)
+            s.vop([(cvt("f16", "f32", Mem(value, i)), [Dst(new)])])
+            scatter_rows(s, Mem(new), maps, cache.rows[i][v % 2], v, (v, v + skew.beside))
 
 
 def _rope(b: Build, state: StepState, cache: Cache, p: Projections, prefix: str) -> list[list[Buffer]]:
@@ -133,7 +128,8 @@ def _rope(b: Build, state: StepState, cache: Cache, p: Projections, prefix: str)
             s.settle(new, state.key_maps[i][1 - side].slices)
             s.vop([(cvt("f16", "f32", _rotated(p.k[v], turned, state, i, 0)), [Dst(new)])])
             s.at(prefix + "kv_append")
-            scatter_rows(s, Mem(new), state.key_maps[i][1 - side], cache.keys[i][v])
+            region = cache.keys[i][v]
+            scatter_rows(s, Mem(new), state.key_maps[i][1 - side], region, 0, range(region.n))
             s.at(prefix + "rope")
     queries = [[b.scratch(2, layout.slots_of(v) * layout.group, key_side(v, i)) for v in range(layout.key_vectors)]
                for i in range(batch)]
@@ -167,11 +163,15 @@ def _scores(b: Build, state: StepState, cache: Cache, queries: list[list[Buffer]
         for i in range(b.batch):
             for v in range(layout.key_vectors):
                 plane = 2 * key_side(v, i)
-                count = min(per_tile, capacity_blocks(b.context) - t * per_tile)
-                install(s, plane, F16, [Load(cache.keys[i][v], t * per_tile, count, 0)])
+                count, turn = min(per_tile, capacity_blocks(b.context) - t * per_tile), v % per_tile
+                before = min(count, per_tile - turn)
+                loads = [Load(cache.keys[i][v], t * per_tile, before, BLOCK * turn)]
+                if before < count:
+                    loads.append(Load(cache.keys[i][v], t * per_tile + before, count - before, 0))
+                install(s, plane, F16, loads)
                 first = i * heads + v * layout.slots * layout.group
                 value = f32("ADD", imm("MULI", Mat(plane, F16, queries[i][v]), factor),
-                            Mem(state.masks, t * b.batch + i, 0))
+                            Mem(state.masks, (t * cache.skew.turns + turn) * b.batch + i, 0))
                 s.vop([(value, [Dst(scores[t], first)])], layout.slots_of(v) * layout.group)
     if tiles == 1:
         return scores, scores[0]
@@ -184,40 +184,32 @@ def _scores(b: Build, state: StepState, cache: Cache, queries: list[list[Buffer]
 
 
 def _transpose_values(b: Build, state: StepState, cache: Cache) -> None:
-    """Make the transposed V tile of the current 320 positions from its rows, byte plane by byte plane."""
-    s, per_tile = b.s, b.g.rows // BLOCK
-    tiles = position_tiles(b.context, b.g.lanes)
-    count = value_blocks(b.context, b.g.lanes)
-    lanes = np.array([BLOCK * k + slot for slot in range(BLOCK) for k in range(per_tile)])
+    """Make the current block's superlanes of the transposed V anew from its rows, byte plane by byte plane.
+
+    The 16 rows of each vector go to the rows of the plane where its superlane is in this step, so that one pass
+    over a vector's channels transposes twenty vectors.
+    """
+    s, skew = b.s, cache.skew
+    lanes = np.array([BLOCK * k + slot for slot in range(BLOCK) for k in range(skew.blocks)])
     one_hot = (np.arange(b.g.lanes)[None, :] == lanes[:, None]).astype(np.int8)
     quarter = len(one_hot) // 4  # in four slices, so that no slice has to hold all of it
-    waiting: list[list[tuple[int, int]]] = [[], []]  # (sequence, tile) by the hemisphere of the planes
     for i in range(b.batch):
-        for t in range(len(b.layout.v)):
-            waiting[1 - value_side(t, i)].append((i, t))
-    # One in each hemisphere: a tile's words go to the other hemisphere, where they would be in the way of the rows
-    # for the next ones, so those are loaded ahead.
-    work = [[(side, *job) for side, job in enumerate(pair) if job is not None] for pair in zip_longest(*waiting)]
-    ready: dict[int, int] = {}
-
-    def rows(jobs: list[tuple[int, int, int]]) -> None:
-        for side, i, t in jobs:
-            for byte in (0, 1):
-                tile = cache.rows[i][t].planes(byte, 2)
-                ready[2 * side + byte] = load(s, 2 * side + byte, S8, [Load(tile, 0, count, 0)])
-
-    rows(work[0])
-    for now, following in zip(work, [*work[1:], []], strict=True):
-        for side, _, _ in now:
-            for plane in (2 * side, 2 * side + 1):
-                swap(s, plane, S8, ready[plane])
-        rows(following)
-        for slot in range(BLOCK):
-            for side, i, t in now:
-                k = slot // 4
-                table = b.constant(f"one_hot{k}", one_hot[k * quarter : (k + 1) * quarter], side)
-                transpose_rows(s, 2 * side, Mem(table, slot % 4 * per_tile), state.tile_maps[i][side],
-                               cache.values[i][t], slot, 0, tiles, blocks(len(b.layout.v[t])))
+        for number, first in enumerate(skew.firsts):
+            for parity in skew.parities:
+                side = value_side(parity, i)
+                for byte in (0, 1):
+                    rows, plane = cache.rows[i][parity].planes(byte, 2), 2 * (1 - side) + byte
+                    one = Load(rows, first, skew.superlanes, 0, index=state.turn_maps[i][side])
+                    if skew.of_parity(parity) == 1:  # alone it may be on all rows of the plane
+                        one = Load(rows.repeated(parity, skew.superlanes), 0, skew.superlanes, 0)
+                    install(s, plane, S8, [one])
+            for slot in range(BLOCK):
+                for parity in skew.parities:
+                    side = value_side(parity, i)
+                    k = slot // 4
+                    table = b.constant(f"one_hot{k}", one_hot[k * quarter : (k + 1) * quarter], 1 - side)
+                    transpose_rows(s, 2 * (1 - side), Mem(table, slot % 4 * skew.blocks),
+                                   state.tile_maps[i][parity][number], cache.values[i][parity], slot, skew.blocks)
 
 
 def _log2_bits(a: Mat, factor: float, offset: float) -> Op:
@@ -287,28 +279,19 @@ def _weighted_values(b: Build, cache: Cache, scores: list[Buffer], top: Buffer) 
 def _products(b: Build, cache: Cache, weights: list[Buffer]) -> dict[tuple[int, int], list[Buffer]]:
     """Products of the probabilities, not yet divided by their sums, with V: [sequence, output vector][tile],
     one vector a query head that has lanes of the output vector."""
-    s, heads, batch, layout = b.s, b.stored.config.heads, b.batch, b.layout
+    s, heads, layout = b.s, b.stored.config.heads, b.layout
     tiles = len(weights)
-    shared: dict[tuple[int, tuple[tuple[int, int, int], ...]], list[int]] = {}
-    for o, vector in enumerate(layout.out):
-        shared.setdefault((vector.tile, vector.loads), []).append(o)
-    parts: dict[tuple[int, int], list[Buffer]] = {}
-    for i in range(batch):
-        for (tile, loads), members in shared.items():
-            plane = 2 * value_side(tile, i)
-            region = cache.values[i][tile]
-            for o in members:
-                count = len(layout.out[o].masks)
-                parts[i, o] = [b.scratch(4, count, (plane // 2 + t) % 2) for t in range(tiles)]
+    parts = {(i, o): [b.scratch(4, len(vector.masks), (o + t) % 2) for t in range(tiles)]
+             for i in range(b.batch) for o, vector in enumerate(layout.out)}
+    for i in range(b.batch):
+        for tile in layout.tiles:
+            plane, region = 2 * value_side(tile.vector, i), cache.values[i][tile.vector % 2]
             for t in range(tiles):
-                install(s, plane, F16, [Load(region, t + tiles * first, count, row, step=tiles)
-                                        for first, count, row in loads])
-                for o in members:
-                    at = 0
-                    for piece in layout.out[o].pieces:
-                        value = copy(Mat(plane, F16, weights[t], i * heads + piece.first, piece.step))
-                        s.vop([(value, [Dst(parts[i, o][t], at)])], piece.count)
-                        at += piece.count
+                word = cache.skew.word(t, tile.vector)
+                install(s, plane, F16, [Load(region, word + first, count, row) for first, count, row in tile.loads()])
+                for piece, wanted in tile.pieces():
+                    value = copy(Mat(plane, F16, weights[t], i * heads + piece.first, piece.step))
+                    s.vop([(value, [Dst(parts[i, o][t], at) for o, at in wanted])], piece.count)
     return parts
 
 

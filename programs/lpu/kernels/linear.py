@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from emulator.lpu.geometry import Geometry
 from isa.opcodes import F16, S8
 from programs.lpu.board import EAST, WEST
 from programs.lpu.build import Build
@@ -13,11 +14,14 @@ from programs.lpu.memory import Buffer
 from programs.lpu.patterns import CAST_QUADS, Load, install
 from programs.lpu.place import LATENCY_TILES, PlacedLinear, PlacedTile
 
+TURNS = 2  # partial sums of a row tile that its column tiles are added to in turn, at most
+GAP_WAIT = 4  # cycles that a sum waits, as a rule, until it may leave between two tiles' weights
+
 Final = Callable[[int, Op | Mat, int, int], Sequence[tuple[Op, Sequence[Dst]]]]
 
 
 class Partials:
-    """Scratch for partial sums of each unit: four sets in the group that rests, used in turn.
+    """Scratch for partial sums of each unit: four sets in the group that rests, two for a row tile, used in turn.
 
     With several rows a sum is written while the one before is still being read: then they lie in
     different banks.
@@ -51,7 +55,7 @@ def linear(b: Build, placed: PlacedLinear, acts: Sequence[Buffer], partials: Par
     for tiles in placed.tiles:
         for t in tiles:
             left[t.tile.n] += 1
-    open_sums: dict[tuple[int, int], Buffer] = {}  # (unit, n) -> its partial sum
+    open_sums: dict[tuple[int, int], list[Buffer]] = {}  # (unit, n) -> its partial sums, the oldest first
     shared = _shared(placed)
     longest = max(len(tiles) for tiles in placed.tiles)
     for i in range(longest):
@@ -67,7 +71,8 @@ def linear(b: Build, placed: PlacedLinear, acts: Sequence[Buffer], partials: Par
             # cycles of a tile at batch 1; the last tile's sums have no weights to leave room for
             period = t.count + 1 if i + 1 < len(placed.tiles[u]) else 0
             node: Op | Mat = Mat(plane, kind, acts[plane], k * batch)
-            old = open_sums.pop((u, n), None)
+            sums = open_sums.setdefault((u, n), [])
+            old = sums.pop(0) if len(sums) >= turns(b.g, t, batch) else None
             if old is not None:
                 node = add("ADD", node, Mem(old))
             left[n] -= 1
@@ -76,16 +81,26 @@ def linear(b: Build, placed: PlacedLinear, acts: Sequence[Buffer], partials: Par
                     new = old
                 else:
                     new = _partial(b, partials, t, hemisphere, u, n in shared)
-                open_sums[u, n] = new
+                assert all(new is not other for other in sums)
+                sums.append(new)
                 s.vop([(node if isinstance(node, Op) else copy(node), [Dst(new)])], batch, period=period,
                       own_half=half, quads=quads)
                 if n in shared and old is not None and new is not old:
                     b.memory.release(old)
                 continue
             for other in [key for key in open_sums if key[1] == n]:
-                node = add("ADD", node, Mem(open_sums.pop(other)))
+                for part in open_sums.pop(other):
+                    node = add("ADD", node, Mem(part))
             s.vop(final(n, cvt("f32", "s32", node) if kind == S8 else node, t.rest, hemisphere), batch,
                   period=period, own_half=half, quads=quads)
+
+
+def turns(g: Geometry, t: PlacedTile, batch: int) -> int:
+    """Partial sums for a row tile's column tiles in turn: a sum is on its way from its slices to the VXM and back for
+    the time of so many tiles, and a tile that is to be added to it would wait for it. With several rows in a batch
+    sums change between two banks instead."""
+    way = 2 * abs(g.column[4 * t.rest]) + g.entry + g.op
+    return min(TURNS, -(-(way + GAP_WAIT) // (t.count + 1))) if batch == 1 else 1
 
 
 def _quads(b: Build, placed: PlacedLinear, unit: int, at: int) -> frozenset[int]:
@@ -121,7 +136,7 @@ def _partial(b: Build, partials: Partials, t: PlacedTile, hemisphere: int, unit:
         buffer = b.memory.later(4, b.batch, hemisphere)
         b.memory.settle(buffer, set(), (t.rest,))
         return buffer
-    return partials.get(hemisphere, t.rest, unit, t.tile.n % 2 if b.batch == 1 else (t.tile.n * 2 + t.tile.k % 2) % 4)
+    return partials.get(hemisphere, t.rest, unit, (t.tile.n * 2 + t.tile.k % 2) % 4)
 
 
-__all__ = ["Final", "Partials", "linear"]
+__all__ = ["Final", "Partials", "linear", "turns"]

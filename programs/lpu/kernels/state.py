@@ -10,7 +10,7 @@ from isa.angles import cos_sin
 from programs.lpu.build import Build
 from programs.lpu.chain import Op, cvt, f32, imm, s32
 from programs.lpu.memory import Buffer
-from programs.lpu.partition import BLOCK
+from programs.lpu.partition import BLOCK, AttentionLayout, blocks
 from programs.lpu.patterns import gather
 from programs.lpu.place import byte_planes
 from programs.lpu.schedule import Dst, Mem
@@ -21,13 +21,14 @@ MASK_STEP = 10000.0  # added to a score (in powers of two) for every position be
 
 @dataclass
 class StepState:
-    """Buffers that all layers read. Lists are by hemisphere; maps by [sequence][hemisphere]."""
+    """Buffers that all layers read; maps of the caches by [sequence], and where they are read from."""
 
     position: Buffer  # s32, one vector a sequence
-    key_maps: list[list[Buffer]]  # 16 maps: word of a K region for each row slot
-    value_maps: list[list[Buffer]]  # 16 maps: word of the V rows region
-    tile_maps: list[list[Buffer]]  # one map: tile of 320 positions
-    masks: Buffer  # f32, vector tile * batch + sequence
+    key_maps: list[list[Buffer]]  # [hemisphere] 16 maps: word of a K region for each row slot
+    value_maps: list[list[Buffer]]  # [hemisphere] 16 maps: added to a V vector's word for each row slot
+    turn_maps: list[list[Buffer]]  # [hemisphere] 20 maps: V vector whose rows go to each 16 rows of a plane
+    tile_maps: list[list[list[Buffer]]]  # [parity][twenty V vectors] one map: where a superlane's channels go
+    masks: Buffer  # f32, vector (tile * turns + turn) * batch + sequence
     cos: Buffer
     sin: Buffer
 
@@ -41,9 +42,78 @@ def position_tiles(context: int, lanes: int) -> int:
     return -(-context // lanes)
 
 
-def value_blocks(context: int, lanes: int) -> int:
-    """16-position blocks of the V rows of the current tile."""
-    return min(lanes // BLOCK, capacity_blocks(context))
+def key_side(vector: int, sequence: int) -> int:
+    """Hemisphere of a K vector's region and scores."""
+    return (vector + sequence) % 2
+
+
+def value_side(vector: int, sequence: int) -> int:
+    """Hemisphere of a V vector's channels; its rows are in the other one."""
+    return (vector + sequence + 1) % 2
+
+
+@dataclass(frozen=True)
+class Skew:
+    """How K and V lie in tiles of 320 positions: block b of K or V vector v in superlane (b + v) mod 20.
+
+    So the blocks of the current positions of 20 V vectors are in 20 superlanes, and one pass through the
+    planes writes them. V vectors of one parity are in one region: block q of vector v of tile t is in word
+    word(t, v) + q. A superlane that has no vector is written to the first words, which nobody reads.
+    """
+
+    vectors: int
+    blocks: int  # of a vector
+    superlanes: int
+    context: int
+
+    @classmethod
+    def of(cls, layout: AttentionLayout, lanes: int, context: int) -> Skew:
+        return cls(len(layout.v), max(blocks(len(one)) for one in layout.v), lanes // BLOCK, context)
+
+    @property
+    def parities(self) -> range:
+        return range(min(2, self.vectors))
+
+    @property
+    def turns(self) -> int:
+        """Different turns of vectors."""
+        return min(self.vectors, self.superlanes)
+
+    @property
+    def firsts(self) -> range:
+        """First vectors of each twenty, which are transposed together."""
+        return range(0, self.vectors, self.superlanes)
+
+    @property
+    def beside(self) -> int:
+        """From a vector's word of the rows region to the one for what belongs to another row."""
+        return self.vectors
+
+    @property
+    def rows(self) -> int:
+        """Words of a rows region."""
+        return 2 * self.vectors
+
+    def of_parity(self, parity: int) -> int:
+        return len(range(parity, self.vectors, 2))
+
+    def stride(self, parity: int) -> int:
+        """Words of a tile of positions, in the region of the vectors of a parity."""
+        return self.of_parity(parity) * self.blocks
+
+    def words(self, parity: int) -> int:
+        return self.blocks + -(-self.context // (BLOCK * self.superlanes)) * self.stride(parity)
+
+    def word(self, tile: int, vector: int) -> int:
+        return self.blocks + tile * self.stride(vector % 2) + vector // 2 * self.blocks
+
+    def channels(self, parity: int, first: int) -> np.ndarray:
+        """[block of positions, superlane]: word in tile 0 for what the planes give there of 20 vectors from `first`;
+        negative in any tile where that is nothing."""
+        block, superlane = np.indices((self.superlanes, self.superlanes))
+        vector = first + (superlane - block) % self.superlanes
+        mine = (vector < self.vectors) & (vector % 2 == parity)
+        return np.where(mine, self.word(0, parity) + vector // 2 * self.blocks, -self.words(parity))
 
 
 def floor_div(a: Op | Mem, divisor: int) -> Op:
@@ -70,14 +140,17 @@ def byte_maps(b: Build, a: Buffer, targets: list[Buffer]) -> None:
     b.memory.release(high, low)
 
 
-def slot_maps(b: Build, word: Buffer, slot: Buffer, dummy: int, sequence: int) -> list[Buffer]:
-    """16 maps in both hemispheres: `word` for the row slot that equals `slot`, the dummy word for the others."""
+def slot_maps(b: Build, word: Buffer | None, slot: Buffer, dummy: int, sequence: int) -> list[Buffer]:
+    """16 maps in both hemispheres: `word` (None: 0) for the row slot that equals `slot`, `dummy` for the others."""
     numbers = np.repeat(np.arange(BLOCK, dtype=np.int32)[:, None], b.g.lanes, axis=1)
     table = b.constant("slots", numbers)
     chosen = b.scratch(4, BLOCK, 0)
     e = s32("SUB", Mem(slot, sequence, 0), Mem(table))
     hit = imm("MAXI", imm("ADDI", imm("MULI", s32("MUL", e, e), -1), 1), 0)
-    value = imm("ADDI", s32("MUL", hit, imm("ADDI", Mem(word, sequence, 0), -dummy)), dummy)
+    if word is None:
+        value = imm("ADDI", imm("MULI", hit, -dummy), dummy)
+    else:
+        value = imm("ADDI", s32("MUL", hit, imm("ADDI", Mem(word, sequence, 0), -dummy)), dummy)
     b.s.vop([(value, [Dst(chosen)])], BLOCK)
     targets = b.both(1, BLOCK)
     byte_maps(b, chosen, targets)
@@ -93,17 +166,52 @@ def step_state(b: Build, position: Buffer) -> StepState:
     tile, _ = quotient(b, position, g.lanes)
     row = b.scratch(4, batch, 0)  # block within the tile
     s.vop([(s32("ADD", imm("MULI", Mem(tile), -(g.lanes // BLOCK)), Mem(block)), [Dst(row)])], batch)
-    key_maps, value_maps, tile_maps = [], [], []
+    skew = Skew.of(b.layout, g.lanes, b.context)
+    key_maps, value_maps, turn_maps = [], [], []
     for i in range(batch):
         key_maps.append(slot_maps(b, block, slot, capacity_blocks(b.context), i))
-        value_maps.append(slot_maps(b, row, slot, value_blocks(b.context, g.lanes), i))
-    tiles = b.both(1, batch)
-    byte_maps(b, tile, tiles)
-    for i in range(batch):
-        tile_maps.append([_one(b, t, i) for t in tiles])
-    masks = _position_masks(b, position)
+        value_maps.append(slot_maps(b, None, slot, skew.beside, i))
+        turn_maps.append(_turn_maps(b, skew, row, i))
+    tile_maps = _tile_maps(b, skew, tile, row)
+    masks = _position_masks(b, skew, position)
     cos, sin = _rope_factors(b, position)
-    return StepState(position, key_maps, value_maps, tile_maps, masks, cos, sin)
+    return StepState(position, key_maps, value_maps, turn_maps, tile_maps, masks, cos, sin)
+
+
+def _turn_maps(b: Build, skew: Skew, block: Buffer, sequence: int) -> list[Buffer]:
+    """20 maps in both hemispheres: (k - block) mod 20 for the 16 rows k of a plane, at most the number of vectors."""
+    count = b.g.superlanes
+    table = b.constant("superlanes", np.repeat(np.arange(count, dtype=np.int32)[:, None], b.g.lanes, axis=1))
+    vector = b.scratch(4, count, 0)
+    away = s32("SUB", Mem(table), Mem(block, sequence, 0))
+    below = imm("MINI", imm("MAXI", imm("MULI", away, -1), 0), 1)
+    turned = s32("ADD", away, imm("MULI", below, count))
+    b.s.vop([(imm("MINI", turned, skew.turns), [Dst(vector)])], count)
+    targets = b.both(1, count)
+    byte_maps(b, vector, targets)
+    b.memory.release(vector)
+    return targets
+
+
+def _tile_maps(b: Build, skew: Skew, tile: Buffer, block: Buffer) -> list[list[list[Buffer]]]:
+    """[sequence][parity][twenty vectors]: words of the current tile, in the hemisphere of the planes."""
+    index = b.scratch(1, b.batch, 0)
+    byte_maps(b, block, [index])
+    maps: list[list[list[Buffer]]] = [[[] for _ in skew.parities] for _ in range(b.batch)]
+    for parity in skew.parities:
+        for first in skew.firsts:
+            words = np.repeat(skew.channels(parity, first), BLOCK, axis=1).astype(np.int32)
+            table = b.place.constant(byte_planes(words), 1)
+            found, word = b.scratch(4, b.batch, 0), b.scratch(4, b.batch, 0)
+            for i in range(b.batch):
+                gather(b.s, table, 0, Mem(index, i), Dst(found, i))
+            value = s32("ADD", imm("MULI", Mem(tile), skew.stride(parity)), Mem(found))
+            b.s.vop([(imm("MAXI", value, 0), [Dst(word)])], b.batch)
+            targets = b.both(1, b.batch)
+            byte_maps(b, word, targets)
+            for i in range(b.batch):
+                maps[i][parity].append(_one(b, targets[1 - value_side(parity, i)], i))
+    return maps
 
 
 def _one(b: Build, buffer: Buffer, i: int) -> Buffer:
@@ -114,15 +222,22 @@ def _one(b: Build, buffer: Buffer, i: int) -> Buffer:
     return made
 
 
-def _position_masks(b: Build, position: Buffer) -> Buffer:
+def turned_positions(skew: Skew) -> np.ndarray:
+    """Position in its tile that a lane stands for, [turn, lane]."""
+    turn, lane = np.indices((skew.turns, BLOCK * skew.superlanes))
+    return (lane - BLOCK * turn) % (BLOCK * skew.superlanes)
+
+
+def _position_masks(b: Build, skew: Skew, position: Buffer) -> Buffer:
     """min(0, position - j) x large, for every position j of the cache."""
     tiles = position_tiles(b.context, b.g.lanes)
-    masks = b.scratch(4, tiles * b.batch, 1)
-    lane = b.constant("lane_f32", np.arange(b.g.lanes, dtype=np.float32)[None])
+    masks = b.scratch(4, tiles * skew.turns * b.batch, 1)
+    lane = b.constant("turned_positions", turned_positions(skew).astype(np.float32))
     for t in range(tiles):
-        ahead = f32("SUB", cvt("f32", "s32", Mem(position)), imm("ADDI", Mem(lane, 0, 0), float(t * b.g.lanes)))
-        value = imm("MULI", imm("MINI", ahead, 0.0), MASK_STEP)
-        b.s.vop([(value, [Dst(masks, t * b.batch)])], b.batch)
+        for turn in range(skew.turns):
+            ahead = f32("SUB", cvt("f32", "s32", Mem(position)), imm("ADDI", Mem(lane, turn, 0), float(t * b.g.lanes)))
+            value = imm("MULI", imm("MINI", ahead, 0.0), MASK_STEP)
+            b.s.vop([(value, [Dst(masks, (t * skew.turns + turn) * b.batch)])], b.batch)
     return masks
 
 
