@@ -10,19 +10,10 @@ integers: the same source serves the jitted engines and the twins. No GPU's map 
 
 from __future__ import annotations
 
-from math import gcd
-
 from isa.jit import njit
 
 # Odd constants: fractional bits of the golden ratio and of sqrt(3); any odd pair that mixes will do.
 FIRST, SECOND = 0x9E3779B1, 0x5DB3D743
-
-
-def stride_of(pseudo_channels: int) -> int:
-    """How far apart neighbouring chunks lie: near the golden section, without a common factor with the number."""
-    best = round(pseudo_channels * 0.618)
-    near = sorted(range(1, pseudo_channels + 1), key=lambda stride: (abs(stride - best), stride))
-    return next(stride for stride in near if gcd(stride, pseudo_channels) == 1)
 
 
 def mixed_number(x: int) -> int:
@@ -40,7 +31,8 @@ mixed = njit(mixed_number)
 def scramble_number(chunk: int, bits: int, total: int, stride: int) -> int:
     """Place of a chunk: its remainder by `total` is the pseudo-channel, the rest the place in it.
 
-    bits: of a block's number that its place may differ in; 0 keeps addresses in order. stride: stride_of(total).
+    bits: of a block's number that its place may differ in; 0 keeps addresses in order. stride: has no
+    common factor with total.
     """
     if bits == 0:
         return chunk

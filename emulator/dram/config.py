@@ -6,10 +6,11 @@ All times are DRAM command-clock cycles. A timing of 0 switches its rule off.
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, fields, replace
+from math import gcd
 from typing import Any
 
 from emulator.chip import Chip, ChipError
-from emulator.dram.address import scramble_number, stride_of, unscramble_number
+from emulator.dram.address import scramble_number, unscramble_number
 
 LINE_BYTES, BURST_BYTES, BURSTS = 128, 32, 4  # a queue entry is a line with a mask of its bursts
 MAX_BANKS, MAX_GROUPS = 62, 16  # bank masks are the bits of one positive 64-bit integer
@@ -20,6 +21,13 @@ ORGANISATION = ("channels", "pseudo_channels", "stack_ids", "bank_groups", "bank
                 "scramble_bits", "order", "refresh")
 ORDERS = ("row_interleaved", "bank_interleaved", "in_order")
 REFRESHES = ("per_bank", "all_bank", "none")
+
+
+def stride_of(pseudo_channels: int) -> int:
+    """How far apart neighbouring chunks lie: near the golden section, without a common factor with the number."""
+    best = round(pseudo_channels * 0.618)
+    near = sorted(range(1, pseudo_channels + 1), key=lambda stride: (abs(stride - best), stride))
+    return next(stride for stride in near if gcd(stride, pseudo_channels) == 1)
 
 
 @dataclass(frozen=True)

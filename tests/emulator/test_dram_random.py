@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emulator.chip import load_chip
-from emulator.dram.address import scramble, scramble_number, stride_of, unscramble_number
+from emulator.dram.address import scramble, scramble_number, unscramble_number
 from emulator.dram.alone import simulate
-from emulator.dram.config import ORDERS, DramConfig
+from emulator.dram.config import ORDERS, DramConfig, stride_of
 
 EXAMPLES = int(os.environ.get("DECODELAB_RANDOM_PROGRAMS", "200"))
 TOY = DramConfig.from_chip(load_chip("toy_gpu"))
