@@ -199,8 +199,9 @@ def _transpose_values(b: Build, state: StepState, cache: Cache) -> None:
                 side = value_side(parity, i)
                 for byte in (0, 1):
                     rows, plane = cache.rows[i][parity].planes(byte, 2), 2 * (1 - side) + byte
-                    one = Load(rows, first, skew.superlanes, 0, index=state.turn_maps[i][side])
-                    if skew.of_parity(parity) == 1:  # alone it may be on all rows of the plane
+                    if skew.together:
+                        one = Load(rows, first, skew.superlanes, 0, index=state.turn_maps[i][side])
+                    else:  # a vector alone may be on all rows of the plane
                         one = Load(rows.repeated(parity, skew.superlanes), 0, skew.superlanes, 0)
                     install(s, plane, S8, [one])
             for slot in range(BLOCK):

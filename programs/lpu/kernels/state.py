@@ -26,7 +26,7 @@ class StepState:
     position: Buffer  # s32, one vector a sequence
     key_maps: list[list[Buffer]]  # [hemisphere] 16 maps: word of a K region for each row slot
     value_maps: list[list[Buffer]]  # [hemisphere] 16 maps: added to a V vector's word for each row slot
-    turn_maps: list[list[Buffer]]  # [hemisphere] 20 maps: V vector whose rows go to each 16 rows of a plane
+    turn_maps: list[list[Buffer]]  # [hemisphere] 20 maps: V vector whose rows go to each 16 rows of a plane, if any
     tile_maps: list[list[list[Buffer]]]  # [parity][twenty V vectors] one map: where a superlane's channels go
     masks: Buffer  # f32, vector (tile * turns + turn) * batch + sequence
     cos: Buffer
@@ -93,6 +93,11 @@ class Skew:
     def rows(self) -> int:
         """Words of a rows region."""
         return 2 * self.vectors
+
+    @property
+    def together(self) -> bool:
+        """Whether any region has the rows of several vectors, which take turns on the rows of a plane."""
+        return self.vectors > 2
 
     def of_parity(self, parity: int) -> int:
         return len(range(parity, self.vectors, 2))
@@ -171,7 +176,7 @@ def step_state(b: Build, position: Buffer) -> StepState:
     for i in range(batch):
         key_maps.append(slot_maps(b, block, slot, capacity_blocks(b.context), i))
         value_maps.append(slot_maps(b, None, slot, skew.beside, i))
-        turn_maps.append(_turn_maps(b, skew, row, i))
+        turn_maps.append(_turn_maps(b, skew, row, i) if skew.together else [])
     tile_maps = _tile_maps(b, skew, tile, row)
     masks = _position_masks(b, skew, position)
     cos, sin = _rope_factors(b, position)
