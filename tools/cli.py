@@ -16,8 +16,8 @@ import click
 from tools import console
 
 # In the order of --help: what a newcomer wants first.
-COMMANDS = ("compare", "generate", "predict", "validate", "sensitivity", "microbench", "schedule", "compile", "run", "asm",
-            "disasm", "chips", "models")  # fmt: skip
+COMMANDS = ("compare", "generate", "predict", "validate", "sensitivity", "microbench", "dram", "schedule",
+            "compile", "run", "asm", "disasm", "chips", "models")  # fmt: skip
 
 OWN_PACKAGES = ("isa", "emulator", "programs", "tools")
 

@@ -89,6 +89,7 @@ def execute(
     from isa.expressions import failure
     from isa.formats import check_range
     from tools import grid as grids
+    from tools.dram_trace import Recorder, trace_text
 
     program = open_program(path, settings)
     chip = load_chip_with(program.chip, settings)
@@ -115,6 +116,7 @@ def execute(
         names = [name for name, tensor in program.tensors.items() if not tensor.phantom] if handwritten else []
         before = {name: machine.read(name) for name in names}
         recorder = grids.record(machine, window) if window is not None else None
+        to_dram = Recorder(machine, chip) if options["dram_trace"] is not None else None
         if options["prompt_ids"]:
             result = generate(machine, options["prompt_ids"], options["tokens"] or 1, on_step=progress.step)
             steps, tokens = result.steps, result.token_ids
@@ -134,4 +136,7 @@ def execute(
     for name, file in outputs.items():
         write_array(machine.read(name), file)
         report.written.append(file)
+    if to_dram is not None:
+        console.write_file(options["dram_trace"], trace_text(to_dram.trace(), "dramsim3"))
+        report.written.append(options["dram_trace"])
     return report

@@ -75,6 +75,21 @@ def simulate(config: DramConfig, addresses, writes=None, arrivals=None, size: in
     return run(config, line, mask, write, arrival, log)
 
 
+def places(config: DramConfig, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(pseudo-channel of all, bank) of each 128-byte line, as `DramConfig.locate` has them."""
+    chunks = np.empty(len(lines), dtype=np.int64)
+    numbers = (config.chunk_bytes // LINE_BYTES, config.scramble_bits, config.total_pseudo_channels, config.stride)
+    _scramble_all(np.ascontiguousarray(lines, dtype=np.int64), *numbers, chunks)
+    local, pc = np.divmod(chunks, config.total_pseudo_channels)
+    return pc, config.place(local)[0]
+
+
+@njit
+def _scramble_all(line, lines, bits, total, stride, chunks):
+    for i in range(len(line)):
+        chunks[i] = scramble(line[i] // lines, bits, total, stride)
+
+
 def _fast(config, line, mask, write, arrival, log) -> DramResult:
     n = len(line)
     # Each burst needs one RD or WR; an ACT, PRE or REF can come on top of each, so 64 a request is ample.

@@ -165,7 +165,7 @@ class DramConfig:
         bank, row, column = self.place(local)
         return pc, bank, row, column * chunk_lines + line % chunk_lines
 
-    def place(self, chunk: int) -> tuple[int, int, int]:
+    def place(self, chunk: Any) -> tuple[Any, Any, Any]:
         """(bank, row, chunk within the row) of a pseudo-channel's chunk."""
         in_row = self.row_bytes // self.chunk_bytes
         if self.order == "bank_interleaved":
@@ -177,7 +177,7 @@ class DramConfig:
         turn, block = divmod(block, self.rows * self.banks)  # past the last bank: rows that do not exist, but differ
         return block // self.rows, turn * self.rows + block % self.rows, column
 
-    def chunk_at(self, bank: int, row: int, column: int) -> int:
+    def chunk_at(self, bank: Any, row: Any, column: Any) -> Any:
         """The chunk that `place` puts there."""
         in_row = self.row_bytes // self.chunk_bytes
         if self.order == "bank_interleaved":
@@ -187,8 +187,8 @@ class DramConfig:
         turn, row = divmod(row, self.rows)
         return ((turn * self.banks + bank) * self.rows + row) * in_row + column
 
-    def line_at(self, pc: int, bank: int, row: int, column: int = 0) -> int:
-        """The line that `locate` puts there: for tests and address patterns."""
+    def line_at(self, pc: Any, bank: Any, row: Any, column: Any = 0) -> Any:
+        """The line that `locate` puts there, or an array of them: for tests and address patterns."""
         chunk_lines = self.chunk_bytes // LINE_BYTES
         local = self.chunk_at(bank, row, column // chunk_lines)
         total = self.total_pseudo_channels

@@ -19,6 +19,8 @@ from tools.options import Binding, Count, CycleRange, TokenIds, engine_option, j
 @click.option("--prompt-ids", type=TokenIds(), multiple=True, metavar="5,77,640",
               help="Decode programs: ids to feed, one option a sequence.")  # fmt: skip
 @click.option("--tokens", type=Count(), default=None, help="Decode programs: tokens to generate [default: 1].")
+@click.option("--dram-trace", type=click.Path(path_type=Path), default=None,
+              help="GPU programs: write what goes to DRAM as an address trace (DRAMsim3's format, 32-byte requests).")
 @launch_option
 @set_option
 @engine_option
@@ -40,7 +42,7 @@ def command(
     from tools.programs import example_or_file
 
     source = example_or_file(program_file)
-    for _, path in outputs:
+    for path in (*(path for _, path in outputs), options["dram_trace"]):
         console.check_writable(path, source, blobs_path(source))
     report = execute(program_file, dict(inputs), dict(outputs), settings, options)
     console.data(console.to_json(report.json()) if as_json else report.text())
