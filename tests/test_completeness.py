@@ -94,7 +94,7 @@ def gpu_text() -> tuple[str, set[str]]:
             for register in range(32, 32 + wide):
                 lines += [f"STG.32 [R2 + UR1], R{register}", "UADDI UR1, UR1, 128"]
     assert sum("STG.32 [R2 + UR1]" in line for line in lines) <= 600
-    return "\n".join([*lines, "EXIT", ".launch k 2 64 2048 (x, y)", ""]), {*seen, "EXIT"}
+    return "\n".join([*lines, "EXIT", ".launch k 1 64 2048 (x, y)", ""]), {*seen, "EXIT"}
 
 
 def test_every_gpu_row_runs_alike_on_both_engines() -> None:

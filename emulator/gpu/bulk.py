@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from emulator.gpu import memory
 from emulator.gpu.decode import D_A, D_B, D_BASE, D_C, D_DST, D_IMM, D_KIND, K_BULK, K_MBARRIVE, K_MBINIT, K_MBWAIT
 from emulator.gpu.errors import (
     ADDRESS_RANGE,
@@ -55,7 +54,6 @@ from emulator.gpu.layout import (
     H_REQUESTS,
     H_SHARED,
     H_SHARED_LATENCY,
-    H_SM_NEXT,
     H_TAGS,
     H_U_GLOBAL,
     H_WARPS,
@@ -98,7 +96,7 @@ from emulator.gpu.layout import (
 )
 from emulator.gpu.mbarrier import BYTES_MAX, COUNT_AT, FIELD, MARK, MARK_AT, PHASE_AT
 from emulator.gpu.registers import fail
-from emulator.gpu.wake import settle, wake
+from emulator.gpu.wake import ask, settle, wake
 from isa.jit import njit
 
 
@@ -216,7 +214,7 @@ def arrive(S, U, sm, base, slot, pc, at, arrivals, size, resume, t):
             if S[o + W_WAITS] == at + 1:
                 S[o + W_WAITS] = 0
                 S[o + W_TIME] = resume * 16 + R_MBARRIER
-                wake(S, sm, base, other, resume)
+                wake(S, base, other, resume)
     _store(S, U, w, at, word, left)
 
 
@@ -229,7 +227,7 @@ def serve_barrier(S, U, sm, base, q, t):
         return
     resume = max(t + 1, t - 1 + S[H_SHARED_LATENCY])
     settle(S, base, slot, t + 1)
-    wake(S, sm, base, slot, t + 1)  # EXIT may wait for it
+    wake(S, base, slot, t + 1)  # EXIT may wait for it
     if kind == K_MBARRIVE:
         arrive(S, U, sm, base, slot, S[q + Q_PC], at, 1, S[q + Q_BYTES], resume, t)
         return
@@ -239,7 +237,7 @@ def serve_barrier(S, U, sm, base, q, t):
         _broken(S, w, S[q + Q_PC], t, MBARRIER, at)
     elif word >> PHASE_AT & 1 != S[q + Q_BYTES]:
         S[w + W_TIME] = resume * 16 + R_MBARRIER
-        wake(S, sm, base, slot, resume)
+        wake(S, base, slot, resume)
     else:
         S[w + W_WAITS] = at + 1
 
@@ -294,14 +292,14 @@ def bulk_complete(S, U, sm, base, t):
         if S[base + SM_STALLED]:  # the load-store unit has waited for this
             S[base + SM_LSU_NEXT] = min(t, S[base + SM_LSU_NEXT])
         settle(S, base, S[b + B_SLOT], S[b + B_DONE])
-        wake(S, sm, base, S[b + B_SLOT], S[b + B_DONE])
+        wake(S, base, S[b + B_SLOT], S[b + B_DONE])
         arrive(S, U, sm, base, S[b + B_SLOT], S[b + B_PC], S[b + B_BAR], 0, -S[b + B_SIZE], S[b + B_DONE], t)
         if S[H_ERROR] != NONE:
             return
 
 
 @njit
-def bulk_step(S, M, sm, base, t):
+def bulk_step(S, sm, base, t):
     """The engine's cycle t: one request of a line, if nothing forbids it; then say when to look again."""
     S[base + SM_BULK_CYCLES + S[base + SM_BULK_STATE]] += t - S[base + SM_BULK_SINCE]
     S[base + SM_BULK_SINCE] = t
@@ -324,7 +322,7 @@ def bulk_step(S, M, sm, base, t):
             S[base + SM_BULK_LINES] += 1
             S[base + SM_COUNTERS + C_BULK_SECTORS] += (mask & 1) + (mask >> 1 & 1) + (mask >> 2 & 1) + (mask >> 3 & 1)
             S[base + SM_COUNTERS + C_BULK_REQUESTS] += 1
-            memory.request(M, t, sm, line, mask, 0, sm * S[H_TAGS] + S[H_REQUESTS] + number)
+            ask(S, sm, t, line, mask, 0, sm * S[H_TAGS] + S[H_REQUESTS] + number)
             S[b + B_LINE] = line + 1
             S[b + B_MASK] = S[b + B_LAST_MASK] if line + 1 == S[b + B_LAST] else 15
             if line == S[b + B_LAST]:
@@ -356,4 +354,3 @@ def bulk_respond(S, sm, base, number, t):
         S[base + SM_BULK_ARRIVED_LAST] = number
     if again < S[base + SM_BULK_NEXT]:
         S[base + SM_BULK_NEXT] = again
-        S[H_SM_NEXT + sm] = min(again, S[H_SM_NEXT + sm])

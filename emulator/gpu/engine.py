@@ -2,8 +2,11 @@
 
 A cycle has four parts, in this order: the memory system's answers arrive; CTAs are dispatched; each
 SM's sub-cores issue, at most one instruction each; each load-store unit takes instructions.
-`run_kernel` runs one launch and can be left and entered again at any cycle. emulator.gpu.naive is
-the same machine one cycle at a time.
+emulator.gpu.naive is the same machine one cycle at a time.
+
+Here time goes in windows as long as the way to L2 and back: what answers within a window was asked
+before it. So one SM runs through the window, then the next one, with its state in the host's cache;
+they meet where the order of all SMs matters. `run_kernel` can be left and entered again between windows.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from emulator.gpu.decode import (
     D_NEGATED,
     D_PRED,
     D_UNIT,
+    K_ATOM,
     K_BAR,
     K_COMMIT,
     K_COPY,
     K_EXIT,
+    K_LDCG,
     K_LDG,
     K_MBINIT,
     K_MEMBAR,
@@ -36,27 +41,35 @@ from emulator.gpu.decode import (
 from emulator.gpu.errors import COPY_GROUPS, DEADLOCK, NONE
 from emulator.gpu.execute import execute
 from emulator.gpu.layout import (
+    ANSWER,
     AT_BARRIER,
     C_CTAS,
     C_INSTRUCTIONS,
+    DISPATCH,
     EMPTY,
     ENTRY,
     FREE,
     GROUPS,
+    H_ANSWERS,
     H_BARRIER,
     H_BLOCK,
     H_CTA_RATE,
     H_CTA_START,
     H_CTAS_PER_SM,
+    H_END,
     H_EPOCH,
     H_ERROR,
     H_ERROR_CTA,
     H_ERROR_PC,
     H_ERROR_VALUE,
     H_ERROR_WARP,
+    H_FAILED_SM,
+    H_FOUND,
     H_GRID,
     H_IN_FLIGHT,
     H_LIVE_CTAS,
+    H_LOG_CYCLES,
+    H_LOG_USED,
     H_NEXT_CTA,
     H_NEXT_SM,
     H_NOW,
@@ -67,8 +80,11 @@ from emulator.gpu.layout import (
     H_SHARED,
     H_SHARED_WORDS,
     H_SM_NEXT,
+    H_SM_STOP,
     H_SMS,
+    H_START_OF_WINDOW,
     H_SUB_INTERVAL,
+    H_TAGS,
     H_TOUCHED,
     H_U_POISON,
     H_U_REGISTERS,
@@ -77,6 +93,7 @@ from emulator.gpu.layout import (
     HEADER,
     LIVE,
     NEVER,
+    ORDER,
     Q_GROUP,
     Q_LINES,
     Q_PHASES,
@@ -90,10 +107,13 @@ from emulator.gpu.layout import (
     R_NO_WARP,
     R_QUEUE,
     R_UNIT,
+    SM_ANSWER,
+    SM_ANSWER_LAST,
     SM_ARRIVED,
     SM_BULK_NEXT,
     SM_COUNTERS,
     SM_CTA,
+    SM_ENDED,
     SM_ENTRIES,
     SM_EPOCH,
     SM_LIVE_CTAS,
@@ -135,6 +155,7 @@ from emulator.gpu.layout import (
     W_WAITS,
     W_WARP,
     WARP,
+    WINDOW_MAX,
 )
 from emulator.gpu.lsu import lsu_step, respond, retire_groups
 from emulator.gpu.timing import CONTROL, LSU, MAX_OPEN_GROUPS, MAX_QUEUE, MAX_WARPS
@@ -218,7 +239,7 @@ def _release(S, sm, base, cta, t):
         if S[w + W_STATE] == AT_BARRIER:
             S[w + W_STATE] = LIVE
             S[w + W_TIME] = (t + S[H_BARRIER]) * 16 + R_BARRIER
-            wake(S, sm, base, slot, t + S[H_BARRIER])
+            wake(S, base, slot, t + S[H_BARRIER])
 
 
 @njit
@@ -238,6 +259,8 @@ def _control(S, sm, base, s, w, kind, t):
         if S[base + SM_CTA + cta] == 0:
             S[base + SM_LIVE_CTAS] -= 1
             S[H_LIVE_CTAS] -= 1
+            S[base + SM_ENDED] = 1
+            S[H_END] = max(S[H_END], t + 1)
         else:
             _release(S, sm, base, cta, t)
     elif kind == K_MEMBAR:
@@ -279,8 +302,9 @@ def _queue(S, sm, base, s, w, e, kind, t):
 
 
 @njit
-def issue(S, U, F, D, sm, base, sub, t):
-    """Let one sub-core issue at cycle t if a warp can; returns an error number."""
+def issue(S, U, F, D, sm, base, sub, t, ordered):
+    """Let one sub-core issue at cycle t if a warp can; returns an error number, or -1, with nothing done, when it
+    is not the SM's turn for an instruction that acts in the order of all SMs (ordered: the cycle in which it is)."""
     s = base + SUB + sub * SUB_SIZE
     if S[s + SUB_LIVE] == 0:
         S[s + SUB_NEXT] = NEVER
@@ -314,6 +338,11 @@ def issue(S, U, F, D, sm, base, sub, t):
             earliest = min(earliest, S[s + SUB_WAKE + i])
         S[s + SUB_NEXT] = earliest
         return NONE
+    w = base + SM_WARPS + (pick * 4 + sub) * WARP
+    pc = S[w + W_PC]
+    kind, unit = D[pc * D_COLUMNS + D_KIND], D[pc * D_COLUMNS + D_UNIT]
+    if (kind == K_ATOM or kind == K_LDCG) and t != ordered:
+        return -1
     if waited > 0:
         reason = reason_at(S, D, s, base + SM_WARPS + (lowest * 4 + sub) * WARP, t - 1)
         S[s + SUB_REASONS + reason] += waited
@@ -322,9 +351,6 @@ def issue(S, U, F, D, sm, base, sub, t):
     S[s + SUB_LAST] = pick
     S[s + SUB_WAKE + pick] = t + 1
     S[s + SUB_NEXT] = t + 1
-    w = base + SM_WARPS + (pick * 4 + sub) * WARP
-    pc = S[w + W_PC]
-    kind, unit = D[pc * D_COLUMNS + D_KIND], D[pc * D_COLUMNS + D_UNIT]
     S[base + SM_COUNTERS + C_INSTRUCTIONS] += 1
     if unit < LSU:
         S[s + SUB_FREE + unit] = t + D[pc * D_COLUMNS + D_INTERVAL]
@@ -394,29 +420,160 @@ def _start_cta(S, U, sm, base, t):
             S[s + SUB_SINCE] = t
         S[s + SUB_LIVE] += 1
         S[s + SUB_WAKE + (slot >> 2)] = NEVER
-        wake(S, sm, base, slot, t + S[H_CTA_START])
+        wake(S, base, slot, t + S[H_CTA_START])
+
+
+@njit
+def _room(S, sm):
+    """Whether an SM could take a CTA that waits for one."""
+    return S[H_NEXT_CTA] < S[H_GRID] and S[HEADER + sm * S[H_BLOCK] + SM_LIVE_CTAS] < S[H_CTAS_PER_SM]
 
 
 @njit
 def _dispatch(S, U, t):
-    """Place up to the chip's number of CTAs, one an SM in turn; says whether more could be placed next cycle."""
-    placed = 0
-    while S[H_NEXT_CTA] < S[H_GRID]:
-        found = -1
-        for k in range(S[H_SMS]):
-            sm = (S[H_NEXT_SM] + k) % S[H_SMS]
-            if S[HEADER + sm * S[H_BLOCK] + SM_LIVE_CTAS] < S[H_CTAS_PER_SM]:
-                found = sm
-                break
-        if found < 0:
-            return False
-        if placed == S[H_CTA_RATE]:
-            return True
-        _start_cta(S, U, found, HEADER + found * S[H_BLOCK], t)
-        S[H_NEXT_SM] = (found + 1) % S[H_SMS]
-        S[H_TOUCHED] = max(S[H_TOUCHED], found + 1)
-        placed += 1
-    return False
+    """Place up to the chip's number of CTAs at cycle t, one an SM in turn, on SMs that wait with room."""
+    sm = S[H_NEXT_SM]
+    placed, passed = 0, 0
+    while placed < S[H_CTA_RATE] and passed < S[H_SMS] and S[H_NEXT_CTA] < S[H_GRID]:
+        if S[H_SM_STOP + sm] == 2 * t + DISPATCH and _room(S, sm):
+            _start_cta(S, U, sm, HEADER + sm * S[H_BLOCK], t)
+            S[H_NEXT_SM] = sm + 1 if sm + 1 < S[H_SMS] else 0
+            placed += 1
+            passed = 0
+        else:
+            passed += 1
+        sm = sm + 1 if sm + 1 < S[H_SMS] else 0
+
+
+@njit
+def _next_of(S, base):
+    """Earliest cycle at which an SM can do something by itself."""
+    time = min(S[base + SM_LSU_NEXT], S[base + SM_BULK_NEXT])
+    for sub in range(4):
+        time = min(time, S[base + SUB + sub * SUB_SIZE + SUB_NEXT])
+    return time
+
+
+@njit
+def _run_sm(S, U, F, D, sm, t, end, ordered):
+    """Run one SM from cycle t up to cycle `end`, or to where it has to wait for the others (H_SM_STOP)."""
+    base = HEADER + sm * S[H_BLOCK]
+    S[H_SM_STOP + sm] = NEVER
+    answer = S[base + SM_ANSWER]
+    time = _next_of(S, base)
+    if answer >= 0:
+        time = min(time, S[answer + 1])
+    t = max(t, time)
+    while t < end:
+        while answer >= 0 and S[answer + 1] <= t:
+            respond(S, sm, base, S[answer + 2], t)
+            answer = S[answer]
+        S[base + SM_ANSWER] = answer
+        if S[base + SM_BULK_NEXT] <= t:
+            bulk_complete(S, U, sm, base, t)
+        for sub in range(4):
+            if S[base + SUB + sub * SUB_SIZE + SUB_NEXT] <= t and S[H_ERROR] == NONE:
+                if issue(S, U, F, D, sm, base, sub, t, ordered) < 0:
+                    S[H_SM_NEXT + sm] = t
+                    S[H_SM_STOP + sm] = 2 * t + ORDER
+                    return
+        if S[base + SM_LSU_NEXT] <= t and S[H_ERROR] == NONE:
+            lsu_step(S, U, sm, base, t)
+        if S[H_ERROR] != NONE:
+            S[H_NOW] = t
+            return
+        if S[base + SM_BULK_NEXT] <= t:
+            bulk_step(S, sm, base, t)
+        time = _next_of(S, base)
+        if answer >= 0:
+            time = min(time, S[answer + 1])
+        if S[base + SM_ENDED]:
+            S[base + SM_ENDED] = 0
+            if _room(S, sm):
+                end = t + 1
+        t = max(time, t + 1)
+    S[H_SM_NEXT + sm] = t
+    if _room(S, sm):
+        S[H_SM_STOP + sm] = 2 * end + DISPATCH
+
+
+@njit
+def _answers(S, M, end):
+    """Hand the responses that are due before cycle `end` to their SMs."""
+    a = S[H_ANSWERS]
+    tags = S[H_TAGS]
+    while True:
+        t = memory.next_event(M)
+        if t >= end:
+            break
+        tag = memory.pop_response(M, t)
+        while tag >= 0:
+            sm = tag // tags
+            base = HEADER + sm * S[H_BLOCK]
+            S[a], S[a + 1], S[a + 2] = -1, t, tag - sm * tags
+            if S[base + SM_ANSWER] < 0:
+                S[base + SM_ANSWER] = a
+                S[H_SM_NEXT + sm] = min(S[H_SM_NEXT + sm], t)
+            else:
+                S[S[base + SM_ANSWER_LAST]] = a
+            S[base + SM_ANSWER_LAST] = a
+            a += ANSWER
+            tag = memory.pop_response(M, t)
+
+
+@njit
+def _pass_on(S, M, start, end):
+    """Pass what the SMs have asked for in a window to the memory system, in the order of cycle and SM."""
+    if S[H_LOG_USED] == 0:
+        return
+    S[H_LOG_USED] = 0
+    for t in range(start, end):
+        cycle = S[H_LOG_CYCLES] + 2 * (t - start)
+        a = S[cycle]
+        if a >= 0:
+            S[cycle] = -1
+            while a >= 0:
+                flags = S[a + 1]
+                memory.request(M, t, flags >> 5, S[a + 2], flags & 15, flags >> 4 & 1, S[a + 3])
+                a = S[a]
+
+
+@njit
+def _run_window(S, U, F, D, start, end):
+    """Run every SM from cycle `start` up to `end`; returns an error number.
+
+    SMs meet where the order of all of them matters: when a CTA is placed, and for ATOM and LDCG. The SM that
+    stopped first goes on first, the lower one in the same cycle. After an error only what lies before it is run.
+    """
+    failed = NEVER
+    for sm in range(S[H_TOUCHED]):
+        last = min(end, failed)
+        if S[H_SM_STOP + sm] == NEVER and S[H_SM_NEXT + sm] < last:
+            _run_sm(S, U, F, D, sm, max(start, S[H_SM_NEXT + sm]), last, -1)
+            if S[H_ERROR] != NONE:
+                failed = _note_failure(S, sm)
+    while True:
+        first, who = NEVER, -1
+        for sm in range(S[H_TOUCHED]):
+            stop = S[H_SM_STOP + sm]
+            if stop < first and stop >> 1 < min(end, failed + (sm < S[H_FAILED_SM])):
+                first, who = stop, sm
+        if who < 0:
+            break
+        t = first >> 1
+        if first & 1 == ORDER:
+            _run_sm(S, U, F, D, who, t, min(end, failed + (who < S[H_FAILED_SM])), t)
+            if S[H_ERROR] != NONE:
+                failed = _note_failure(S, who)
+            continue
+        _dispatch(S, U, t)
+        for sm in range(S[H_TOUCHED]):
+            if S[H_SM_STOP + sm] == first:
+                last = min(end, failed + (sm < S[H_FAILED_SM]))
+                _run_sm(S, U, F, D, sm, t, t + 1 if _room(S, sm) else last, -1)
+                if S[H_ERROR] != NONE:
+                    failed = _note_failure(S, sm)
+    return failed
 
 
 @njit
@@ -434,61 +591,41 @@ def _deadlock(S):
 
 
 @njit
+def _note_failure(S, sm):
+    """Keep an error that H_ERROR... describe; the cycle in which it happened."""
+    S[H_FOUND] = S[H_ERROR]
+    S[H_ERROR] = NONE
+    S[H_FAILED_SM] = sm
+    return S[H_NOW]
+
+
+@njit
 def run_kernel(S, U, F, D, M, budget):
     """Run the launch that is set up in S from cycle H_NOW on.
 
-    Returns DONE (H_NOW is the first cycle after the kernel), MORE (after `budget` event cycles; call
-    again) or FAILED (H_ERROR... say what and where).
+    Returns DONE (H_NOW is the first cycle after the kernel), MORE (after `budget` windows; call again)
+    or FAILED (H_ERROR... say what and where).
     """
     t = S[H_NOW]
-    dispatch = True
     for _ in range(budget):
-        if memory.next_event(M) <= t:
-            memory.advance(M, t)
-            tag = memory.pop_response(M, t)
-            while tag >= 0:
-                respond(S, tag, t)
-                tag = memory.pop_response(M, t)
+        memory.advance(M, t)
+        end = min(memory.horizon(M, t), t + WINDOW_MAX)
+        S[H_START_OF_WINDOW] = t
+        _answers(S, M, end)
+        failed = _run_window(S, U, F, D, t, end)
+        if failed < NEVER:
+            S[H_ERROR], S[H_NOW] = S[H_FOUND], failed
+            return FAILED
+        _pass_on(S, M, t, end)
         if S[H_LIVE_CTAS] == 0 and S[H_NEXT_CTA] == S[H_GRID] and S[H_IN_FLIGHT] == 0:
-            S[H_NOW] = t
+            S[H_NOW] = S[H_END]
             return DONE
-        if dispatch:
-            dispatch = _dispatch(S, U, t)
-        following = NEVER
-        live = S[H_LIVE_CTAS]
+        following = memory.next_event(M)
         for sm in range(S[H_TOUCHED]):
-            if S[H_SM_NEXT + sm] <= t:
-                base = HEADER + sm * S[H_BLOCK]
-                if S[base + SM_BULK_NEXT] <= t:
-                    bulk_complete(S, U, sm, base, t)
-                    if S[H_ERROR] != NONE:
-                        S[H_NOW] = t
-                        return FAILED
-                for sub in range(4):
-                    if S[base + SUB + sub * SUB_SIZE + SUB_NEXT] <= t:
-                        if issue(S, U, F, D, sm, base, sub, t) != NONE:
-                            S[H_NOW] = t
-                            return FAILED
-                if S[base + SM_LSU_NEXT] <= t:
-                    lsu_step(S, U, M, sm, base, t)
-                    if S[H_ERROR] != NONE:
-                        S[H_NOW] = t
-                        return FAILED
-                if S[base + SM_BULK_NEXT] <= t:
-                    bulk_step(S, M, sm, base, t)
-                time = min(S[base + SM_LSU_NEXT], S[base + SM_BULK_NEXT])
-                for sub in range(4):
-                    time = min(time, S[base + SUB + sub * SUB_SIZE + SUB_NEXT])
-                S[H_SM_NEXT + sm] = max(time, t + 1)
-            following = min(following, S[H_SM_NEXT + sm])
-        if S[H_LIVE_CTAS] < live and S[H_NEXT_CTA] < S[H_GRID]:
-            dispatch = True
-        if dispatch or S[H_LIVE_CTAS] == 0 and S[H_NEXT_CTA] == S[H_GRID] and S[H_IN_FLIGHT] == 0:
-            following = t + 1
-        following = min(following, memory.next_event(M))
-        if following >= NEVER:
+            following = min(following, S[H_SM_NEXT + sm], S[H_SM_STOP + sm] >> 1)
+        if following >= NEVER >> 1:
             _deadlock(S)
             return FAILED
-        t = max(following, t + 1)
+        t = max(following, end)
     S[H_NOW] = t
     return MORE

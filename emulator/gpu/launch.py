@@ -14,7 +14,7 @@ from emulator.gpu.timing import LINE_BYTES, SUB_CORES, Timing
 from isa.program import GpuText, Kernel, Launch
 
 REGISTER_UNIT = 256  # registers are given to a warp in units of 8 a lane (CUDA occupancy calculator)
-EVENTS_PER_CALL = 1 << 21  # the compiled kernel comes back this often, for Ctrl-C
+WINDOWS_PER_CALL = 1 << 13  # the compiled kernel comes back this often, for Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,11 @@ class FastEngine:
         y = self.layout
         return {name: int(self.blocks[:, y.SM_BULK_CYCLES + i].sum()) for i, name in enumerate(y.BULK_STATES)}
 
-    def advance(self, kernel: int, events: int = EVENTS_PER_CALL) -> int:
-        """Run the kernel that is set up for at most `events` cycles in which something happens; its outcome."""
+    def advance(self, kernel: int, windows: int = WINDOWS_PER_CALL) -> int:
+        """Run the kernel that is set up for at most `windows` windows of some hundred cycles; its outcome."""
         from emulator.gpu.engine import run_kernel
 
-        outcome: int = run_kernel(self.S, self.U, self.F, self.tables[kernel], self.M, events)
+        outcome: int = run_kernel(self.S, self.U, self.F, self.tables[kernel], self.M, windows)
         return outcome
 
     def run(self, number: int, launch: Launch, shape: Shape, gap: int) -> KernelRun:
@@ -153,7 +153,9 @@ class FastEngine:
         S[y.H_NOW], S[y.H_GRID], S[y.H_WARPS] = start, launch.grid, shape.warps
         S[y.H_REGISTERS], S[y.H_SHARED] = kernel.registers, launch.shared_bytes
         S[y.H_CTAS_PER_SM], S[y.H_WAYS] = shape.ctas_per_sm, shape.l1_ways
-        S[y.H_NEXT_CTA], S[y.H_NEXT_SM], S[y.H_TOUCHED] = 0, 0, 0
+        S[y.H_NEXT_CTA], S[y.H_NEXT_SM], S[y.H_END], S[y.H_FAILED_SM] = 0, 0, start, -1
+        S[y.H_TOUCHED] = min(self.timing.sms, launch.grid)
+        S[y.H_SM_STOP : y.H_SM_STOP + launch.grid][: self.timing.sms] = 2 * start + y.DISPATCH
         S[y.H_ERROR] = 0
         S[y.H_EPOCH] += 1
         self.blocks[:, y.SM_EPOCH] = S[y.H_EPOCH]  # an SM's L1 is not kept coherent: it is emptied between kernels

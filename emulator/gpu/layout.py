@@ -35,10 +35,17 @@ OK, POISON, EMPTY = 0, 1, 2  # state of a register
  H_CTA_START, H_REAL_BYTES, H_PHANTOM, H_PHANTOM_END, H_POOLS, H_POOL_SIZE, H_REQUESTS, H_LOADS, H_U_REGISTERS,
  H_REGISTERS_PER_SM, H_U_SHARED, H_SHARED_WORDS, H_U_POISON, H_POISON_WORDS, H_U_GLOBAL, H_TOUCHED,
  H_HAS_PHANTOM, H_BLOCK, H_TAGS, H_BULK_LINES, H_BULK_QUEUE, H_BULK_INTERVAL, H_BULK_DONE,
- H_ATOM_EXTRA) = range(62)
-H_PARAMETERS = 64  # kernel parameters
-H_SM_NEXT = 128  # earliest cycle at which an SM can do something; 1024 SMs
-HEADER = H_SM_NEXT + 1024
+ H_ATOM_EXTRA, H_END, H_START_OF_WINDOW, H_LOG, H_LOG_USED, H_LOG_CYCLES, H_ANSWERS, H_FAILED_SM,
+ H_FOUND) = range(70)
+H_PARAMETERS = 72  # kernel parameters
+H_SM_NEXT = H_PARAMETERS + 64  # earliest cycle at which an SM can do something; 1024 SMs
+H_SM_STOP = H_SM_NEXT + 1024  # cycle * 2 + why in which an SM waits for the others; NEVER if it does not
+HEADER = H_SM_STOP + 1024
+DISPATCH, ORDER = 0, 1  # it has room for a CTA; its next instruction acts in the order of all SMs
+WINDOW_MAX = 512  # cycles that one SM runs before the next one does
+# A request in the log of a window: the next of its cycle, SM << 5 | write << 4 | sectors, line, tag. An answer: the
+# SM's next one, cycle, tag.
+LOG, ANSWER = 4, 3
 
 # -- counters of an SM (bytes where the name says so, else events) --------------------------------
 COUNTERS = (
@@ -79,7 +86,7 @@ Q_BYTES, Q_PC, Q_SHARED, Q_LAST, Q_LAST_MASK = (Q_LINE + i for i in range(1, 6))
 (SM_LSU_FREE, SM_LSU_NEXT, SM_TURN, SM_SECTORS, SM_STORES, SM_LIVE_CTAS, SM_REQUEST, SM_LOAD, SM_LINK, SM_STAMP,
  SM_REQUESTS_USED, SM_LOADS_USED, SM_LINKS_USED, SM_STALLED, SM_BULK_NEXT, SM_BULK_HEAD, SM_BULK_TAIL,
  SM_BULK_ARRIVED, SM_BULK_ARRIVED_LAST, SM_BULK_POOL, SM_BULK_LIVE, SM_BULK_LINES, SM_BULK_FREE, SM_BULK_STATE,
- SM_BULK_SINCE, SM_EPOCH, SM_BULK_CYCLES) = range(27)
+ SM_BULK_SINCE, SM_EPOCH, SM_ANSWER, SM_ANSWER_LAST, SM_ENDED, SM_BULK_CYCLES) = range(30)
 BULK_BUSY, BULK_ISSUE, BULK_LIMIT, BULK_IDLE = range(4)  # what the bulk engine does; SM_BULK_CYCLES counts them
 BULK_STATES = ("busy", "issue", "limit")
 SM_COUNTERS = SM_BULK_CYCLES + 4
@@ -140,7 +147,13 @@ def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int]) -> 
     requests = loads + timing.outstanding_stores
     pool = requests * REQUEST + loads * (LOAD + LINK) + timing.bulk_queue * BULK
     pools = HEADER + timing.sms * block
-    state = np.zeros(pools + timing.sms * pool, dtype=np.int64)
+    answers = pools + timing.sms * pool
+    most = timing.sms * (requests + timing.bulk_lines)  # that can be under way
+    log = answers + ANSWER * most
+    # In a window an SM asks for what its limits leave, again for what is answered, and for a bulk line a cycle.
+    cycles = log + LOG * timing.sms * (2 * requests + WINDOW_MAX)
+    state = np.zeros(cycles + 2 * WINDOW_MAX, dtype=np.int64)
+    state[cycles:] = -1
     values = {
         H_SMS: timing.sms, H_SETS: timing.l1_sets, H_ALL_WAYS: timing.l1_ways, H_QUEUE: timing.lsu_queue,
         H_SUB_INTERVAL: timing.lsu_sub_core_interval, H_LSU_INTERVAL: timing.lsu_interval,
@@ -157,7 +170,9 @@ def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int]) -> 
         H_HAS_PHANTOM: int(phantom[1] > phantom[0]), H_BLOCK: block, H_TAGS: requests + timing.bulk_queue,
         H_BULK_LINES: timing.bulk_lines,
         H_BULK_QUEUE: timing.bulk_queue, H_BULK_INTERVAL: timing.bulk_issue,
-        H_ATOM_EXTRA: timing.atomic_extra, H_BULK_DONE: timing.l1_return + timing.bulk_extra,
+        H_LOG: log,
+        H_LOG_CYCLES: cycles, H_ANSWERS: answers, H_ATOM_EXTRA: timing.atomic_extra,
+        H_BULK_DONE: timing.l1_return + timing.bulk_extra,
     }
     for at, value in values.items():
         state[at] = value
@@ -175,8 +190,9 @@ def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int]) -> 
             state[s + SUB_NEXT] = NEVER
         state[base + SM_LSU_NEXT] = NEVER
         state[base + SM_BULK_NEXT] = NEVER
-        state[[base + SM_BULK_HEAD, base + SM_BULK_ARRIVED, base + SM_BULK_POOL]] = -1
+        state[[base + SM_ANSWER, base + SM_BULK_HEAD, base + SM_BULK_ARRIVED, base + SM_BULK_POOL]] = -1
         state[base + SM_BULK_STATE] = BULK_IDLE
     state[H_SM_NEXT : H_SM_NEXT + timing.sms] = NEVER
+    state[H_SM_STOP : H_SM_STOP + timing.sms] = NEVER
     return state, lanes
 

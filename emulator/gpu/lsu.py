@@ -6,7 +6,6 @@ time, sub-cores in turn. The memory below L1 is emulator.gpu.memory.
 
 from __future__ import annotations
 
-from emulator.gpu import memory
 from emulator.gpu.bulk import bulk_respond, serve_barrier
 from emulator.gpu.decode import K_ATOM, K_BULK, K_COPY, K_LDCG, K_LDG, K_MBARRIVE, K_MBINIT, K_STG, K_STS, K_ULDG
 from emulator.gpu.layout import (
@@ -27,9 +26,9 @@ from emulator.gpu.layout import (
     FREE,
     GROUPS,
     H_ATOM_EXTRA,
-    H_BLOCK,
     H_BULK_QUEUE,
     H_COPY_EXTRA,
+    H_END,
     H_IN_FLIGHT,
     H_LOADS,
     H_LSU_INTERVAL,
@@ -41,12 +40,10 @@ from emulator.gpu.layout import (
     H_RETURN,
     H_SECTOR_LIMIT,
     H_SETS,
-    H_SM_NEXT,
     H_STORE_LIMIT,
     H_SUB_INTERVAL,
     H_TAGS,
     H_WAYS,
-    HEADER,
     INVALID,
     L1_LINE,
     L1_SECTOR,
@@ -128,7 +125,7 @@ from emulator.gpu.layout import (
     WARP,
 )
 from emulator.gpu.timing import MAX_QUEUE
-from emulator.gpu.wake import settle, wake
+from emulator.gpu.wake import ask, settle, wake
 from isa.jit import njit
 from isa.opcodes import RZ
 
@@ -136,7 +133,7 @@ TAG_EPOCH = 40  # an L1 tag is line + (epoch << TAG_EPOCH): a new epoch empties 
 
 
 @njit
-def _finish(S, sm, base, slot, dst, registers, time):
+def _finish(S, base, slot, dst, registers, time):
     """A load's registers can be read from `time` on."""
     w = base + SM_WARPS + slot * WARP
     if dst != RZ:
@@ -144,7 +141,7 @@ def _finish(S, sm, base, slot, dst, registers, time):
             at = w + W_SCORE + dst + j
             S[at] = time * 16 + (S[at] & 15)
     settle(S, base, slot, time)
-    wake(S, sm, base, slot, time)
+    wake(S, base, slot, time)
 
 
 @njit
@@ -178,7 +175,7 @@ def _take(S, at, free, used, size, link):
 
 
 @njit
-def _request(S, M, sm, base, kind, line, mask, way, slot, group, t):
+def _request(S, sm, base, kind, line, mask, way, slot, group, t):
     """Send a request below L1; returns the number of its record."""
     pool = _pool(S, sm)
     number = _take(S, pool, base + SM_REQUEST, base + SM_REQUESTS_USED, REQUEST, RQ_WAITERS)
@@ -188,7 +185,7 @@ def _request(S, M, sm, base, kind, line, mask, way, slot, group, t):
     S[r + RQ_WARP], S[r + RQ_GROUP] = slot, group
     sectors = (mask & 1) + (mask >> 1 & 1) + (mask >> 2 & 1) + (mask >> 3 & 1)
     S[r + RQ_SECTORS] = sectors
-    memory.request(M, t, sm, line, mask, 1 if kind >= RQ_STORE else 0, sm * S[H_TAGS] + number)
+    ask(S, sm, t, line, mask, 1 if kind >= RQ_STORE else 0, sm * S[H_TAGS] + number)
     return number
 
 
@@ -235,7 +232,7 @@ def _victim(S, base, line):
 
 
 @njit
-def _load(S, M, sm, base, q, t):
+def _load(S, sm, base, q, t):
     """LDG and ULDG: look every line up in L1, ask for what is missing."""
     counters = base + SM_COUNTERS
     slot, dst, registers = S[q + Q_SLOT], S[q + Q_DST], S[q + Q_REGS]
@@ -272,7 +269,7 @@ def _load(S, M, sm, base, q, t):
         number = -1
         if missing:
             kind = RQ_FILL if way >= 0 else RQ_BYPASS
-            number = _request(S, M, sm, base, kind, line, missing, way, slot, 0, t)
+            number = _request(S, sm, base, kind, line, missing, way, slot, 0, t)
             S[counters + C_LOAD_REQUESTS] += 1
         # Wait once for each request that brings sectors of this line.
         for s in range(4):
@@ -300,7 +297,7 @@ def _load(S, M, sm, base, q, t):
                 if (missing >> s) & 1:
                     S[way + L1_SECTOR + s] = number
     if load < 0:
-        _finish(S, sm, base, slot, dst, registers, hit_time)
+        _finish(S, base, slot, dst, registers, hit_time)
 
 
 @njit
@@ -314,7 +311,7 @@ def _forget(S, base, line, mask):
 
 
 @njit
-def _past_l1(S, M, sm, base, q, t):
+def _past_l1(S, sm, base, q, t):
     """LDCG and ATOM: a request for every line."""
     kind = RQ_ATOM if S[q + Q_KIND] == K_ATOM else RQ_BYPASS
     slot, lines = S[q + Q_SLOT], S[q + Q_LINES]
@@ -330,23 +327,23 @@ def _past_l1(S, M, sm, base, q, t):
         line, mask = S[q + Q_LINE + i], S[q + Q_MASK + i]
         if kind == RQ_ATOM:
             _forget(S, base, line, mask)
-        number = _request(S, M, sm, base, kind, line, mask, -1, slot, 0, t)
+        number = _request(S, sm, base, kind, line, mask, -1, slot, 0, t)
         _wait_for(S, sm, base, load, number, S[_pool(S, sm) + number * REQUEST + RQ_SECTORS])
 
 
 @njit
-def _serve(S, U, M, sm, base, q, t):
+def _serve(S, U, sm, base, q, t):
     """The load-store unit takes one instruction."""
     kind = S[q + Q_KIND]
     counters = base + SM_COUNTERS
     if kind == K_LDG or kind == K_ULDG:
-        _load(S, M, sm, base, q, t)
+        _load(S, sm, base, q, t)
     elif kind == K_STG:
         lines = S[q + Q_LINES]
         for i in range(lines):
             line, mask = S[q + Q_LINE + i], S[q + Q_MASK + i]
             _forget(S, base, line, mask)
-            _request(S, M, sm, base, RQ_STORE, line, mask, -1, S[q + Q_SLOT], S[q + Q_GROUP], t)
+            _request(S, sm, base, RQ_STORE, line, mask, -1, S[q + Q_SLOT], S[q + Q_GROUP], t)
         S[base + SM_STORES] += lines
         w = base + SM_WARPS + S[q + Q_SLOT] * WARP
         if S[w + W_AGE] == S[q + Q_GROUP] and S[w + W_STATE] != FREE:
@@ -355,21 +352,22 @@ def _serve(S, U, M, sm, base, q, t):
         S[counters + C_STORE] += S[q + Q_SECTORS]
         S[counters + C_STORE_REQUESTS] += lines
     elif kind == K_ATOM or kind == K_LDCG:
-        _past_l1(S, M, sm, base, q, t)
+        _past_l1(S, sm, base, q, t)
     elif kind == K_COPY:
         for i in range(S[q + Q_LINES]):
-            _request(S, M, sm, base, RQ_COPY, S[q + Q_LINE + i], S[q + Q_MASK + i], -1, S[q + Q_SLOT],
+            _request(S, sm, base, RQ_COPY, S[q + Q_LINE + i], S[q + Q_MASK + i], -1, S[q + Q_SLOT],
                      S[q + Q_GROUP], t)
         S[base + SM_SECTORS] += S[q + Q_SECTORS]
         S[counters + C_COPY] += S[q + Q_SECTORS]
         S[counters + C_COPY_REQUESTS] += S[q + Q_LINES]
     elif kind == K_STS or kind == K_MBINIT:
         S[H_IN_FLIGHT] -= 1
+        S[H_END] = max(S[H_END], t + 1)
     elif kind >= K_MBARRIVE:
         serve_barrier(S, U, sm, base, q, t)
     else:  # LDS, LDSM, SHFL, BCAST
         time = max(t + 1, t - 1 + S[q + Q_LATENCY])
-        _finish(S, sm, base, S[q + Q_SLOT], S[q + Q_DST], S[q + Q_REGS], time)
+        _finish(S, base, S[q + Q_SLOT], S[q + Q_DST], S[q + Q_REGS], time)
 
 
 @njit
@@ -394,7 +392,7 @@ def _fits(S, base, q):
 
 
 @njit
-def lsu_step(S, U, M, sm, base, t):
+def lsu_step(S, U, sm, base, t):
     """Take what can be taken at cycle t, then say when to look again."""
     while S[base + SM_LSU_FREE] <= t:
         found = -1
@@ -411,7 +409,7 @@ def lsu_step(S, U, M, sm, base, t):
             break
         s = base + SUB + found * SUB_SIZE
         q = _head(S, base, s, found)
-        _serve(S, U, M, sm, base, q, t)
+        _serve(S, U, sm, base, q, t)
         S[base + SM_LSU_FREE] = t + max(S[H_LSU_INTERVAL], S[q + Q_PHASES] * S[H_PHASE])
         S[base + SM_TURN] = (found + 1) & 3
         S[s + SUB_TAKEN] = t
@@ -422,7 +420,7 @@ def lsu_step(S, U, M, sm, base, t):
             at = 0
             while blocked:
                 if blocked & 1:
-                    wake(S, sm, base, at * 4 + found, t + 1)
+                    wake(S, base, at * 4 + found, t + 1)
                 blocked >>= 1
                 at += 1
         S[s + SUB_COUNT] -= 1
@@ -442,11 +440,8 @@ def lsu_step(S, U, M, sm, base, t):
 
 
 @njit
-def respond(S, tag, t):
-    """The memory system answers a request at cycle t."""
-    sm = tag // S[H_TAGS]
-    number = tag % S[H_TAGS]
-    base = HEADER + sm * S[H_BLOCK]
+def respond(S, sm, base, number, t):
+    """The memory system answers a request of an SM at cycle t."""
     if number >= S[H_REQUESTS]:
         bulk_respond(S, sm, base, number - S[H_REQUESTS], t)
         return
@@ -459,12 +454,13 @@ def respond(S, tag, t):
     if kind == RQ_STORE:
         S[base + SM_STORES] -= 1
         S[H_IN_FLIGHT] -= 1
+        S[H_END] = max(S[H_END], t)
         slot = S[r + RQ_WARP]
         w = base + SM_WARPS + slot * WARP
         if S[w + W_AGE] == S[r + RQ_GROUP] and S[w + W_STATE] != FREE:
             S[w + W_STORES] -= 1
             if S[w + W_STORES] == 0:  # MEMBAR may go on
-                wake(S, sm, base, slot, t)
+                wake(S, base, slot, t)
     elif kind == RQ_COPY:
         slot = S[r + RQ_WARP]
         w = base + SM_WARPS + slot * WARP
@@ -477,7 +473,7 @@ def respond(S, tag, t):
         retire_groups(S, w)
         settle(S, base, slot, time)
         if S[w + W_RETIRED] != retired or S[w + W_PENDING] == 0:  # CPWAIT or EXIT may go on
-            wake(S, sm, base, slot, time)
+            wake(S, base, slot, time)
     else:
         if kind == RQ_FILL:
             way = S[r + RQ_WAY]
@@ -496,7 +492,7 @@ def respond(S, tag, t):
             S[d + LD_TIME] = max(S[d + LD_TIME], time)
             S[d + LD_LEFT] -= 1
             if S[d + LD_LEFT] == 0:
-                _finish(S, sm, base, S[d + LD_WARP], S[d + LD_DST], S[d + LD_REGS], S[d + LD_TIME])
+                _finish(S, base, S[d + LD_WARP], S[d + LD_DST], S[d + LD_REGS], S[d + LD_TIME])
                 S[d + LD_LEFT] = S[base + SM_LOAD]
                 S[base + SM_LOAD] = load
             S[k + LK_NEXT] = S[base + SM_LINK]
@@ -506,4 +502,3 @@ def respond(S, tag, t):
     S[base + SM_REQUEST] = number
     if S[base + SM_STALLED]:  # the unit has waited for this
         S[base + SM_LSU_NEXT] = min(t, S[base + SM_LSU_NEXT])
-        S[H_SM_NEXT + sm] = min(t, S[H_SM_NEXT + sm])

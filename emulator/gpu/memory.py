@@ -88,7 +88,7 @@ from emulator.gpu.memory_layout import (
 )
 from isa.jit import njit
 
-__all__ = ["LIVE", "advance", "build", "counters", "next_event", "pop_response", "request", "settle"]
+__all__ = ["LIVE", "advance", "build", "counters", "horizon", "next_event", "pop_response", "request", "settle"]
 
 
 @njit
@@ -286,6 +286,14 @@ def next_event(M):
     if M[LIVE] == 0:
         return INF
     return min(M[NEXT_DUE], M[SYNC])
+
+
+@njit
+def horizon(M, now):
+    """The first cycle in which a response may be due that `advance(M, now)` has not made known."""
+    if M[LIVE] == 0:
+        return now + M[TO_SLICE] + M[TO_SM] + 3
+    return M[SYNC]
 
 
 @njit

@@ -1,7 +1,8 @@
 """Random GPU programs for tests: bounded loops, every instruction, addresses kept inside the memory.
 
-A program's memory is [tables 1 KB][output][input]; the input can be real or phantom. Both engines run
-one cycle in the same order, so even a program that races with itself must give the same values.
+A program's memory is [tables 1 KB][output][words for atomics][input]; the input can be real or phantom. Warps of a
+CTA may race with each other: both engines run an SM's cycle in the same order. CTAs meet only in the words for
+atomics, with ATOM and LDCG.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ TABLE, SLOT = 1024, 16
 THREADS = 4 * 128
 OUTPUT = THREADS * SLOT * 4
 INPUT = 4096
-INPUT_AT = TABLE + OUTPUT
+ATOMS = 1024
+INPUT_AT = TABLE + OUTPUT + ATOMS
 
 _BINARY = ("ADD", "SUB", "MUL", "MAX", "MIN", "AND", "OR", "XOR")
 _IMMEDIATE = ("ADDI", "MULI", "MAXI", "MINI", "ANDI")
@@ -47,6 +49,8 @@ class _Writer:
         self.k = builder.Kernel(name, parameters=("input", "output", "table"))
         k = self.k
         self.input, self.output, self.table = (k.parameter(p) for p in k.parameters)
+        self.atoms = k.ureg("atoms")
+        k.UADDI(self.atoms, self.output, OUTPUT)
         self.data = [k.reg(f"d{i}", 4) for i in range(4)]
         self.tid, self.own, self.address = k.reg("tid"), k.reg("own"), k.reg("address")
         self.preds = [k.pred("p"), k.pred("q")]
@@ -217,14 +221,14 @@ class _Writer:
         elif kind == 23 and self.shared >= 512 and depth == 0:
             self.meet()
         elif kind == 24:
-            a = self.offset(OUTPUT // 4, 4)
-            k.ATOM(self.pick([self.reg(), ZERO]), a, self.output, self.pick([0, 16]), self.pick([self.reg(), ZERO]),
+            a = self.offset(ATOMS // 2, 4)
+            k.ATOM(self.pick([self.reg(), ZERO]), a, self.atoms, self.pick([0, 16]), self.pick([self.reg(), ZERO]),
                    guard=g)
         elif kind == 25:
             width = self.pick([8, 32, 128])
             if self.number_in(0, 1):
                 k.MEMBAR()
-            k.LDCG(width, self.pick(self.data), self.offset(OUTPUT // 4, max(4, width // 8)), self.output, 0, guard=g)
+            k.LDCG(width, self.pick(self.data), self.offset(ATOMS, max(4, width // 8)), self.atoms, 0, guard=g)
         elif kind >= 21:
             label = k.fresh("skip")
             k.UBR(self.pick(["EQ", "GT", "LE"]), self.number, UZERO, label)
