@@ -245,6 +245,7 @@ def _intake(S, D, c, q, d):
 @inlined
 def _next(S, D, c, q, d, until):
     """Set the cycle of the pseudo-channel's next command or event, d or later, after the events before its command."""
+    d = max(d, S[q + INTAKE_T])  # it was ahead of its channel when arrivals ran out
     while True:
         if S[q + COL_T] < d:
             scan_column(S, D, q, d)

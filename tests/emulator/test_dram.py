@@ -150,6 +150,57 @@ def test_pseudo_channels_take_turns_in_refresh():
     assert refreshes[:4] == [(160, 0), (240, 1), (320, 0), (400, 1)]
 
 
+def test_refresh_of_all_banks_waits_for_the_last_bank_and_holds_them_all():
+    # REF falls at 300. Bank 1 was opened at 280 for a read at 299, whose tRTP ends at 307, but tRAS only at 325:
+    # implied PRE 325, + RP 19 + RFC 120 = 464 is the next ACT, of whatever bank; RRD_S 2 to the second.
+    config = ONE.but(refresh="all_bank", refi_ab=300, rfc_ab=120)
+    late = [(0, "R", 0, 0), (280, "R", 1, 0)]
+    log = commands(config, [*late, (301, "R", 2, 0), (301, "R", 0, 0, 1)])
+    first = 280 + 45 + 19 + 120
+    assert log[4:7] == [(300, "REF", 0), (first, "ACT", 2), (first + 2, "ACT", 0)]
+
+
+def test_refresh_of_all_banks_comes_each_interval():
+    config = ONE.but(refresh="all_bank", refi_ab=500, rfc_ab=100)
+    log = commands(config, [(0, "R", 0, 0), (2400, "R", 1, 0)])
+    assert cycles_of(log, "REF") == [500, 1000, 1500, 2000]
+
+
+def test_refresh_of_all_banks_costs_a_stream_its_share_of_time():
+    # 400 of 5000 cycles, and closing and opening the rows around it: at most RAS 45 + RP 19 + RCD 19.
+    config = ONE.but(refresh="all_bank", refi_ab=5000, rfc_ab=400)
+    reached = simulate(config, np.arange(30_000) * LINE_BYTES).efficiency
+    assert 1 - (400 + 45 + 19 + 19) / 5000 <= reached <= 1 - 400 / 5000
+
+
+def test_no_refresh_is_no_refresh():
+    log = commands(ONE.but(refresh="none", refi=160, refi_ab=500), [(0, "R", 0, 0), (5000, "R", 0, 0, 1)])
+    assert cycles_of(log, "REF") == []
+
+
+def test_a_full_queue_lets_the_next_arrival_wait():
+    # Two places: the third read of the row enters the cycle after the first one's RD at 19, the fourth the cycle
+    # after the RD at 23. Reads stay tCCD_L 4 apart: 19, 23, 27, 31, and the data is there CL 19 + burst 2 later.
+    config = ONE.but(read_queue=2)
+    places = [(0, 0, 0), (0, 0, 4), (0, 0, 8), (0, 0, 12)]
+    addresses = [byte(config, *place) for place in places]
+    for engine in ("fast", "naive"):
+        result = simulate(config, addresses, size=32, engine=engine)
+        assert result.entered.tolist() == [0, 0, 20, 24]
+        assert result.done.tolist() == [40, 44, 48, 52]
+
+
+def test_a_burst_of_64_bytes_moves_two_sectors():
+    # DRAMsim3's 128-bit channels: a 128-byte line is two bursts, its second half one.
+    config = ONE.but(burst_bytes=64)
+    for size, reads in ((128, 2), (64, 1)):
+        result = simulate(config, [128 - size % 128], size=size, log=True)
+        assert [c[2] for c in result.commands] == ["ACT"] + ["RD"] * reads
+        assert result.bytes == size
+    with pytest.raises(ValueError, match="size must be 64 or 128"):
+        simulate(config, [0], size=32)
+
+
 def test_activate_takes_two_cycles_of_the_shared_row_bus():
     # Both pseudo-channels want an ACT at 0, and nothing else holds the second back.
     config = ONE.but(pseudo_channels=2)
@@ -269,6 +320,10 @@ def test_a_bad_trace_is_refused(arguments, message):
     (dict(row_bytes=700), "row_bytes must be a multiple"),
     (dict(drain_low=48), "drain_low < drain_high"),
     (dict(rfc=160 * 32), "always be in refresh"),
+    (dict(refresh="all_bank", refi_ab=300, rfc_ab=200), "always be in refresh"),
+    (dict(refresh="sometimes"), "refresh must be per_bank, all_bank or none"),
+    (dict(order="upwards"), "map.order must be row_interleaved"),
+    (dict(burst_bytes=48), "burst_bytes must be 32, 64 or 128"),
 ])
 def test_an_impossible_dram_is_refused(changes, message):
     with pytest.raises(ChipError, match=message):

@@ -88,29 +88,26 @@ def gpu() -> list[Rate]:
 
 
 def dram() -> list[Rate]:
-    """DRAM requests of 64 bytes: a stream, and random addresses. tools.bench.bench_dram has more patterns."""
-    import numpy as np
-
-    from emulator.chip import load_chip
+    """DRAM reads of 64 bytes, in order and at random, on h100_sxm's DRAM and on those that ship with the package."""
+    from emulator.chip import dram_names, load_chip, load_dram
     from emulator.dram.alone import simulate
     from emulator.dram.config import DramConfig
+    from tools.dram import pattern
 
-    config = DramConfig.from_chip(load_chip("h100_sxm"))
     count = 500_000
-    stream = np.arange(count, dtype=np.int64) * 64
-    random = np.random.default_rng(1).integers(0, 2**34 // 64, count) * 64
+    rates = []
+    for name in ("h100_sxm", *dram_names()):
+        dram = load_chip(name) if name == "h100_sxm" else load_dram(name)
+        config = DramConfig.from_chip(dram)
+        for what, aim in (("sequential", 5e6), ("random", 3e6)):
+            trace = pattern(what, config, int(dram["dram.capacity_bytes"]), count, 64, seed=1)
 
-    def run(addresses: Any) -> Callable[[], int]:
-        def work() -> int:
-            simulate(config, addresses, size=64)
-            return count
+            def work(config: Any = config, addresses: Any = trace.addresses) -> int:
+                simulate(config, addresses, size=64)
+                return count
 
-        return work
-
-    return [
-        Rate("DRAM, stream", clock(run(stream)), "requests of 64 B/s", 3e6),
-        Rate("DRAM, random addresses", clock(run(random)), "requests of 64 B/s", 3e6),
-    ]
+            rates.append(Rate(f"DRAM {name}, {what}", clock(work, 1.0), "reads of 64 B/s", aim))
+    return rates
 
 
 BENCHES = {"lpu": lpu, "gpu": gpu, "dram": dram}
