@@ -17,9 +17,9 @@ LPU_CAUSES = (
     ("matrix", "activations enter a plane, or sums leave it"),
     ("vector", "a VXM ALU issues"),
     ("lane switch", "an SXM unit issues"),
-    ("links", "a vector is between two chips"),
+    ("network", "a vector is between two chips"),
     ("memory", "a slice issues"),
-    ("in flight", "nothing issues, values are on their way"),
+    ("fill and drain", "nothing issues: values are on their way into a unit, or out of it"),
 )
 GPU_CAUSES = {  # stall reason -> its name in the table; every reason of emulator.accounting has one
     "busy": "issuing",
