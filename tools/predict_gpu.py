@@ -4,14 +4,13 @@ A matrix product is a graph of `weight_copies` products on distinct weights: its
 a replay, launch edges included. Where the weights of all copies could stay in L2 the second replay counts;
 else one product from cold memory is the same. An attention call is replayed on the same K and V.
 
-The cut of a product is chosen by trial: the planner's best candidates run once each, on fewer outputs
-where the product is large, and the fastest one is measured.
+The cut of a product is chosen by trial where its weights are few: the planner's best candidates run once
+each, and the fastest one is measured. Of a large product the best by estimate is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from programs.gpu.gemm_plan import GemmPlan
     from tools.cases import Case
 
-TRIAL_BYTES = 40_000_000  # weights of a trial: more outputs than these show nothing new
+TRIAL_BYTES = 40_000_000  # weights of products whose cut is chosen by trial
 
 
 def check_machine(chip: Chip) -> None:
@@ -97,23 +96,18 @@ def _gemm(chip: Chip, case: Case) -> dict[str, Any]:
 
 
 def chosen_plan(chip: Chip, m: int, n: int, k: int, form: str, copies: int) -> GemmPlan:
-    """The fastest of the planner's candidates in a trial of one product: warm where all copies fit L2, else cold."""
+    """The fastest candidate in a trial, warm where all copies fit L2; of large products the best by estimate."""
     from programs.gpu.gemm_plan import candidates
     from programs.gpu.lone_gemm import gemm_program
-    from programs.gpu.plan import Limits, round_up
+    from programs.gpu.plan import Limits
 
     found = candidates(m, n, k, form, Limits.of(chip))
     if len(found) == 1:
         return found[0]
-    row_bytes = found[0].row_bytes
-    outputs = min(n, max(1024, round_up(TRIAL_BYTES // row_bytes, 1024)))
-    if outputs < n:  # the cut of fewer outputs would be another one: only whole cuts of the large one are tried
-        found = [plan for plan in found if plan.splits == found[0].splits]
-    warm = copies * n * row_bytes <= l2_capacity_bytes(chip)
-    times = []
-    for plan in found:
-        step = _replayed(chip, gemm_program(chip, replace(plan, n=outputs)), warm)
-        times.append(step.cycles)
+    if found[0].n * found[0].row_bytes > TRIAL_BYTES:
+        return found[0]
+    warm = copies * n * found[0].row_bytes <= l2_capacity_bytes(chip)
+    times = [_replayed(chip, gemm_program(chip, plan), warm).cycles for plan in found]
     return found[times.index(min(times))]
 
 

@@ -14,7 +14,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from programs.gpu.plan import COLUMNS, KSTEP_BYTES, TILE_ROWS, Limits, PlanError, ceil_div, round_up
+from programs.gpu.plan import (
+    COLUMNS,
+    HALF_RATE_BYTES,
+    KSTEP_BYTES,
+    PORT_BYTES_PER_CYCLE,
+    TILE_ROWS,
+    Limits,
+    PlanError,
+    ceil_div,
+    round_up,
+)
 
 STAGE_BYTES = 128  # of k
 STAGE_KSTEPS = STAGE_BYTES // KSTEP_BYTES
@@ -29,7 +39,11 @@ FORMS = {"bf16": 2, "f16": 2, "s8": 1, "e4m3": 1}  # bytes of an operand's value
 
 STAGE_CYCLES = 150  # estimate: four dependent MMAs, a barrier
 START_CYCLES = 1500  # estimate: first loads and the epilogue
-OVERLAP = 0.25  # estimate: of the shorter of memory time and chain that is not hidden
+REDUCE_CYCLES = 1000  # estimate: the reduction's loads, which wait for each other
+LATENCY_CYCLES = 1000  # estimate: from a copy's start to its data, under load
+QUARTER = 0.25  # estimate: the bytes in flight that a stream needs are counted in LATENCY_CYCLES already
+STREAM_SHARE = {1: 0.80, 2: 0.88, 4: 0.90}  # estimate: of peak DRAM bandwidth, by the stages asked for together
+OVERLAP = 0.1  # estimate: of the shorter of memory time and chain that is not hidden
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ class GemmPlan:
     tiles: int  # of 16 weight rows, a warp
     slots: int
     splits: int
+    burst: int = 1  # stages whose copies start together; divides slots
 
     @property
     def row_bytes(self) -> int:
@@ -69,6 +84,15 @@ class GemmPlan:
     def ragged(self) -> bool:
         """Whether the last stage has fewer than 128 bytes of weights."""
         return self.row_bytes % STAGE_BYTES != 0
+
+    @property
+    def turns(self) -> int:
+        """Runs of `burst` stages, a power of two, at which groups of rows begin their walk around a split's stages.
+
+        Groups that walk in step would all want the same lines of x at a time, from few slices of L2.
+        """
+        last = self.stages - (self.splits - 1) * self.split_stages
+        return 1 if self.ragged else 1 << max(1, last // self.burst).bit_length() - 1
 
     @property
     def rows(self) -> int:
@@ -138,21 +162,33 @@ class GemmPlan:
                 and self.slots * self.stage_bytes <= RING_MAX and self.ctas_per_sm(limits) >= 1)
 
     def cycles(self, limits: Limits) -> float:
-        """Estimate: the chain of a CTA's stages, wave by wave, or the stream of all bytes; the reduction's kernel.
+        """Estimate: CTAs dealt out over the SMs in turn, each by its stream of bytes, or by its chain of stages.
 
-        An SM streams at its share of DRAM, less where few bytes are in flight.
+        While all SMs work each has its share of DRAM; a rest of CTAs shares what its SMs' ports take. An SM
+        takes what it has in flight once a latency.
         """
         resident = min(self.ctas_per_sm(limits), ceil_div(self.grid, limits.sms))
+        slots = min(self.slots, self.split_stages)
+        size = self.split_stages * self.stage_bytes
+        dram = limits.stream_bytes_per_cycle * limits.sms * STREAM_SHARE[self.burst] * self.stage_bytes / self.weight_stage
+
+        def port(ctas: int) -> float:
+            in_flight = min(ctas * slots * self.stage_bytes, limits.in_flight_bytes / 2)
+            return min(PORT_BYTES_PER_CYCLE, in_flight / LATENCY_CYCLES)
+
+        rounds, rest = divmod(self.grid, limits.sms)
+        stream = rounds * size / min(port(resident), dram / limits.sms)
+        if rest:
+            stream += size / min(port(1), dram / rest)
+        stream *= 1 + QUARTER * HALF_RATE_BYTES / min(resident * slots * self.stage_bytes, limits.in_flight_bytes / 2)
         waves = ceil_div(self.grid, limits.sms * resident)
-        chain = waves * self.split_stages * max(STAGE_CYCLES, 4 * 8 * self.tiles * self.blocks * resident)
-        busy = min(self.grid, limits.sms)
-        in_flight = min(resident * min(self.slots, self.split_stages) * self.weight_stage, limits.in_flight_bytes)
-        rate = min(limits.stream_bytes_per_cycle * limits.sms / busy, 37) * in_flight / (in_flight + 6000)
-        share = ceil_div(self.grid, busy) if waves == 1 else self.grid / busy
-        stream = share * self.split_stages * self.stage_bytes / rate
+        stream += (ceil_div(self.grid, limits.sms) - 1) * START_CYCLES / resident**2  # of CTAs that start alone
+        tensor = STAGE_KSTEPS * limits.mma_interval * self.tiles * self.blocks * resident * ceil_div(self.warps, 4)
+        chain = waves * self.split_stages * max(STAGE_CYCLES, tensor)
         total = max(chain, stream) + OVERLAP * min(chain, stream) + START_CYCLES
         if self.splits > 1:
-            total += limits.launch_gap + START_CYCLES + 30 * self.splits
+            parts = 4 * self.splits * self.m * self.y_values / (PORT_BYTES_PER_CYCLE * limits.sms)
+            total += limits.launch_gap + REDUCE_CYCLES + parts
         return total
 
 
@@ -170,10 +206,11 @@ def candidates(m: int, n: int, k: int, form: str, limits: Limits, count: int = C
 
 
 def _cuts(m: int, n: int, k: int, form: str) -> Iterator[GemmPlan]:
-    for warps, tiles in ((1, 1), (2, 1), (4, 1), (4, 2)):
+    for warps, tiles in (*((warps, 1) for warps in range(1, 9)), (4, 2), (5, 2), (6, 2), (8, 2)):
         for slots in (2, 3, 4, 6, 8):
             for splits in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
-                plan = GemmPlan(m, n, k, form, warps, tiles, slots, splits)
+                plan = GemmPlan(m, n, k, form, warps, tiles, slots, splits,
+                                {8: 4, 6: 2, 4: 2}.get(slots, 1))
                 if splits > 1:
                     if plan.split_stages < SPLIT_STAGES_MIN or plan.split_stages * (splits - 1) >= plan.stages:
                         continue

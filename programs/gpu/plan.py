@@ -71,6 +71,7 @@ class Limits:
     warps_per_sm: int
     stream_bytes_per_cycle: float  # an SM's share of DRAM bandwidth
     in_flight_bytes: int  # of an SM that still help: what its copies may have outstanding, twice
+    mma_interval: int  # cycles from one MMA of a sub-core to the next
     launch_gap: int  # cycles from a kernel's end to the next one's start
 
     @staticmethod
@@ -88,6 +89,7 @@ class Limits:
             warps_per_sm=chip["sm.max_warps"],
             stream_bytes_per_cycle=rate / chip.clock_hz / chip["core.sms"],
             in_flight_bytes=64 * chip["sm.outstanding_sectors"],
+            mma_interval=chip["sm.tensor.interval"],
             launch_gap=chip["launch.graph_gap"],
         )
 

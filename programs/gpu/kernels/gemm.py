@@ -2,7 +2,8 @@
 
 Weights and x lie row by row in memory; copies put their 16-byte units into shared memory crosswise
 (unit u of row r at place u XOR r % 8), so that LDSM is free of bank conflicts. One barrier a stage:
-after it the slot just multiplied is filled again. Fragments of the next k-step are loaded while the
+after it the slots just multiplied are filled again,
+`burst` of them together: neighbouring bytes of a row, which lie in one row of DRAM, are asked for together. Fragments of the next k-step are loaded while the
 tensor cores work. Words of the plan are explained in programs/gpu/gemm_plan.py.
 """
 
@@ -16,6 +17,7 @@ from programs.gpu.kernels.common import below, constant, divide, reach, skip_idl
 from programs.gpu.plan import COLUMNS, TILE_BYTES, TILE_ROWS, ceil_div, round_up
 
 COPY_ROWS = 4  # rows of a stage that one copy instruction takes
+TURN_STEP = 5  # odd: neighbouring groups begin far from each other
 COPY_WINDOW = 8  # copy instructions that one address register reaches
 FAR = 1 << 30  # more bytes than any row has
 
@@ -39,7 +41,7 @@ class _Gemm:
         self._place()
         self._copies()
         k.comment(f"fill the pipeline: {plan.slots} stages of {plan.stage_bytes} bytes")
-        for slot in range(plan.slots):
+        for slot in range(0, plan.slots, plan.burst):
             self._fill(slot)
         self._fragments()
         self._loop()
@@ -56,6 +58,8 @@ class _Gemm:
         rest = k.ureg("rest")
         uniform_divide(k, rest, self.column, t.cta, plan.column_blocks, plan.grid + 1)
         uniform_divide(k, self.split, self.group, rest, plan.groups, plan.grid + 1)
+        self.turn_group = k.ureg("turn_group")
+        k.UADD(self.turn_group, self.group, UZERO)
         k.UMULI(self.group, self.group, plan.rows)  # first row
         k.UMULI(self.column, self.column, plan.columns)  # first column
         k.comment("bytes of k still to copy, stages still to multiply")
@@ -69,6 +73,17 @@ class _Gemm:
         k.UADDI(self.todo, self.left, STAGE_BYTES - 1)
         k.USHR(self.todo, self.todo, STAGE_BYTES.bit_length() - 1)
         self.weights, self.x = k.parameter("weights"), k.parameter("x")
+        if plan.turns > 1:
+            k.comment("each group of rows begins at another of the stages, and turns to the first after the last")
+            self.turn = k.ureg("turn")  # bytes of k until then
+            self.circle = k.ureg("circle")
+            k.UADDI(self.circle, self.todo, 0)
+            k.USHL(self.circle, self.circle, STAGE_BYTES.bit_length() - 1)
+            k.UMULI(rest, self.turn_group, TURN_STEP)
+            k.UANDI(rest, rest, plan.turns - 1)
+            k.UMULI(rest, rest, plan.burst * STAGE_BYTES)
+            k.UADD(first, first, rest)
+            k.USUB(self.turn, self.circle, rest)
         k.UMULI(rest, self.group, plan.row_bytes)
         k.UADD(rest, rest, first)
         k.UADD(self.weights, self.weights, rest)
@@ -167,8 +182,29 @@ class _Gemm:
         return found
 
     def _fill(self, slot: int) -> None:
-        """Start the copies of the next stage into a slot, close the group, step on."""
+        """Start the copies of the next `burst` stages into slots from `slot` on, a group each, and step on."""
         k, plan = self.kernel, self.plan
+        for at in range(slot, slot + plan.burst):
+            self._copy_stage()
+            k.CPCOMMIT()
+            k.UADDI(self.left, self.left, -STAGE_BYTES)
+            step = plan.stage_bytes if at + 1 < plan.slots else -(plan.slots - 1) * plan.stage_bytes
+            for target in (*self.weight_targets, *self.x_targets):
+                k.ADDI("s32", target, target, step)
+            k.UADDI(self.weights, self.weights, STAGE_BYTES)
+            k.UADDI(self.x, self.x, STAGE_BYTES)
+            if plan.turns > 1:
+                on = k.fresh("on")
+                k.UADDI(self.turn, self.turn, -STAGE_BYTES)
+                k.UBR("GT", self.turn, UZERO, on)
+                k.USUB(self.weights, self.weights, self.circle)
+                k.USUB(self.x, self.x, self.circle)
+                k.UADD(self.turn, self.turn, self.circle)
+                k.label(on)
+
+    def _copy_stage(self) -> None:
+        """This warp's copies of one stage."""
+        k = self.kernel
         keys: Reg | None = None
 
         def guarded(key: Reg) -> Pred:
@@ -186,13 +222,6 @@ class _Gemm:
         for i, source in enumerate(self.x_sources):
             offset = (i % COPY_WINDOW - COPY_WINDOW // 2) * TILE_BYTES
             k.LDGSTS(self.x_targets[i // COPY_WINDOW], offset, source, self.x, 0, guard=guarded(self.x_keys[i]))
-        k.CPCOMMIT()
-        k.UADDI(self.weights, self.weights, STAGE_BYTES)
-        k.UADDI(self.x, self.x, STAGE_BYTES)
-        k.UADDI(self.left, self.left, -STAGE_BYTES)
-        step = plan.stage_bytes if slot + 1 < plan.slots else -(plan.slots - 1) * plan.stage_bytes
-        for target in (*self.weight_targets, *self.x_targets):
-            k.ADDI("s32", target, target, step)
 
     def _fragments(self) -> None:
         """What LDSM reads, for every window of the ring: A by k-step, B by pair of k-steps."""
@@ -278,13 +307,14 @@ class _Gemm:
             k.UADDI(self.todo, self.todo, -1)
             k.UBR("LE", self.todo, UZERO, f"last{slot}")
             k.comment("the next stage is there, this slot is free")
-            k.CPWAIT(plan.slots - 2)
+            k.CPWAIT(plan.slots - 2 - slot % plan.burst)
             k.BAR()
             following = (slot + 1) % plan.slots
             self._load_a(following, 0)
             self._load_b(following, 0)
             self._multiply(3)
-            self._fill(slot)
+            if (slot + 1) % plan.burst == 0:
+                self._fill(slot + 1 - plan.burst)
         k.BRA("stage")
         for slot in range(plan.slots):
             k.label(f"last{slot}")
