@@ -81,6 +81,7 @@ class Timing:
     outstanding_stores: int
     graph_gap: int
     stream_gap: int
+    shared_start: int
     ctas_per_cycle: int
     cta_start: int
 
@@ -89,9 +90,10 @@ class Timing:
         """Sets of the whole unified array; a launch's shared memory takes away ways."""
         return self.l1_bytes // (LINE_BYTES * self.l1_ways)
 
-    def gap(self, launch: str) -> int:
-        """Cycles from the end of a kernel to the first CTA of the next, by launch mode."""
-        return self.graph_gap if launch == "graph" else self.stream_gap
+    def gap(self, launch: str, shared_bytes: int = 0) -> int:
+        """Cycles from the end of a kernel to the first CTA of the next, by launch mode and its shared memory."""
+        gap = self.graph_gap if launch == "graph" else self.stream_gap
+        return gap + (self.shared_start if shared_bytes else 0)
 
 
 KEYS = {
@@ -128,12 +130,13 @@ KEYS = {
     "outstanding_stores": "sm.outstanding_stores",
     "graph_gap": "launch.graph_gap",
     "stream_gap": "launch.stream_gap",
+    "shared_start": "launch.shared_start",
     "ctas_per_cycle": "launch.ctas_per_cycle",
     "cta_start": "launch.cta_start",
 } | {f"{unit}_{what}": f"sm.{unit}.{what}" for unit in UNITS[:6] for what in ("latency", "interval")}
 
-OTHER_CYCLES = ("branch_taken", "lsu_phase_cycles", "l1_return", "copy_extra", "atomic_extra", "bulk_issue",
-                "bulk_extra", "cta_start")
+OTHER_CYCLES = ("shared_start", "branch_taken", "lsu_phase_cycles", "l1_return", "copy_extra", "atomic_extra",
+                "bulk_issue", "bulk_extra", "cta_start")
 
 
 def read_timing(chip: Chip) -> Timing:

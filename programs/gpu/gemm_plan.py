@@ -38,9 +38,10 @@ CANDIDATES = 4
 FORMS = {"bf16": 2, "f16": 2, "s8": 1, "e4m3": 1}  # bytes of an operand's value
 
 STAGE_CYCLES = 150  # estimate: four dependent MMAs, a barrier
-START_CYCLES = 1500  # estimate: first loads and the epilogue
+START_CYCLES = 1400  # estimate: first loads, last stores
+END_CYCLES = 8  # estimate: of 16 x 8 results on their way out
 REDUCE_CYCLES = 1000  # estimate: the reduction's loads, which wait for each other
-LATENCY_CYCLES = 1000  # estimate: from a copy's start to its data, under load
+LATENCY_CYCLES = 1700  # estimate: from a copy's start to its data, under load
 QUARTER = 0.25  # estimate: the bytes in flight that a stream needs are counted in LATENCY_CYCLES already
 STREAM_SHARE = {1: 0.80, 2: 0.88, 4: 0.90}  # estimate: of peak DRAM bandwidth, by the stages asked for together
 OVERLAP = 0.1  # estimate: of the shorter of memory time and chain that is not hidden
@@ -170,10 +171,11 @@ class GemmPlan:
         resident = min(self.ctas_per_sm(limits), ceil_div(self.grid, limits.sms))
         slots = min(self.slots, self.split_stages)
         size = self.split_stages * self.stage_bytes
-        dram = limits.stream_bytes_per_cycle * limits.sms * STREAM_SHARE[self.burst] * self.stage_bytes / self.weight_stage
+        dram = limits.stream_bytes_per_cycle * limits.sms * STREAM_SHARE[self.burst]
+        dram *= self.stage_bytes / self.weight_stage  # x comes from L2
 
         def port(ctas: int) -> float:
-            in_flight = min(ctas * slots * self.stage_bytes, limits.in_flight_bytes / 2)
+            in_flight = min(ctas * (slots - (self.burst - 1) / 2) * self.stage_bytes, limits.in_flight_bytes / 2)
             return min(PORT_BYTES_PER_CYCLE, in_flight / LATENCY_CYCLES)
 
         rounds, rest = divmod(self.grid, limits.sms)
@@ -185,7 +187,8 @@ class GemmPlan:
         stream += (ceil_div(self.grid, limits.sms) - 1) * START_CYCLES / resident**2  # of CTAs that start alone
         tensor = STAGE_KSTEPS * limits.mma_interval * self.tiles * self.blocks * resident * ceil_div(self.warps, 4)
         chain = waves * self.split_stages * max(STAGE_CYCLES, tensor)
-        total = max(chain, stream) + OVERLAP * min(chain, stream) + START_CYCLES
+        ends = START_CYCLES + END_CYCLES * self.tiles * self.warps * self.blocks * resident
+        total = max(chain, stream) + OVERLAP * min(chain, stream) + ends
         if self.splits > 1:
             parts = 4 * self.splits * self.m * self.y_values / (PORT_BYTES_PER_CYCLE * limits.sms)
             total += limits.launch_gap + REDUCE_CYCLES + parts

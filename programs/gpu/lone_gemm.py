@@ -14,12 +14,13 @@ from programs.errors import CapacityError
 from programs.gpu.gemm_plan import FORMS, GemmPlan
 from programs.gpu.kernels.gemm import gemm_kernel
 from programs.gpu.kernels.gemm_ends import (
-    REDUCE_WARPS,
     output_form,
     quantise_kernel,
     quantise_warps,
     reduce_grid,
     reduce_kernel,
+    reduce_shared_bytes,
+    reduce_warps,
     source_values,
 )
 from programs.gpu.launches import Argument, Launches
@@ -81,6 +82,7 @@ def gemm_program(chip: Chip, plan: GemmPlan, copies: int = 1, weights: np.ndarra
         launches.launch("gemm", plan.grid, 32 * plan.warps, plan.shared_bytes, node, weights=one, x=operand, out=out,
                         **({} if plan.splits > 1 else both))
         if plan.splits > 1:
-            launches.launch("reduce", reduce_grid(plan), 32 * REDUCE_WARPS, 0, node, parts=parts, out=y, **both)
+            launches.launch("reduce", reduce_grid(plan), 32 * reduce_warps(plan), reduce_shared_bytes(plan), node,
+                            parts=parts, out=y, **both)
     meta = {"op": "gemm", "timing_only": timing_only, "copies": copies}
     return launches.program(chip, arena.close(), arena.tensors, meta)

@@ -1,10 +1,10 @@
 """A matrix product by itself, as libraries write it: the warps of a CTA share stages of weights and x.
 
 Weights and x lie row by row in memory; copies put their 16-byte units into shared memory crosswise
-(unit u of row r at place u XOR r % 8), so that LDSM is free of bank conflicts. One barrier a stage:
-after it the slots just multiplied are filled again,
-`burst` of them together: neighbouring bytes of a row, which lie in one row of DRAM, are asked for together. Fragments of the next k-step are loaded while the
-tensor cores work. Words of the plan are explained in programs/gpu/gemm_plan.py.
+(unit u of row r at place u XOR r % 8), so that LDSM is free of bank conflicts. One barrier a stage: after
+it the slots just multiplied are filled again, `burst` of them together, so that neighbouring bytes of a
+row, which lie in one row of DRAM, are asked for together. Fragments of the next k-step are loaded while
+the tensor cores work. Words of the plan are explained in programs/gpu/gemm_plan.py.
 """
 
 from __future__ import annotations
@@ -330,9 +330,9 @@ class _Gemm:
         k.ANDI("s32", at, t.lane, 3)
         k.SHL(at, at, 1)
         guards: list[Pred | None] = [None, None]
-        rest = plan.columns % COLUMNS
-        if rest:
-            guards = [below(k, at, rest), below(k, at, rest - 1)]
+        odd = plan.columns % COLUMNS
+        if odd:
+            guards = [below(k, at, odd), below(k, at, odd - 1)]
         k.MULI("s32", at, at, plan.result_pitch)
         k.SHR(row, t.lane, 2)
         k.SHL(row, row, 2)
@@ -342,11 +342,13 @@ class _Gemm:
         k.ADD("s32", at, at, row)
         for i, accumulators in enumerate(self.accumulators):
             for j, acc in enumerate(accumulators):
-                here = guards if rest and j == plan.blocks - 1 else [None, None]
+                here = guards if odd and j == plan.blocks - 1 else [None, None]
                 for half in range(2):
                     for e in range(2):
                         offset = (COLUMNS * j + e) * plan.result_pitch + (TILE_ROWS * i + 8 * half) * 4
-                        k.STS(32, at, offset, acc[2 * half + e], guard=here[e])
+                        with k.scratch():
+                            target, rest = reach(k, at, offset)
+                            k.STS(32, target, rest, acc[2 * half + e], guard=here[e])
         k.free(at, row)
         for accumulators in self.accumulators:
             k.free(*accumulators)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isa.builder import ZERO, Kernel
+from isa.builder import UZERO, ZERO, Kernel
 from programs.gpu.gemm_plan import FORMS, GemmPlan
 from programs.gpu.kernels.common import below, constant, divide, max_lanes, thread
 from programs.gpu.plan import ceil_div, round_up
@@ -19,13 +19,23 @@ def output_form(form: str) -> str:
     return "bf16" if form in ("bf16", "e4m3") else "f16"
 
 
+def reduce_warps(plan: GemmPlan) -> int:
+    """Warps of a CTA of the reduction, which share its splits."""
+    return min(REDUCE_WARPS, plan.splits)
+
+
+def reduce_shared_bytes(plan: GemmPlan) -> int:
+    """A sum of four outputs a thread."""
+    return reduce_warps(plan) * 32 * 16
+
+
 def reduce_grid(plan: GemmPlan) -> int:
-    """CTAs of the reduction: a thread has four outputs."""
-    return ceil_div(plan.m * plan.y_values // 4, 32 * REDUCE_WARPS)
+    """CTAs of the reduction: a lane has four outputs."""
+    return ceil_div(plan.m * plan.y_values // 4, 32)
 
 
 def reduce_kernel(name: str, plan: GemmPlan) -> Kernel:
-    """y = sum over splits, in order, scaled where the operands were 8-bit.
+    """y = sum over splits, scaled where the operands were 8-bit; a warp adds every so many-th split, then warp by warp.
 
     Parameters: parts [split][column][y_values] (fp32; s32 for s8), out, and for 8-bit forms row_scales, x_scales.
     """
@@ -33,21 +43,33 @@ def reduce_kernel(name: str, plan: GemmPlan) -> Kernel:
     k = Kernel(name, ("parts", "out", *(("row_scales", "x_scales") if scaled else ())))
     t = thread(k)
     parts, out = k.parameter("parts"), k.parameter("out")
-    total = plan.m * plan.y_values // 4
-    k.comment("thread = four neighbouring outputs of a column")
-    number, at = k.reg("number"), k.reg("at")
+    total, warps, size = plan.m * plan.y_values // 4, reduce_warps(plan), 4 * plan.m * plan.y_values
+    typ = "s32" if plan.form == "s8" else "f32"
+    k.comment("lane = four neighbouring outputs of a column")
+    number, at, offset = k.reg("number"), k.reg("at"), k.ureg("offset")
     k.MOV(number, t.cta)
-    k.MULI("s32", number, number, 32 * REDUCE_WARPS)
-    k.ADD("s32", number, number, t.tid)
+    k.SHL(number, number, 5)
+    k.ADD("s32", number, number, t.lane)
     guard = below(k, number, total)
     k.SHL(at, number, 4)
-    values = [k.reg(f"part{s}", 4) for s in range(plan.splits)]
-    for value in values:
+    k.UMULI(offset, t.warp, size)
+    k.UADD(parts, parts, offset)
+    values = [k.reg(f"part{s}", 4) for s in range(ceil_div(plan.splits, warps))]
+    if plan.splits % warps:
+        for i in range(4):
+            k.MOV(values[-1][i], ZERO)
+        limit = constant(k, "limit", plan.splits % warps)
+        k.UBR("GE", t.warp, limit, "loaded_last")
+        base = k.ureg("last")
+        k.UADDI(base, parts, (len(values) - 1) * warps * size)
+        k.LDG(128, values[-1], at, base, 0, guard=guard)
+        k.label("loaded_last")
+    for value in values[:plan.splits // warps]:
         k.LDG(128, value, at, parts, 0, guard=guard)
-        k.UADDI(parts, parts, 4 * plan.m * plan.y_values)
+        k.UADDI(parts, parts, warps * size)
     if scaled:
         column, piece = k.reg("column"), k.reg("piece")
-        divide(k, column, piece, number, plan.y_values // 4, total + 32 * REDUCE_WARPS)
+        divide(k, column, piece, number, plan.y_values // 4, total + 32)
         row_scale, x_scale = k.reg("row_scale", 4), k.reg("x_scale")
         k.SHL(piece, piece, 4)
         k.SHL(column, column, 2)
@@ -56,7 +78,18 @@ def reduce_kernel(name: str, plan: GemmPlan) -> Kernel:
     first = values[0]
     for value in values[1:]:
         for i in range(4):
-            k.ADD("s32" if plan.form == "s8" else "f32", first[i], first[i], value[i], guard=guard)
+            k.ADD(typ, first[i], first[i], value[i], guard=guard)
+    mine = k.reg("mine")
+    k.SHL(mine, t.tid, 4)
+    k.STS(128, mine, 0, first, guard=guard)
+    k.BAR()
+    k.UBR("GT", t.warp, UZERO, "leave")
+    others = [k.reg(f"warp{w}", 4) for w in range(1, warps)]
+    for w, value in enumerate(others, start=1):
+        k.LDS(128, value, mine, 512 * w, guard=guard)
+    for value in others:
+        for i in range(4):
+            k.ADD(typ, first[i], first[i], value[i], guard=guard)
     if scaled:
         for i in range(4):
             if plan.form == "s8":
@@ -67,6 +100,7 @@ def reduce_kernel(name: str, plan: GemmPlan) -> Kernel:
         k.PACK(output_form(plan.form), first[i], first[2 * i], first[2 * i + 1], guard=guard)
     k.SHL(at, number, 3)
     k.STG(64, at, out, 0, first.part(0, 2), guard=guard)
+    k.label("leave")
     k.EXIT()
     return k
 
