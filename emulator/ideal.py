@@ -19,7 +19,7 @@ def _core_clock(chip: Chip) -> int:
 
 
 DRAM_RULES = ("ccd_s", "ccd_l", "cl", "cwl", "rcd_rd", "rcd_wr", "rp", "ras", "rc", "rrd_s", "rrd_l", "faw", "wtr_s",
-              "wtr_l", "rtw", "wr", "rtp", "refi", "rfc")  # fmt: skip
+              "wtr_l", "rtw", "wr", "rtp", "refi", "rfc", "refi_ab", "rfc_ab")  # fmt: skip
 GPU_UNITS = ("fp32", "int", "convert", "mufu", "tensor", "uniform")
 
 # kind of chip -> word -> key -> value. A cycle is the least that any step of a request takes.

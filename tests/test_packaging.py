@@ -69,6 +69,8 @@ def test_the_wheel_holds_data_and_licence(wheel: Path) -> None:
         "emulator/chips/h100_sxm.toml",
         "emulator/chips/h200_sxm.toml",
         "emulator/systems/groq_production.toml",
+        "emulator/dram/configs/dramsim3_hbm2_8gb_x128.toml",
+        "emulator/dram/configs/hbm3_6g4_jesd.toml",
         "emulator/systems/groq_dragonfly.toml",
         "programs/models/presets/llama-3.1-8b.json",
         "programs/models/tiny_kjv/model.safetensors",

@@ -116,7 +116,7 @@ class Report:
         rest = f", with refresh of all banks for {stops:.1%} of the time" if stops else ""
         if share >= NEAR:
             return f"{name}{rest}"
-        more = "turns between reads and writes" if self.trace.writes.any() and not self.trace.writes.all() else (
+        more = "turns between reads and writes, rows that meet in a bank" if self.trace.writes.any() and not self.trace.writes.all() else (
             "the arrivals" if self.trace.arrivals is not None else "busy banks and the depth of the queues")
         return f"no single limit (nearest: {name}, {share:.0%}); {more}{rest}"
 

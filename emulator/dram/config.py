@@ -143,6 +143,11 @@ class DramConfig:
         return self.channels * self.pseudo_channels
 
     @property
+    def row_capacity(self) -> int:
+        """Bytes of all rows that there are."""
+        return self.total_pseudo_channels * self.banks * self.rows * self.row_bytes
+
+    @property
     def stride(self) -> int:
         """Pseudo-channels from a chunk of memory to the next, as the scrambled map deals them out."""
         return stride_of(self.total_pseudo_channels)

@@ -23,8 +23,8 @@ def stream(dram: DramConfig, n: int = N) -> float:
 
 def scattered(dram: DramConfig, size: int, n: int = N) -> float:
     """Share of the peak that random reads of the whole memory reach."""
-    everything = dram.total_pseudo_channels * dram.banks * dram.rows * dram.row_bytes
-    return simulate(dram, np.random.default_rng(5).integers(0, everything // size, n) * size, size=size).efficiency
+    at = np.random.default_rng(5).integers(0, dram.row_capacity // size, n) * size
+    return simulate(dram, at, size=size).efficiency
 
 
 def one_channel(name: str) -> DramConfig:
@@ -36,7 +36,7 @@ def test_every_dram_says_its_density_refresh_and_map(name):
     dram = load_dram(name)
     c = DramConfig.from_chip(dram)
     assert dram["dram.capacity_bytes"] == dram["dram.density_gbit"] * c.channels << 27
-    assert dram["dram.capacity_bytes"] == c.total_pseudo_channels * c.banks * c.rows * c.row_bytes
+    assert dram["dram.capacity_bytes"] == c.row_capacity
     assert c.refresh == "all_bank" and c.refi_ab > 0 and c.rfc_ab > 0 and c.refi > 0 and c.rfc > 0
     assert c.ccd_s >= c.burst  # data of two bursts never overlap on the bus
     clock = dram["dram.clock_hz"]
@@ -109,8 +109,7 @@ def test_reads_and_writes_lose_the_turnarounds(reads, writes):
     c = one_channel("hbm2_2g0").but(pseudo_channels=1)
     i = np.arange(60_000)
     writing = i % (reads + writes) >= reads
-    half = c.banks * c.rows * c.row_bytes // 2
-    run = simulate(c, np.where(writing, half, 0) + i * 128, writing)
+    run = simulate(c, np.where(writing, c.row_capacity // 2, 0) + i * 128, writing)
     ideal = 1 - 22 / (256 * (reads + writes) / writes + 22)
     assert ideal - 0.08 < run.efficiency < ideal + 0.005
 

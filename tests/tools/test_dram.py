@@ -74,7 +74,7 @@ def test_a_mix_is_bounded_by_no_single_limit(capsys):
 
 
 def test_patterns_lie_where_they_say():
-    capacity = CONFIG.total_pseudo_channels * CONFIG.banks * CONFIG.rows * CONFIG.row_bytes
+    capacity = CONFIG.row_capacity
     for scramble_bits in (0, 8):
         config = CONFIG.but(scramble_bits=scramble_bits, chunk_bytes=512, order="row_interleaved")
         pc, bank = places(config, pattern("single_bank_group", config, capacity, 40_000, 32, 1).addresses // 128)

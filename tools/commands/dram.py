@@ -70,7 +70,8 @@ def command(
         trace.addresses -= trace.addresses % size
     else:
         what = pattern or "sequential"
-        trace = runs.pattern(what, config, int(dram["dram.capacity_bytes"]), requests or 1_000_000, size, seed)
+        capacity = min(int(dram["dram.capacity_bytes"]), config.row_capacity)
+        trace = runs.pattern(what, config, capacity, requests or 1_000_000, size, seed)
     if load is not None:
         trace, what = runs.offered(trace, config, size, load), f"{what}, arriving at {load:g} % of the peak"
     report = runs.run(dram, config, what, trace, size, engine)
