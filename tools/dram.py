@@ -116,8 +116,11 @@ class Report:
         rest = f", with refresh of all banks for {stops:.1%} of the time" if stops else ""
         if share >= NEAR:
             return f"{name}{rest}"
-        more = "turns between reads and writes, rows that meet in a bank" if self.trace.writes.any() and not self.trace.writes.all() else (
-            "the arrivals" if self.trace.arrivals is not None else "busy banks and the depth of the queues")
+        more = "busy banks and the depth of the queues"
+        if self.trace.writes.any() and not self.trace.writes.all():
+            more = "turns between reads and writes, rows that meet in a bank"
+        elif self.trace.arrivals is not None:
+            more = "the arrivals"
         return f"no single limit (nearest: {name}, {share:.0%}); {more}{rest}"
 
     def json(self) -> dict[str, Any]:
