@@ -121,6 +121,16 @@ def _conflict_phases(S, base, mask, lane_bytes):
     b0 = base + SM_BANKS
     phases = 0
     for first in range(0, 32, banks):
+        lanes, seen, other = (mask >> first) & ((1 << banks) - 1), np.int64(0), np.int64(0)
+        if lanes == (1 << banks) - 1:  # the common cases: every lane a bank of its own, or all lanes one word
+            head = S[base + SM_LANES + first] >> shift
+            for i in range(first, first + banks):
+                word = S[base + SM_LANES + i] >> shift
+                seen |= np.int64(1) << (word & (banks - 1))
+                other |= word ^ head
+            if seen == lanes or other == 0:
+                phases += 1
+                continue
         most = 0
         for i in range(banks):
             S[b0 + i] = 0
@@ -175,16 +185,21 @@ def shared_access(S, U, D, row, base, w, mask, e):
     a0 = U_ZERO if D[row + D_A] == RZ else r0 + 32 * D[row + D_A]
     if kind == K_LDSM:
         mask = (1 << (8 * D[row + D_REGS])) - 1
-    moved = 0
+    end, odd, moved = np.int64(0), np.int64(0), 32 * lane_bytes
     for lane in range(32):
-        if (mask >> lane) & 1:
-            address = np.int64(U[a0 + lane]) + D[row + D_IMM]
-            if address < 0 or address + lane_bytes > S[H_SHARED]:
-                return fail(S, SHARED_RANGE, address)
-            if address & (lane_bytes - 1):
-                return fail(S, MISALIGNED, address)
-            S[base + SM_LANES + lane] = address
-            moved += lane_bytes
+        address = np.int64(U[a0 + lane]) + D[row + D_IMM]
+        S[base + SM_LANES + lane] = address
+        end, odd = max(end, address), odd | address
+    if mask != FULL or odd < 0 or odd & (lane_bytes - 1) or end + lane_bytes > S[H_SHARED]:
+        moved = 0
+        for lane in range(32):
+            if (mask >> lane) & 1:
+                address = S[base + SM_LANES + lane]
+                if address < 0 or address + lane_bytes > S[H_SHARED]:
+                    return fail(S, SHARED_RANGE, address)
+                if address & (lane_bytes - 1):
+                    return fail(S, MISALIGNED, address)
+                moved += lane_bytes
     phases = _conflict_phases(S, base, mask, lane_bytes)
     least = max(1, -(-moved // 128))
     S[base + SM_COUNTERS + C_CONFLICT] += max(0, phases - least)
@@ -193,12 +208,12 @@ def shared_access(S, U, D, row, base, w, mask, e):
     if kind == K_STS:
         _entry(S, e, RZ, 0, 0, phases)
         S[base + SM_COUNTERS + C_SHARED_WRITE] += moved
-        for lane in range(32):
-            if not (mask >> lane) & 1:
-                continue
-            address = S[base + SM_LANES + lane]
-            for j in range(words):
-                poison = D[row + D_C] != RZ and state_of(S, w, D[row + D_C] + j) == POISON
+        for j in range(words):
+            poison = D[row + D_C] != RZ and state_of(S, w, D[row + D_C] + j) == POISON
+            for lane in range(32):
+                if not (mask >> lane) & 1:
+                    continue
+                address = S[base + SM_LANES + lane]
                 value = np.uint32(0) if D[row + D_C] == RZ else U[r0 + 32 * (D[row + D_C] + j) + lane]
                 if not poison:
                     _put(U, s0, address + 4 * j, lane_bytes, value)
@@ -307,10 +322,10 @@ def _consecutive(S, base, mask, lane_bytes, e):
     place = _place(S, first, 32 * lane_bytes)
     if place < 0:
         return -1
-    same = True
-    for lane in range(1, 32):
-        same = same and S[base + SM_LANES + lane] == first + lane * lane_bytes
-    if not same:
+    other = np.int64(0)
+    for lane in range(32):
+        other |= S[base + SM_LANES + lane] ^ (first + lane * lane_bytes)
+    if other:
         return -1
     line, count = first >> 7, 0
     while line << 7 < last:
@@ -323,6 +338,22 @@ def _consecutive(S, base, mask, lane_bytes, e):
         count += 1
     S[e + Q_LINES] = count
     return place
+
+
+@njit
+def _one_address(S, base, mask, lane_bytes, e):
+    """All lanes read or write one place, real (0) or phantom (1). Fills the entry's line; -1 for anything else."""
+    first = S[base + SM_LANES]
+    if mask != FULL or first & (lane_bytes - 1):
+        return -1
+    other = np.int64(0)
+    for lane in range(32):
+        other |= S[base + SM_LANES + lane] ^ first
+    place = _place(S, first, lane_bytes)
+    if other == 0 and place >= 0:
+        _add_line(S, e, first)
+        return place
+    return -1
 
 
 @njit
@@ -346,10 +377,11 @@ def global_access(S, U, D, row, base, w, mask, e):
         start = S[w + W_UNIFORM + D[row + D_BASE]] + D[row + D_IMM]
         a0 = U_ZERO if a == RZ else r0 + 32 * a
         for lane in range(32):
-            if (mask >> lane) & 1:
-                S[base + SM_LANES + lane] = start + np.int64(U[a0 + lane])
+            S[base + SM_LANES + lane] = start + np.int64(U[a0 + lane])
     phantom = False
     places = _consecutive(S, base, mask, lane_bytes, e)
+    if places < 0:
+        places = _one_address(S, base, mask, lane_bytes, e)
     if places >= 0:
         phantom = places == 1
     else:
@@ -469,6 +501,16 @@ def _copy(S, U, D, row, base, w, mask, places):
     r0, s0, g0, p0 = S[w + W_REGISTERS], S[w + W_SHARED], S[H_U_GLOBAL], S[w + W_POISON]
     d0 = U_ZERO if D[row + D_DST] == RZ else r0 + 32 * D[row + D_DST]
     track = S[H_HAS_PHANTOM] != 0
+    if mask == FULL and places == 1:
+        end, odd = np.int64(0), np.int64(0)
+        for lane in range(32):
+            target = np.int64(U[d0 + lane]) + D[row + D_B]
+            end, odd = max(end, target), odd | target & ~0x3FFFFFF0  # below zero shows in the high bits
+        if odd == 0 and end + 16 <= S[H_SHARED]:
+            for lane in range(32):
+                _set_poison(U, p0, np.int64(U[d0 + lane]) + D[row + D_B], 4, True)
+            S[base + SM_COUNTERS + C_SHARED_WRITE] += 512
+            return NONE
     for lane in range(32):
         if not (mask >> lane) & 1:
             continue

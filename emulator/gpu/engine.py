@@ -132,7 +132,9 @@ from emulator.gpu.layout import (
     SUB_SINCE,
     SUB_SIZE,
     SUB_SPACE,
+    SUB_SURE,
     SUB_TAKEN,
+    SUB_TOP,
     SUB_WAKE,
     W_AGE,
     W_CLOSED,
@@ -162,7 +164,6 @@ from emulator.gpu.timing import CONTROL, LSU, MAX_OPEN_GROUPS, MAX_QUEUE, MAX_WA
 from emulator.gpu.wake import wake
 from isa.jit import njit
 
-WARPS_OF_SUB = 16
 DONE, MORE, FAILED = 0, 1, 2  # what run_kernel returns
 
 
@@ -312,7 +313,10 @@ def issue(S, U, F, D, sm, base, sub, t, ordered):
     waited = t - S[s + SUB_SINCE]
     last = S[s + SUB_LAST]
     pick, lowest = -1, -1
-    if waited == 0 and last >= 0 and S[s + SUB_WAKE + last] <= t:
+    top = S[s + SUB_TOP]
+    if waited == 0 and S[s + SUB_SURE] == t and last >= 0:
+        pick = last
+    elif waited == 0 and last >= 0 and S[s + SUB_WAKE + last] <= t:
         time = ready_time(S, D, s, base + SM_WARPS + (last * 4 + sub) * WARP, t)
         if time <= t:
             pick = last
@@ -320,7 +324,7 @@ def issue(S, U, F, D, sm, base, sub, t, ordered):
             S[s + SUB_WAKE + last] = time
     if pick < 0:
         youngest = -1
-        for i in range(WARPS_OF_SUB):
+        for i in range(top):
             if S[s + SUB_WAKE + i] > t:
                 continue
             w = base + SM_WARPS + (i * 4 + sub) * WARP
@@ -333,10 +337,7 @@ def issue(S, U, F, D, sm, base, sub, t, ordered):
             if i == last or (pick != last or pick < 0) and S[w + W_AGE] > youngest:
                 pick, youngest = i, S[w + W_AGE]
     if pick < 0:
-        earliest = NEVER
-        for i in range(WARPS_OF_SUB):
-            earliest = min(earliest, S[s + SUB_WAKE + i])
-        S[s + SUB_NEXT] = earliest
+        S[s + SUB_NEXT] = _earliest(S, s, top)
         return NONE
     w = base + SM_WARPS + (pick * 4 + sub) * WARP
     pc = S[w + W_PC]
@@ -349,8 +350,6 @@ def issue(S, U, F, D, sm, base, sub, t, ordered):
     S[s + SUB_REASONS] += 1
     S[s + SUB_SINCE] = t + 1
     S[s + SUB_LAST] = pick
-    S[s + SUB_WAKE + pick] = t + 1
-    S[s + SUB_NEXT] = t + 1
     S[base + SM_COUNTERS + C_INSTRUCTIONS] += 1
     if unit < LSU:
         S[s + SUB_FREE + unit] = t + D[pc * D_COLUMNS + D_INTERVAL]
@@ -364,7 +363,21 @@ def issue(S, U, F, D, sm, base, sub, t, ordered):
     if error != NONE:
         S[H_ERROR], S[H_ERROR_PC] = error, pc
         S[H_ERROR_CTA], S[H_ERROR_WARP] = S[w + W_CTA], S[w + W_WARP]
+    # What comes in between makes a warp ready earlier, never later, unless another warp takes its unit.
+    time = ready_time(S, D, s, w, t + 1)
+    S[s + SUB_WAKE + pick] = time
+    S[s + SUB_SURE] = time
+    S[s + SUB_NEXT] = max(t + 1, _earliest(S, s, top))
     return error
+
+
+@njit
+def _earliest(S, s, top):
+    """When the first warp of a sub-core could issue, as far as its wake times tell."""
+    earliest = NEVER
+    for i in range(top):
+        earliest = min(earliest, S[s + SUB_WAKE + i])
+    return earliest
 
 
 @njit
@@ -419,6 +432,7 @@ def _start_cta(S, U, sm, base, t):
             S[s + SUB_REASONS + R_NO_WARP] += t - S[s + SUB_SINCE]
             S[s + SUB_SINCE] = t
         S[s + SUB_LIVE] += 1
+        S[s + SUB_TOP] = max(S[s + SUB_TOP], (slot >> 2) + 1)
         S[s + SUB_WAKE + (slot >> 2)] = NEVER
         wake(S, base, slot, t + S[H_CTA_START])
 

@@ -147,6 +147,7 @@ class FastEngine:
         self.subs[:, :, y.SUB_REASONS + y.R_LAUNCH] += gap
         self.subs[:, :, y.SUB_SINCE] = start
         self.subs[:, :, y.SUB_LAST] = -1
+        self.subs[:, :, y.SUB_TOP] = 0
         self.blocks[:, y.SM_TURN] = 0
         S[y.H_PARAMETERS : y.H_PARAMETERS + 64] = 0
         S[y.H_PARAMETERS : y.H_PARAMETERS + len(launch.arguments)] = launch.arguments

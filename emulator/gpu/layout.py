@@ -94,7 +94,8 @@ UNIT_SLOTS = 8
 SUB = SM_COUNTERS + len(COUNTERS)  # four sub-cores
 (SUB_NEXT, SUB_SINCE, SUB_LAST, SUB_LIVE, SUB_HEAD, SUB_COUNT, SUB_TAKEN, SUB_SPACE) = range(8)
 SUB_BLOCKED = 8  # bits of the warps that wait for room in the queue
-SUB_FREE = 9  # time at which each unit takes the next instruction
+SUB_TOP, SUB_SURE = 9, 10  # one more than its highest warp; the cycle in which the last warp surely can issue
+SUB_FREE = 11  # time at which each unit takes the next instruction
 SUB_WAKE = SUB_FREE + UNIT_SLOTS  # earliest cycle at which each warp could issue
 SUB_REASONS = SUB_WAKE + MAX_WARPS // SUB_CORES
 SUB_SIZE = SUB_REASONS + 16
@@ -106,8 +107,8 @@ SM_BANKS = SM_LANES + 32  # and per bank: accesses, first word
 SM_WARPS = SM_BANKS + 64
 SM_SIZE = SM_WARPS + MAX_WARPS * WARP  # the L1 tags follow; H_BLOCK is the size of both
 
-# -- an L1 line: tag (line number + epoch << 40), last use, state of four sectors ---------------------
-L1_TAG, L1_STAMP, L1_SECTOR, L1_LINE = 0, 1, 2, 6
+# -- a set of L1: a tag (line number + epoch << 40) a way, then the last use, then the state of four sectors ----
+L1_LINE = 6
 VALID, INVALID = -2, -1  # else: the request that will bring the sector
 
 # -- pools --------------------------------------------------------------------------------------------

@@ -46,9 +46,6 @@ from emulator.gpu.layout import (
     H_WAYS,
     INVALID,
     L1_LINE,
-    L1_SECTOR,
-    L1_STAMP,
-    L1_TAG,
     LD_DST,
     LD_LEFT,
     LD_REGS,
@@ -203,111 +200,139 @@ def _wait_for(S, sm, base, load, number, sectors):
 
 
 @njit
-def _find(S, base, line, tag):
-    """Address of the L1 line that holds `line`, or -1."""
-    ways = S[H_WAYS]
-    at = base + SM_SIZE + (line % S[H_SETS]) * ways * L1_LINE
-    for _ in range(ways):
-        if S[at + L1_TAG] == tag:
-            return at
-        at += L1_LINE
+def _set_of(S, base, line):
+    """Where the L1 set of a line begins: the tags of its ways, their last uses, the states of their sectors."""
+    return base + SM_SIZE + (line % S[H_SETS]) * S[H_WAYS] * L1_LINE
+
+
+@njit
+def _find(S, at, tag):
+    """The way of a set that holds a line, or -1."""
+    for way in range(S[H_WAYS]):
+        if S[at + way] == tag:
+            return way
     return -1
 
 
 @njit
-def _victim(S, base, line):
-    """The L1 line to replace: the first empty one, else the least recently used that waits for nothing, or -1."""
-    ways = S[H_WAYS]
-    at = base + SM_SIZE + (line % S[H_SETS]) * ways * L1_LINE
+def _sectors_of(S, at, way):
+    """Where the states of a way's sectors stand."""
+    return at + 2 * S[H_WAYS] + 4 * way
+
+
+@njit
+def _waits(S, at, way):
+    """Whether a way waits for a sector."""
+    x = _sectors_of(S, at, way)
+    return S[x] >= 0 or S[x + 1] >= 0 or S[x + 2] >= 0 or S[x + 3] >= 0
+
+
+@njit
+def _victim(S, base, at):
+    """The way to replace: the first empty one, else the least recently used that waits for nothing, or -1."""
+    ways, epoch = S[H_WAYS], S[base + SM_EPOCH]
+    for way in range(ways):
+        if S[at + way] >> TAG_EPOCH != epoch:
+            return way
+    best = 0
+    for way in range(1, ways):
+        if S[at + ways + way] < S[at + ways + best]:
+            best = way
+    if not _waits(S, at, best):
+        return best
     best, oldest = -1, NEVER
-    for _ in range(ways):
-        if S[at + L1_TAG] >> TAG_EPOCH != S[base + SM_EPOCH]:
-            return at
-        pending = S[at + L1_SECTOR] >= 0 or S[at + L1_SECTOR + 1] >= 0 or (
-            S[at + L1_SECTOR + 2] >= 0 or S[at + L1_SECTOR + 3] >= 0)
-        if not pending and S[at + L1_STAMP] < oldest:
-            best, oldest = at, S[at + L1_STAMP]
-        at += L1_LINE
+    for way in range(ways):
+        if S[at + ways + way] < oldest and not _waits(S, at, way):
+            best, oldest = way, S[at + ways + way]
     return best
+
+
+@njit
+def _new_load(S, sm, base, q, time):
+    """A record of a load whose data is complete at `time`, but for the requests that it has to wait for."""
+    loads = _pool(S, sm) + S[H_REQUESTS] * REQUEST
+    load = _take(S, loads, base + SM_LOAD, base + SM_LOADS_USED, LOAD, LD_LEFT)
+    d = loads + load * LOAD
+    S[d + LD_WARP], S[d + LD_DST], S[d + LD_REGS] = S[q + Q_SLOT], S[q + Q_DST], S[q + Q_REGS]
+    S[d + LD_LEFT], S[d + LD_TIME] = 0, time
+    return load
 
 
 @njit
 def _load(S, sm, base, q, t):
     """LDG and ULDG: look every line up in L1, ask for what is missing."""
     counters = base + SM_COUNTERS
-    slot, dst, registers = S[q + Q_SLOT], S[q + Q_DST], S[q + Q_REGS]
+    slot = S[q + Q_SLOT]
     hit_time = max(t + 1, t - 1 + S[q + Q_LATENCY])
     load = -1
-    loads = _pool(S, sm) + S[H_REQUESTS] * REQUEST
     for i in range(S[q + Q_LINES]):
         line, mask = S[q + Q_LINE + i], S[q + Q_MASK + i]
         tag = line + (S[base + SM_EPOCH] << TAG_EPOCH)
-        way = _find(S, base, line, tag)
-        fresh = way < 0
-        if fresh:
-            way = _victim(S, base, line)
+        at = _set_of(S, base, line)
+        way = _find(S, at, tag)
+        if way < 0:
+            way = _victim(S, base, at)
             if way >= 0:
-                S[way + L1_TAG] = tag
-                for s in range(4):
-                    S[way + L1_SECTOR + s] = INVALID
+                S[at + way] = tag
+                x = _sectors_of(S, at, way)
+                S[x], S[x + 1], S[x + 2], S[x + 3] = INVALID, INVALID, INVALID, INVALID
+        x = -1
         if way >= 0:
             S[base + SM_STAMP] += 1
-            S[way + L1_STAMP] = S[base + SM_STAMP]
-        missing, needed = 0, 0
+            S[at + S[H_WAYS] + way] = S[base + SM_STAMP]
+            x = _sectors_of(S, at, way)
+        missing, needed, hit, wanted = 0, 0, 0, 0
         for s in range(4):
             if (mask >> s) & 1:
-                S[counters + C_L1_READ] += 1
-                state = INVALID if way < 0 else S[way + L1_SECTOR + s]
+                wanted += 1
+                state = INVALID if way < 0 else S[x + s]
                 if state == VALID:
-                    S[counters + C_L1_HIT] += 1
-                elif state >= 0:
-                    S[counters + C_L1_MERGED] += 1
-                else:
+                    hit += 1
+                elif state < 0:
                     missing |= 1 << s
                     needed += 1
+        S[counters + C_L1_READ] += wanted
+        S[counters + C_L1_HIT] += hit
         S[counters + C_L1_MISS] += needed
-        number = -1
+        S[counters + C_L1_MERGED] += wanted - hit - needed
+        if hit == wanted:
+            continue
+        if load < 0:
+            load = _new_load(S, sm, base, q, hit_time)
         if missing:
-            kind = RQ_FILL if way >= 0 else RQ_BYPASS
-            number = _request(S, sm, base, kind, line, missing, way, slot, 0, t)
+            number = _request(S, sm, base, RQ_FILL if way >= 0 else RQ_BYPASS, line, missing, x, slot, 0, t)
             S[counters + C_LOAD_REQUESTS] += 1
-        # Wait once for each request that brings sectors of this line.
-        for s in range(4):
-            if not (mask >> s) & 1:
-                continue
-            state = number if (missing >> s) & 1 else S[way + L1_SECTOR + s]
-            if state < 0:
-                continue
-            sectors, first = 0, True
-            for z in range(4):
-                if (mask >> z) & 1:
-                    other = number if (missing >> z) & 1 else S[way + L1_SECTOR + z]
-                    if other == state:
+            _wait_for(S, sm, base, load, number, needed)
+        if hit + needed < wanted:  # wait once for each request that brings other sectors of this line
+            for s in range(4):
+                state = S[x + s]
+                if not (mask >> s) & 1 or state < 0:
+                    continue
+                sectors, first = 0, True
+                for z in range(4):
+                    if (mask >> z) & 1 and S[x + z] == state:
                         first = first and z >= s
                         sectors += 1
-            if first:
-                if load < 0:
-                    load = _take(S, loads, base + SM_LOAD, base + SM_LOADS_USED, LOAD, LD_LEFT)
-                    d = loads + load * LOAD
-                    S[d + LD_WARP], S[d + LD_DST], S[d + LD_REGS] = slot, dst, registers
-                    S[d + LD_LEFT], S[d + LD_TIME] = 0, hit_time
-                _wait_for(S, sm, base, load, state, sectors)
+                if first:
+                    _wait_for(S, sm, base, load, state, sectors)
         if way >= 0:
             for s in range(4):
                 if (missing >> s) & 1:
-                    S[way + L1_SECTOR + s] = number
+                    S[x + s] = number
     if load < 0:
-        _finish(S, base, slot, dst, registers, hit_time)
+        _finish(S, base, slot, S[q + Q_DST], S[q + Q_REGS], hit_time)
 
 
 @njit
 def _forget(S, base, line, mask):
     """Drop L1's copy of sectors that are written."""
-    way = _find(S, base, line, line + (S[base + SM_EPOCH] << TAG_EPOCH))
+    at = _set_of(S, base, line)
+    way = _find(S, at, line + (S[base + SM_EPOCH] << TAG_EPOCH))
     if way >= 0:
+        x = _sectors_of(S, at, way)
         for s in range(4):
             if (mask >> s) & 1:
-                S[way + L1_SECTOR + s] = INVALID
+                S[x + s] = INVALID
 
 
 @njit
@@ -318,11 +343,7 @@ def _past_l1(S, sm, base, q, t):
     counters = base + SM_COUNTERS
     S[counters + (C_ATOM_REQUESTS if kind == RQ_ATOM else C_BYPASS_REQUESTS)] += lines
     S[counters + (C_ATOM_SECTORS if kind == RQ_ATOM else C_BYPASS_SECTORS)] += S[q + Q_SECTORS]
-    loads = _pool(S, sm) + S[H_REQUESTS] * REQUEST
-    load = _take(S, loads, base + SM_LOAD, base + SM_LOADS_USED, LOAD, LD_LEFT)
-    d = loads + load * LOAD
-    S[d + LD_WARP], S[d + LD_DST], S[d + LD_REGS] = slot, S[q + Q_DST], S[q + Q_REGS]
-    S[d + LD_LEFT], S[d + LD_TIME] = 0, max(t + 1, t - 1 + S[q + Q_LATENCY])
+    load = _new_load(S, sm, base, q, max(t + 1, t - 1 + S[q + Q_LATENCY]))
     for i in range(lines):
         line, mask = S[q + Q_LINE + i], S[q + Q_MASK + i]
         if kind == RQ_ATOM:
@@ -476,10 +497,10 @@ def respond(S, sm, base, number, t):
             wake(S, base, slot, time)
     else:
         if kind == RQ_FILL:
-            way = S[r + RQ_WAY]
+            x = S[r + RQ_WAY]
             for s in range(4):
-                if (S[r + RQ_MASK] >> s) & 1 and S[way + L1_SECTOR + s] == number:
-                    S[way + L1_SECTOR + s] = VALID
+                if S[x + s] == number:
+                    S[x + s] = VALID
         elif kind == RQ_ATOM:
             time += S[H_ATOM_EXTRA]
         link = S[r + RQ_WAITERS]
