@@ -40,6 +40,7 @@ from emulator.gpu.layout import (
     H_BULK_DONE,
     H_BULK_INTERVAL,
     H_BULK_LINES,
+    H_BULK_QUEUE,
     H_ERROR,
     H_ERROR_CTA,
     H_ERROR_PC,
@@ -51,10 +52,8 @@ from emulator.gpu.layout import (
     H_POOL_SIZE,
     H_POOLS,
     H_REAL_BYTES,
-    H_REQUESTS,
     H_SHARED,
     H_SHARED_LATENCY,
-    H_TAGS,
     H_U_GLOBAL,
     H_WARPS,
     NEVER,
@@ -69,6 +68,7 @@ from emulator.gpu.layout import (
     Q_SHARED,
     Q_SLOT,
     R_MBARRIER,
+    SM_BITS,
     SM_BULK_ARRIVED,
     SM_BULK_ARRIVED_LAST,
     SM_BULK_CYCLES,
@@ -85,6 +85,8 @@ from emulator.gpu.layout import (
     SM_LSU_NEXT,
     SM_STALLED,
     SM_WARPS,
+    TAG_AT,
+    TAG_BULK,
     W_CTA,
     W_POISON,
     W_SHARED,
@@ -246,7 +248,7 @@ def serve_barrier(S, U, sm, base, q, t):
 @njit
 def _records(S, sm):
     """Where the SM's records of copies begin."""
-    return S[H_POOLS] + (sm + 1) * S[H_POOL_SIZE] - (S[H_TAGS] - S[H_REQUESTS]) * BULK
+    return S[H_POOLS] + (sm + 1) * S[H_POOL_SIZE] - S[H_BULK_QUEUE] * BULK
 
 
 @njit
@@ -322,7 +324,7 @@ def bulk_step(S, sm, base, t):
             S[base + SM_BULK_LINES] += 1
             S[base + SM_COUNTERS + C_BULK_SECTORS] += (mask & 1) + (mask >> 1 & 1) + (mask >> 2 & 1) + (mask >> 3 & 1)
             S[base + SM_COUNTERS + C_BULK_REQUESTS] += 1
-            ask(S, sm, t, line, mask, 0, sm * S[H_TAGS] + S[H_REQUESTS] + number)
+            ask(S, sm, t, line, mask, 0, number << TAG_AT | TAG_BULK << SM_BITS | sm)
             S[b + B_LINE] = line + 1
             S[b + B_MASK] = S[b + B_LAST_MASK] if line + 1 == S[b + B_LAST] else 15
             if line == S[b + B_LAST]:

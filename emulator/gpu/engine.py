@@ -84,7 +84,6 @@ from emulator.gpu.layout import (
     H_SMS,
     H_START_OF_WINDOW,
     H_SUB_INTERVAL,
-    H_TAGS,
     H_TOUCHED,
     H_U_POISON,
     H_U_REGISTERS,
@@ -110,6 +109,7 @@ from emulator.gpu.layout import (
     SM_ANSWER,
     SM_ANSWER_LAST,
     SM_ARRIVED,
+    SM_BITS,
     SM_BULK_NEXT,
     SM_COUNTERS,
     SM_CTA,
@@ -515,16 +515,15 @@ def _run_sm(S, U, F, D, sm, t, end, ordered):
 def _answers(S, M, end):
     """Hand the responses that are due before cycle `end` to their SMs."""
     a = S[H_ANSWERS]
-    tags = S[H_TAGS]
     while True:
         t = memory.next_event(M)
         if t >= end:
             break
         tag = memory.pop_response(M, t)
         while tag >= 0:
-            sm = tag // tags
+            sm = tag & (1 << SM_BITS) - 1
             base = HEADER + sm * S[H_BLOCK]
-            S[a], S[a + 1], S[a + 2] = -1, t, tag - sm * tags
+            S[a], S[a + 1], S[a + 2] = -1, t, tag >> SM_BITS
             if S[base + SM_ANSWER] < 0:
                 S[base + SM_ANSWER] = a
                 S[H_SM_NEXT + sm] = min(S[H_SM_NEXT + sm], t)

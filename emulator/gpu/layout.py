@@ -34,15 +34,19 @@ OK, POISON, EMPTY = 0, 1, 2  # state of a register
  H_SHARED_LATENCY, H_SHUFFLE, H_COPY_EXTRA, H_SECTOR_LIMIT, H_STORE_LIMIT, H_BRANCH, H_BARRIER, H_CTA_RATE,
  H_CTA_START, H_REAL_BYTES, H_PHANTOM, H_PHANTOM_END, H_POOLS, H_POOL_SIZE, H_REQUESTS, H_LOADS, H_U_REGISTERS,
  H_REGISTERS_PER_SM, H_U_SHARED, H_SHARED_WORDS, H_U_POISON, H_POISON_WORDS, H_U_GLOBAL, H_TOUCHED,
- H_HAS_PHANTOM, H_BLOCK, H_TAGS, H_BULK_LINES, H_BULK_QUEUE, H_BULK_INTERVAL, H_BULK_DONE,
+ H_HAS_PHANTOM, H_BLOCK, H_BULK_LINES, H_BULK_QUEUE, H_BULK_INTERVAL, H_BULK_DONE,
  H_ATOM_EXTRA, H_END, H_START_OF_WINDOW, H_LOG, H_LOG_USED, H_LOG_CYCLES, H_ANSWERS, H_FAILED_SM,
- H_FOUND) = range(70)
+ H_FOUND) = range(69)
 H_PARAMETERS = 72  # kernel parameters
 H_SM_NEXT = H_PARAMETERS + 64  # earliest cycle at which an SM can do something; 1024 SMs
 H_SM_STOP = H_SM_NEXT + 1024  # cycle * 2 + why in which an SM waits for the others; NEVER if it does not
 HEADER = H_SM_STOP + 1024
 DISPATCH, ORDER = 0, 1  # it has room for a CTA; its next instruction acts in the order of all SMs
 WINDOW_MAX = 512  # cycles that one SM runs before the next one does
+# The tag of a request: a number, what it is, the SM. It is that of a record (of a request; of a bulk copy), or the
+# copy itself: group % GROUPS << 9 | warp's slot << 3 | sectors.
+SM_BITS, TAG_AT = 10, 12
+TAG_RECORD, TAG_BULK, TAG_COPY = range(3)
 # A request in the log of a window: the next of its cycle, SM << 5 | write << 4 | sectors, line, tag. An answer: the
 # SM's next one, cycle, tag.
 LOG, ANSWER = 4, 3
@@ -114,7 +118,7 @@ VALID, INVALID = -2, -1  # else: the request that will bring the sector
 # -- pools --------------------------------------------------------------------------------------------
 (RQ_KIND, RQ_LINE, RQ_MASK, RQ_WAITERS, RQ_WAY, RQ_WARP, RQ_GROUP, RQ_SECTORS) = range(8)
 REQUEST = 8
-RQ_FILL, RQ_BYPASS, RQ_COPY, RQ_STORE, RQ_ATOM = range(5)
+RQ_FILL, RQ_BYPASS, RQ_STORE, RQ_ATOM = range(4)
 (LD_WARP, LD_DST, LD_REGS, LD_LEFT, LD_TIME) = range(5)
 LOAD = 6
 # A bulk copy: lines B_LINE .. B_LAST are still to be asked for, B_LEFT of all have not arrived.
@@ -168,8 +172,7 @@ def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int]) -> 
         H_POOLS: pools, H_POOL_SIZE: pool, H_REQUESTS: requests, H_LOADS: loads, H_U_REGISTERS: u_registers,
         H_REGISTERS_PER_SM: timing.registers, H_U_SHARED: u_shared, H_SHARED_WORDS: timing.shared_bytes // 4,
         H_U_POISON: u_poison, H_POISON_WORDS: poison_words, H_U_GLOBAL: u_global,
-        H_HAS_PHANTOM: int(phantom[1] > phantom[0]), H_BLOCK: block, H_TAGS: requests + timing.bulk_queue,
-        H_BULK_LINES: timing.bulk_lines,
+        H_HAS_PHANTOM: int(phantom[1] > phantom[0]), H_BLOCK: block, H_BULK_LINES: timing.bulk_lines,
         H_BULK_QUEUE: timing.bulk_queue, H_BULK_INTERVAL: timing.bulk_issue,
         H_LOG: log,
         H_LOG_CYCLES: cycles, H_ANSWERS: answers, H_ATOM_EXTRA: timing.atomic_extra,

@@ -42,7 +42,6 @@ from emulator.gpu.layout import (
     H_SETS,
     H_STORE_LIMIT,
     H_SUB_INTERVAL,
-    H_TAGS,
     H_WAYS,
     INVALID,
     L1_LINE,
@@ -72,7 +71,6 @@ from emulator.gpu.layout import (
     REQUEST,
     RQ_ATOM,
     RQ_BYPASS,
-    RQ_COPY,
     RQ_FILL,
     RQ_GROUP,
     RQ_KIND,
@@ -83,6 +81,7 @@ from emulator.gpu.layout import (
     RQ_WAITERS,
     RQ_WARP,
     RQ_WAY,
+    SM_BITS,
     SM_BULK_LIVE,
     SM_COUNTERS,
     SM_ENTRIES,
@@ -109,6 +108,9 @@ from emulator.gpu.layout import (
     SUB_SIZE,
     SUB_SPACE,
     SUB_TAKEN,
+    TAG_AT,
+    TAG_BULK,
+    TAG_COPY,
     VALID,
     W_AGE,
     W_CLOSED,
@@ -172,6 +174,12 @@ def _take(S, at, free, used, size, link):
 
 
 @njit
+def _count(mask):
+    """Sectors of a mask."""
+    return (mask & 1) + (mask >> 1 & 1) + (mask >> 2 & 1) + (mask >> 3 & 1)
+
+
+@njit
 def _request(S, sm, base, kind, line, mask, way, slot, group, t):
     """Send a request below L1; returns the number of its record."""
     pool = _pool(S, sm)
@@ -180,9 +188,8 @@ def _request(S, sm, base, kind, line, mask, way, slot, group, t):
     S[r + RQ_KIND], S[r + RQ_LINE], S[r + RQ_MASK] = kind, line, mask
     S[r + RQ_WAITERS], S[r + RQ_WAY] = -1, way
     S[r + RQ_WARP], S[r + RQ_GROUP] = slot, group
-    sectors = (mask & 1) + (mask >> 1 & 1) + (mask >> 2 & 1) + (mask >> 3 & 1)
-    S[r + RQ_SECTORS] = sectors
-    ask(S, sm, t, line, mask, 1 if kind >= RQ_STORE else 0, sm * S[H_TAGS] + number)
+    S[r + RQ_SECTORS] = _count(mask)
+    ask(S, sm, t, line, mask, 1 if kind >= RQ_STORE else 0, number << TAG_AT | sm)
     return number
 
 
@@ -375,9 +382,10 @@ def _serve(S, U, sm, base, q, t):
     elif kind == K_ATOM or kind == K_LDCG:
         _past_l1(S, sm, base, q, t)
     elif kind == K_COPY:
+        warp = S[q + Q_SLOT] | S[q + Q_GROUP] % GROUPS << 6
         for i in range(S[q + Q_LINES]):
-            _request(S, sm, base, RQ_COPY, S[q + Q_LINE + i], S[q + Q_MASK + i], -1, S[q + Q_SLOT],
-                     S[q + Q_GROUP], t)
+            mask = S[q + Q_MASK + i]
+            ask(S, sm, t, S[q + Q_LINE + i], mask, 0, (warp << 3 | _count(mask)) << TAG_AT | TAG_COPY << SM_BITS | sm)
         S[base + SM_SECTORS] += S[q + Q_SECTORS]
         S[counters + C_COPY] += S[q + Q_SECTORS]
         S[counters + C_COPY_REQUESTS] += S[q + Q_LINES]
@@ -461,10 +469,40 @@ def lsu_step(S, U, sm, base, t):
 
 
 @njit
-def respond(S, sm, base, number, t):
-    """The memory system answers a request of an SM at cycle t."""
-    if number >= S[H_REQUESTS]:
-        bulk_respond(S, sm, base, number - S[H_REQUESTS], t)
+def _copied(S, base, number, t):
+    """A line of a warp's asynchronous copies has arrived at cycle t."""
+    slot, group = number >> 3 & 63, number >> 9
+    w = base + SM_WARPS + slot * WARP
+    time = t + S[H_RETURN] + S[H_COPY_EXTRA]
+    S[base + SM_SECTORS] -= number & 7
+    left = S[w + W_GROUP_COUNT + group] - 1
+    S[w + W_GROUP_COUNT + group] = left
+    S[w + W_GROUP_TIME + group] = max(S[w + W_GROUP_TIME + group], time)
+    settle(S, base, slot, time)
+    retired = S[w + W_RETIRED]
+    if left == 0:
+        retire_groups(S, w)
+    if S[w + W_RETIRED] != retired or S[w + W_PENDING] == 0:  # CPWAIT or EXIT may go on
+        wake(S, base, slot, time)
+
+
+@njit
+def _stalled(S, base, t):
+    """The load-store unit may have waited for an answer."""
+    if S[base + SM_STALLED]:
+        S[base + SM_LSU_NEXT] = min(t, S[base + SM_LSU_NEXT])
+
+
+@njit
+def respond(S, sm, base, tag, t):
+    """The memory system answers a request of an SM at cycle t. tag: without the SM's number."""
+    kind, number = tag & 3, tag >> 2
+    if kind == TAG_COPY:
+        _copied(S, base, number, t)
+        _stalled(S, base, t)
+        return
+    if kind == TAG_BULK:
+        bulk_respond(S, sm, base, number, t)
         return
     pool = _pool(S, sm)
     loads = pool + S[H_REQUESTS] * REQUEST
@@ -482,19 +520,6 @@ def respond(S, sm, base, number, t):
             S[w + W_STORES] -= 1
             if S[w + W_STORES] == 0:  # MEMBAR may go on
                 wake(S, base, slot, t)
-    elif kind == RQ_COPY:
-        slot = S[r + RQ_WARP]
-        w = base + SM_WARPS + slot * WARP
-        group = S[r + RQ_GROUP] % GROUPS
-        time += S[H_COPY_EXTRA]
-        S[base + SM_SECTORS] -= S[r + RQ_SECTORS]
-        S[w + W_GROUP_COUNT + group] -= 1
-        S[w + W_GROUP_TIME + group] = max(S[w + W_GROUP_TIME + group], time)
-        retired = S[w + W_RETIRED]
-        retire_groups(S, w)
-        settle(S, base, slot, time)
-        if S[w + W_RETIRED] != retired or S[w + W_PENDING] == 0:  # CPWAIT or EXIT may go on
-            wake(S, base, slot, time)
     else:
         if kind == RQ_FILL:
             x = S[r + RQ_WAY]
@@ -521,5 +546,4 @@ def respond(S, sm, base, number, t):
             link = after
     S[r + RQ_WAITERS] = S[base + SM_REQUEST]
     S[base + SM_REQUEST] = number
-    if S[base + SM_STALLED]:  # the unit has waited for this
-        S[base + SM_LSU_NEXT] = min(t, S[base + SM_LSU_NEXT])
+    _stalled(S, base, t)

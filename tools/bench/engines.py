@@ -77,11 +77,16 @@ def lpu() -> list[Rate]:
 
 
 def gpu() -> list[Rate]:
-    """GPU warp instructions, with the memory system below them."""
+    """GPU warp instructions, with the memory system below them. tools.bench.bench_gpu has more kernels."""
+    from tools.bench.bench_gpu import copies, instructions, loads
+
     timing = machine_for("h100_sxm", True, weights="int8")
     values = machine_for("h100_sxm", False)
     unit = "warp instructions/s"
     return [
+        Rate("GPU, timing, L2 hits (loads and FMAs)", clock(instructions(loads, True)), unit, 5e6),
+        Rate("GPU, values, L2 hits (loads and FMAs)", clock(instructions(loads, False)), unit, 2e6),
+        Rate("GPU, timing, L2 hits (copies and MMAs)", clock(instructions(copies, True)), unit),
         Rate("GPU, timing (llama-3.1-8b layer)", clock(counted(timing, "warp_instructions", False)), unit, 2e6),
         Rate("GPU, values (tiny_kjv fp16)", clock(counted(values, "warp_instructions", True)), unit, 2e6),
     ]
