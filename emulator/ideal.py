@@ -51,8 +51,8 @@ NEUTRAL: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
             "dram.timing.burst": 1, "dram.clock_hz": _core_clock, "dram.act_bus_cycles": 0, "dram.pre_bus_cycles": 0,
             "l2.to_dram_latency": 0, "l2.from_dram_latency": 0},
         # Launches: a kernel begins when the one before it ends, with all its CTAs at once.
-        "launch": {"launch.graph_gap": 0, "launch.stream_gap": 0, "launch.shared_start": 0,
-                   "launch.ctas_per_cycle": 4096, "launch.cta_start": 0},
+        "launch": {"launch.graph_gap": 0, "launch.stream_gap": 0, "launch.graph_start": 0,
+                   "launch.shared_start": 0, "launch.ctas_per_cycle": 4096, "launch.cta_start": 0},
     },
     "lpu": {
         # Links between chips: a vector every cycle, there in the next.

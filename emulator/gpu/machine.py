@@ -122,7 +122,7 @@ class GpuMachine:
             if times == 0:
                 continue
             now, reasons_before, bulk_before = self.engine.now, self.engine.reasons(), self.engine.bulk_cycles()
-            gap = self.timing.gap(self.launch_mode, self.text.launches[at].shared_bytes)
+            gap = self.timing.gap(self.launch_mode, self.text.launches[at].shared_bytes, at == 0)
             run = self.engine.run(at, self.text.launches[at], self.shapes[at], gap)
             _check_conservation(run)
             records.append(self._record(at, run, start, times))

@@ -81,6 +81,7 @@ class Timing:
     outstanding_stores: int
     graph_gap: int
     stream_gap: int
+    graph_start: int
     shared_start: int
     ctas_per_cycle: int
     cta_start: int
@@ -90,9 +91,14 @@ class Timing:
         """Sets of the whole unified array; a launch's shared memory takes away ways."""
         return self.l1_bytes // (LINE_BYTES * self.l1_ways)
 
-    def gap(self, launch: str, shared_bytes: int = 0) -> int:
-        """Cycles from the end of a kernel to the first CTA of the next, by launch mode and its shared memory."""
+    def gap(self, launch: str, shared_bytes: int = 0, first: bool = False) -> int:
+        """Cycles from the end of a kernel to the first CTA of the next, by launch mode and its shared memory.
+
+        first: of a step; a graph then starts anew.
+        """
         gap = self.graph_gap if launch == "graph" else self.stream_gap
+        if first and launch == "graph":
+            gap += self.graph_start
         return gap + (self.shared_start if shared_bytes else 0)
 
 
@@ -130,6 +136,7 @@ KEYS = {
     "outstanding_stores": "sm.outstanding_stores",
     "graph_gap": "launch.graph_gap",
     "stream_gap": "launch.stream_gap",
+    "graph_start": "launch.graph_start",
     "shared_start": "launch.shared_start",
     "ctas_per_cycle": "launch.ctas_per_cycle",
     "cta_start": "launch.cta_start",
@@ -168,7 +175,7 @@ def read_timing(chip: Chip) -> Timing:
     need("ctas_per_cycle", t.ctas_per_cycle >= 1, "at least 1")
     need("registers", 32 <= t.registers <= MAX_REGISTERS, f"between 32 (one a lane) and {MAX_REGISTERS}")
     for name in (f.name for f in fields(Timing)):
-        if name.endswith("_gap"):
+        if name.endswith("_gap") or name == "graph_start":
             need(name, getattr(t, name) <= MAX_GAP, f"at most {MAX_GAP} cycles")
         elif "latency" in name or name.endswith("_interval") or name in OTHER_CYCLES:
             need(name, getattr(t, name) <= MAX_CYCLES, f"at most {MAX_CYCLES} cycles")

@@ -301,7 +301,19 @@ def test_tiny_kernel_period_in_a_graph_is_1260_ns_and_in_a_stream_2400_ns():
         period = step.kernels[3]["end"] - step.kernels[2]["end"]
         # The chip's gap was set with a body of a few more address instructions: 1 % either way.
         assert period / 1.98 == pytest.approx(nanoseconds, rel=0.01)
-        assert step.kernels[0]["start"] == machine.timing.gap(mode)
+        assert step.kernels[0]["start"] == machine.timing.gap(mode, first=True)
+
+
+def test_a_graph_starts_late_and_a_kernel_with_shared_memory_later_than_one_without():
+    """Beside the gap of 60: 7 once a replay, 5 before each kernel that uses shared memory."""
+    chip = TOY.with_override("launch.graph_start", "7").with_override("launch.shared_start", "5")
+    k = Kernel("nothing")
+    k.EXIT()
+    for mode, once, gap in (("graph", 7, 60), ("stream", 0, 120)):
+        program = make_program(chip, [k], [Launch(0, 1, 32, shared) for shared in (0, 128, 0)], 8192)
+        kernels = GpuMachine(program, chip, launch=mode).step().kernels
+        assert kernels[0]["start"] == gap + once
+        assert [after["start"] - before["end"] for before, after in zip(kernels, kernels[1:])] == [gap + 5, gap]
 
 
 # -- both engines on the small chip ------------------------------------------------------------------------

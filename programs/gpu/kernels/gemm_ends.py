@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isa.builder import UZERO, ZERO, Kernel
 from programs.gpu.gemm_plan import FORMS, GemmPlan
-from programs.gpu.kernels.common import below, constant, divide, max_lanes, thread
+from programs.gpu.kernels.common import below, constant, max_lanes, thread, uniform_divide
 from programs.gpu.plan import ceil_div, round_up
 
 REDUCE_WARPS = 4
@@ -30,8 +30,8 @@ def reduce_shared_bytes(plan: GemmPlan) -> int:
 
 
 def reduce_grid(plan: GemmPlan) -> int:
-    """CTAs of the reduction: a lane has four outputs."""
-    return ceil_div(plan.m * plan.y_values // 4, 32)
+    """CTAs of the reduction, whole ones a column: a lane has four outputs."""
+    return plan.m * ceil_div(plan.y_values, 4 * 32)
 
 
 def reduce_kernel(name: str, plan: GemmPlan) -> Kernel:
@@ -43,17 +43,23 @@ def reduce_kernel(name: str, plan: GemmPlan) -> Kernel:
     k = Kernel(name, ("parts", "out", *(("row_scales", "x_scales") if scaled else ())))
     t = thread(k)
     parts, out = k.parameter("parts"), k.parameter("out")
-    total, warps, size = plan.m * plan.y_values // 4, reduce_warps(plan), 4 * plan.m * plan.y_values
+    warps, size = reduce_warps(plan), 4 * plan.m * plan.y_values
     typ = "s32" if plan.form == "s8" else "f32"
-    k.comment("lane = four neighbouring outputs of a column")
+    k.comment("lane = four neighbouring outputs of a column; cta = column * CTAs of a column + part")
     number, at, offset = k.reg("number"), k.reg("at"), k.ureg("offset")
-    k.MOV(number, t.cta)
-    k.SHL(number, number, 5)
+    column, block = k.ureg("column"), k.ureg("block")
+    uniform_divide(k, column, block, t.cta, ceil_div(plan.y_values, 4 * 32), reduce_grid(plan))
+    k.USHL(block, block, 5)
+    k.MOV(number, block)
     k.ADD("s32", number, number, t.lane)
-    guard = below(k, number, total)
+    guard = below(k, number, plan.y_values // 4)
     k.SHL(at, number, 4)
     k.UMULI(offset, t.warp, size)
     k.UADD(parts, parts, offset)
+    k.UMULI(offset, column, 4 * plan.y_values)
+    k.UADD(parts, parts, offset)
+    k.UMULI(offset, column, 2 * plan.y_values)
+    k.UADD(out, out, offset)
     values = [k.reg(f"part{s}", 4) for s in range(ceil_div(plan.splits, warps))]
     if plan.splits % warps:
         for i in range(4):
@@ -68,13 +74,11 @@ def reduce_kernel(name: str, plan: GemmPlan) -> Kernel:
         k.LDG(128, value, at, parts, 0, guard=guard)
         k.UADDI(parts, parts, warps * size)
     if scaled:
-        column, piece = k.reg("column"), k.reg("piece")
-        divide(k, column, piece, number, plan.y_values // 4, total + 32)
-        row_scale, x_scale = k.reg("row_scale", 4), k.reg("x_scale")
-        k.SHL(piece, piece, 4)
-        k.SHL(column, column, 2)
-        k.LDG(128, row_scale, piece, k.parameter("row_scales"), 0, guard=guard)
-        k.LDG(32, x_scale, column, k.parameter("x_scales"), 0, guard=guard)
+        row_scale, x_scale, column4 = k.reg("row_scale", 4), k.reg("x_scale"), k.reg("column4")
+        k.MOV(column4, column)
+        k.SHL(column4, column4, 2)
+        k.LDG(128, row_scale, at, k.parameter("row_scales"), 0, guard=guard)
+        k.LDG(32, x_scale, column4, k.parameter("x_scales"), 0, guard=guard)
     first = values[0]
     for value in values[1:]:
         for i in range(4):
@@ -143,7 +147,8 @@ def quantise_kernel(name: str, plan: GemmPlan) -> Kernel:
             guard = below(k, t.tid, rest // PIECE)
             for i in range(4):
                 k.MOV(words[i], ZERO)
-        k.LDG(128, words, at, source, r * 32 * warps * 2 * PIECE, guard=guard)
+        k.LDG(128, words, at, source, 0, guard=guard)
+        k.UADDI(source, source, 32 * warps * 2 * PIECE)
     k.comment("largest magnitude: thread, warp, CTA")
     largest, other, value = k.reg("largest"), k.reg("other"), k.reg("value")
     k.MOVI("f32", largest, 0.0)
@@ -185,6 +190,7 @@ def quantise_kernel(name: str, plan: GemmPlan) -> Kernel:
                 k.FMA("s32", part[0], part[1], byte, part[0])
                 k.FMA("s32", part[2], part[3], byte, part[2])
                 k.FMA("s32", packed[h], part[2], two_bytes, part[0])
-            k.STG(64, at, out, r * 32 * warps * PIECE, packed, guard=guard if r + 1 == rounds else None)
+            k.STG(64, at, out, 0, packed, guard=guard if r + 1 == rounds else None)
+            k.UADDI(out, out, 32 * warps * PIECE)
     k.EXIT()
     return k
