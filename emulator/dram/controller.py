@@ -250,11 +250,12 @@ def _next(S, D, c, q, d, until):
         if S[q + COL_T] < d:
             scan_column(S, D, q, d)
         free = max(d, S[c + ROW_FREE])
-        if S[q + ACT_T] < free:
+        if S[q + ACT_T] < 0:
             scan_act(S, D, q, free)
-        if S[q + PRE_T] < free:
+        if S[q + PRE_T] < 0:
             scan_pre(S, D, q, free)
-        t = min(S[q + COL_T], S[q + ACT_T], S[q + PRE_T])
+        # One that had to wait for the bus is ready when it is free; which one goes is looked up then.
+        t = min(S[q + COL_T], max(free, min(S[q + ACT_T], S[q + PRE_T])))
         event = S[q + EVT_T]
         if event > t or event > until or t == INF:
             S[q + NEXT_T] = min(t, event)
