@@ -150,5 +150,30 @@ def test_no_index_is_compared_with_zero() -> None:
     assert "icmp slt" not in text["ours"]
 
 
+def test_inlined_functions_give_the_same_and_are_marked_for_llvm() -> None:
+    def leaf(array, index):
+        for i in range(len(array)):
+            if array[i] > index:
+                array[i] -= 3
+        return array[index]
+
+    marked = {}
+    for name, made in (("inlined", jit.inlined(leaf)), ("called", jit.njit(leaf))):
+        array = np.array([1, 5, 9])
+        assert made(array, 1) + made(array, 2) == 2 + 3  # 1 2 6, then 1 2 3
+        marked[name] = "alwaysinline" in next(iter(made.inspect_llvm().values()))
+    assert marked == {"inlined": True, "called": False}
+
+
+def test_trailing_zeros_number_the_lowest_bit() -> None:
+    lowest = jit.trailing_zeros()
+
+    @jit.njit
+    def lowest_of(array):
+        return lowest(array[0])
+
+    assert [lowest_of(np.array([x])) for x in (1, 6, 1 << 40, 1 << 62)] == [0, 1, 40, 62]
+
+
 def test_this_numba_is_built_as_expected() -> None:
     assert lean.install()
