@@ -35,6 +35,8 @@ class Report:
 
     def json(self) -> dict[str, Any]:
         """The run as plain data; cycles and bytes of the last step."""
+        from emulator.gpu.nsight import nsight_counters
+
         last = self.steps[-1]
         return {
             "schema": "decodelab.run/1",
@@ -45,6 +47,7 @@ class Report:
             "traffic_bytes": dict(last.traffic),
             "unit_accounting": {unit: dict(buckets) for unit, buckets in last.accounting.items()},
             "counters": dict(last.counters),
+            **({"nsight_counters": nsight_counters(last.counters)} if self.program.dialect == "gpu" else {}),
             "cycles_per_step": [step.cycles for step in self.steps],
             "token_ids": self.token_ids,
             "expectations": len(self.program.expectations),

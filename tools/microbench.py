@@ -21,7 +21,7 @@ WIDTHS = (32, 64, 128)  # bits of a load
 TOUCHED = {"edge": 0, "1 MB": 1 << 20, "4 MB": 4 << 20}  # bytes that a small kernel reads and writes
 TILES = {f"{ctas} x {kb} KB": (ctas, kb << 10)
          for ctas, sizes in ((1, (1, 2, 4, 8, 12, 16)), (2, (8, 12, 16))) for kb in sizes}  # CTAs an SM, bytes
-STREAM_BYTES = 24 << 20  # of each array
+STREAM_SHARE = 0.8  # of the L2: each array of the shorter of two streams
 LOADED = {"1": (1, 1), "8": (1, 8), "32": (1, 32), "64": (2, 32), "32 warps": (32, 1)}  # chains an SM: warps, lanes
 
 
@@ -48,7 +48,8 @@ def _shared(chip: Chip) -> Values:
 
 
 def _l2(chip: Chip) -> Values:
-    """Plateaus at an eighth and at three quarters of the L2; the knee is where the curve is half-way up."""
+    """Plateaus at an eighth and at three quarters of the L2; the knee is where the curve has left the near one by a
+    tenth of the step between them."""
     from programs.microbench.latency import l2_bytes, l2_latency
 
     def at(share: float) -> float:
@@ -56,12 +57,12 @@ def _l2(chip: Chip) -> Values:
 
     near, far = at(0.125), at(0.75)
     found = {"l2 near": near, "l2 far": far}
-    middle, before = (near + far) / 2, (0.125, near)
+    threshold, before = near + (far - near) / 10, (0.125, near)
     if far < 1.1 * near:
         return found  # no second plateau, no knee
     for share, latency in [(share, at(share)) for share in KNEE_SHARES] + [(0.75, far)]:
-        if latency >= middle:
-            found["l2 knee"] = before[0] + (share - before[0]) * (middle - before[1]) / (latency - before[1])
+        if latency >= threshold:
+            found["l2 knee"] = before[0] + (share - before[0]) * (threshold - before[1]) / (latency - before[1])
             break
         before = share, latency
     return found
@@ -76,15 +77,16 @@ def _dram(chip: Chip) -> Values:
 
 
 def as_pcie(chip: Chip) -> Chip:
-    """The H100 PCIe, on which some figures were measured: 114 SMs at 1.755 GHz with the HBM2E of an A100."""
+    """The H100 PCIe, on which some figures were measured: 114 SMs at 1.755 GHz with the HBM2E of an A100, refreshed as
+    on H100: its streams reach 95 % of the peak too (Azure)."""
     from emulator.chip import load_chip
 
     if chip.name != "h100_sxm":
         return chip
     other = load_chip("a100_sxm")
-    changes = {key: other[key] for key in other.numbers if key.startswith("dram.") and other[key] != chip[key]}
+    changes = {key: other[key] for key in other.numbers if key.startswith("dram.") and key != "dram.refresh"}
     for key, value in (changes | {"core.sms": 114, "core.clock_hz": 1_755_000_000}).items():
-        if chip.numbers[key].source != "user":
+        if chip.numbers[key].source != "user" and chip[key] != value:
             chip = chip.with_override(key, str(value))
     return chip
 
@@ -97,11 +99,13 @@ def _loaded(chip: Chip) -> Values:
 
 
 def _bandwidth(chip: Chip) -> Values:
-    from programs.microbench.stream import ARRAYS, dram_rate
+    from programs.microbench.latency import l2_bytes
+    from programs.microbench.stream import ARRAYS, CHUNK_BYTES, dram_rate
     from tools.floor import hbm_bytes_per_second
 
     peak = float(hbm_bytes_per_second(chip))
-    return {f"bandwidth {what}": 100 * dram_rate(chip, what, STREAM_BYTES).per_second(chip) / peak for what in ARRAYS}
+    size = int(STREAM_SHARE * l2_bytes(chip)) // CHUNK_BYTES * CHUNK_BYTES
+    return {f"bandwidth {what}": 100 * dram_rate(chip, what, size).per_second(chip) / peak for what in ARRAYS}
 
 
 def _l2_bandwidth(chip: Chip) -> Values:
@@ -125,10 +129,10 @@ def _bulk(chip: Chip) -> Values:
 
 
 def _launch(chip: Chip) -> Values:
-    from programs.microbench.launches import period
+    from programs.microbench.launches import barrier_period, period
 
     found = {f"graph {name}": 1e6 * period(chip, "graph", touched) for name, touched in TOUCHED.items()}
-    return found | {"stream": 1e6 * period(chip, "stream")}
+    return found | {"stream": 1e6 * period(chip, "stream"), "grid barrier": 1e6 * barrier_period(chip)}
 
 
 def _kernels(module: str, *calls: tuple[str, tuple[Any, ...]]) -> Callable[[], list[Kernel]]:
@@ -169,8 +173,9 @@ BENCHES: dict[str, Bench] = {
         ("bulk latency L2", "bulk latency DRAM", *(f"bulk {name}" for name in TILES)), _bulk,
         _kernels("bulk", ("bulk_kernel", ()))),
     "launch": Bench(
-        "period of small kernels", (*(f"graph {name}" for name in TOUCHED), "stream"), _launch,
-        _kernels("launches", ("scale_kernel", ()), ("scale_kernel", (128,)))),
+        "period of small kernels, and of passes over 64 KB with a barrier of the grid",
+        (*(f"graph {name}" for name in TOUCHED), "stream", "grid barrier"), _launch,
+        _kernels("launches", ("scale_kernel", ()), ("scale_kernel", (128,)), ("meeting_kernel", ()))),
 }  # fmt: skip
 
 
@@ -247,7 +252,7 @@ def unit(name: str) -> str:
 
 
 UNITS = {"l2 knee": "of the L2", "l2 bandwidth": "B/cycle/SM", "bandwidth": "% of peak", "graph": "us", "stream": "us",
-         "bulk latency": "cycles", "bulk": "GB/s", "": "cycles"}
+         "grid": "us", "bulk latency": "cycles", "bulk": "GB/s", "": "cycles"}
 
 
 def as_text(chip: Chip, rows: Sequence[Row]) -> str:

@@ -9,7 +9,7 @@ from programs.microbench.chase import LINE_BYTES
 
 BARRIER_BYTES = 16  # of shared memory, in front of the tile; tiles are aligned to as much
 SHORT, LONG = 16, 144  # copies of the two launches whose difference counts
-FEW, MANY = 8, 24  # the same where all SMs copy
+FEW, MORE, MORE_BYTES = 8, 16, 1 << 16  # the same where all SMs copy: at least so many, or so many bytes, more
 FOOTPRINT = 1 << 28  # bytes, a power of two
 STEP_LINES = 40503  # odd: a walk of so many lines at a time meets every line of the footprint
 BASE = 1 << 21
@@ -64,7 +64,8 @@ def bulk_rate(chip: Chip, tile: int, ctas: int) -> float:
     """Bytes a second while `ctas` CTAs an SM copy tiles from DRAM, one at a time each."""
     kernel, grid = bulk_kernel(), int(chip["core.sms"]) * ctas
     half = FOOTPRINT // 2  # the two launches read different memory
+    more = max(MORE, MORE_BYTES // tile)
     cycles = _difference(chip, [
         Run(kernel, grid, 32, (BASE + place * half, tile, tile * grid, copies), BARRIER_BYTES + tile)
-        for place, copies in enumerate((FEW, MANY))])
-    return tile * grid * (MANY - FEW) * chip.clock_hz / cycles
+        for place, copies in enumerate((FEW, FEW + more))])
+    return tile * grid * more * chip.clock_hz / cycles

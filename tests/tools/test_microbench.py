@@ -10,7 +10,7 @@ from emulator.assemble import assemble
 from emulator.chip import load_chip
 from programs.microbench.bulk import bulk_latency, bulk_rate
 from programs.microbench.latency import dram_distribution, l1_latency, l2_latency, loaded_latency, shared_latency
-from programs.microbench.launches import period
+from programs.microbench.launches import barrier_period, period
 from programs.microbench.stream import dram_rate, l2_rate
 from tests.tools.test_cli import refused, run
 from tools import microbench
@@ -120,3 +120,10 @@ def test_bulk_copies_are_later_than_loads_by_their_own_latency() -> None:
     assert bulk_latency(slow, False) == pytest.approx(bulk_latency(H100, False) + extra, abs=1)
     assert bulk_rate(H100, 1 << 12, 1) < bulk_rate(H100, 1 << 14, 1) < float(hbm_bytes_per_second(H100))
     assert BENCHES["bulk"].measure(load_chip("a100_sxm")) == {}
+
+
+def test_a_barrier_takes_the_atomics_time_once() -> None:
+    """All CTAs add at the same time: 2000 cycles more of an atomic are 2000 more of a pass, to a poll of L2 (262)."""
+    slow = H100.with_override("sm.atomic.extra_latency", str(H100["sm.atomic.extra_latency"] + 2000))
+    longer = (barrier_period(slow) - barrier_period(H100)) * H100.clock_hz
+    assert longer == pytest.approx(2000, abs=300)
