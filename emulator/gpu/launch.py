@@ -14,7 +14,7 @@ from emulator.gpu.timing import LINE_BYTES, SUB_CORES, Timing
 from isa.program import GpuText, Kernel, Launch
 
 REGISTER_UNIT = 256  # registers are given to a warp in units of 8 a lane (CUDA occupancy calculator)
-WINDOWS_PER_CALL = 1 << 13  # the compiled kernel comes back this often, for Ctrl-C
+WINDOWS_PER_CALL = 1 << 9  # the compiled kernel comes back this often, for Ctrl-C
 
 
 @dataclass(frozen=True)

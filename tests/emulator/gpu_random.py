@@ -318,7 +318,8 @@ def programs(draw: st.DrawFn, chip: Chip, data_addresses: bool = True, errors: b
     for number in range(len(kernels)):
         block = blocks[number]
         room = shared and shared + 80 + 256 * (block // 32)
-        launches.append(Launch(number, draw(st.integers(1, 4)), block, room, (INPUT_AT, TABLE, 0),
+        grid = draw(st.sampled_from([1, 2, 3, 4, min(12, THREADS // block)]))  # more than fit: CTAs run in waves
+        launches.append(Launch(number, grid, block, room, (INPUT_AT, TABLE, 0),
                                (number - 1,) if number else ()))
     generator = np.random.default_rng(draw(st.integers(0, 2**31)))
     data = np.zeros(INPUT_AT + INPUT, dtype=np.uint8)
