@@ -350,6 +350,7 @@ def issue(S, U, F, D, sm, base, sub, t, ordered):
     S[s + SUB_REASONS] += 1
     S[s + SUB_SINCE] = t + 1
     S[s + SUB_LAST] = pick
+    S[s + SUB_WAKE + pick] = NEVER  # told below
     S[base + SM_COUNTERS + C_INSTRUCTIONS] += 1
     if unit < LSU:
         S[s + SUB_FREE + unit] = t + D[pc * D_COLUMNS + D_INTERVAL]
@@ -365,9 +366,9 @@ def issue(S, U, F, D, sm, base, sub, t, ordered):
         S[H_ERROR_CTA], S[H_ERROR_WARP] = S[w + W_CTA], S[w + W_WARP]
     # What comes in between makes a warp ready earlier, never later, unless another warp takes its unit.
     time = ready_time(S, D, s, w, t + 1)
+    S[s + SUB_NEXT] = max(t + 1, min(time, _earliest(S, s, top)))
     S[s + SUB_WAKE + pick] = time
     S[s + SUB_SURE] = time
-    S[s + SUB_NEXT] = max(t + 1, _earliest(S, s, top))
     return error
 
 

@@ -116,7 +116,8 @@ L1_LINE = 6
 VALID, INVALID = -2, -1  # else: the request that will bring the sector
 
 # -- pools --------------------------------------------------------------------------------------------
-(RQ_KIND, RQ_LINE, RQ_MASK, RQ_WAITERS, RQ_WAY, RQ_WARP, RQ_GROUP, RQ_SECTORS) = range(8)
+# A request: the first load that waits for it and for how many sectors, a list of the others (or of free records).
+(RQ_KIND, RQ_LOAD, RQ_LOAD_SECTORS, RQ_WAITERS, RQ_WAY, RQ_WARP, RQ_GROUP, RQ_SECTORS) = range(8)
 REQUEST = 8
 RQ_FILL, RQ_BYPASS, RQ_STORE, RQ_ATOM = range(4)
 (LD_WARP, LD_DST, LD_REGS, LD_LEFT, LD_TIME) = range(5)

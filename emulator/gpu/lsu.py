@@ -74,8 +74,8 @@ from emulator.gpu.layout import (
     RQ_FILL,
     RQ_GROUP,
     RQ_KIND,
-    RQ_LINE,
-    RQ_MASK,
+    RQ_LOAD,
+    RQ_LOAD_SECTORS,
     RQ_SECTORS,
     RQ_STORE,
     RQ_WAITERS,
@@ -185,7 +185,7 @@ def _request(S, sm, base, kind, line, mask, way, slot, group, t):
     pool = _pool(S, sm)
     number = _take(S, pool, base + SM_REQUEST, base + SM_REQUESTS_USED, REQUEST, RQ_WAITERS)
     r = pool + number * REQUEST
-    S[r + RQ_KIND], S[r + RQ_LINE], S[r + RQ_MASK] = kind, line, mask
+    S[r + RQ_KIND], S[r + RQ_LOAD] = kind, -1
     S[r + RQ_WAITERS], S[r + RQ_WAY] = -1, way
     S[r + RQ_WARP], S[r + RQ_GROUP] = slot, group
     S[r + RQ_SECTORS] = _count(mask)
@@ -197,11 +197,15 @@ def _request(S, sm, base, kind, line, mask, way, slot, group, t):
 def _wait_for(S, sm, base, load, number, sectors):
     """Put a load on the list of a request."""
     pool = _pool(S, sm)
-    links = pool + S[H_REQUESTS] * REQUEST + S[H_LOADS] * LOAD
-    link = _take(S, links, base + SM_LINK, base + SM_LINKS_USED, LINK, LK_NEXT)
-    k, r = links + link * LINK, pool + number * REQUEST
-    S[k + LK_LOAD], S[k + LK_SECTORS], S[k + LK_NEXT] = load, sectors, S[r + RQ_WAITERS]
-    S[r + RQ_WAITERS] = link
+    r = pool + number * REQUEST
+    if S[r + RQ_LOAD] < 0:
+        S[r + RQ_LOAD], S[r + RQ_LOAD_SECTORS] = load, sectors
+    else:
+        links = pool + S[H_REQUESTS] * REQUEST + S[H_LOADS] * LOAD
+        link = _take(S, links, base + SM_LINK, base + SM_LINKS_USED, LINK, LK_NEXT)
+        k = links + link * LINK
+        S[k + LK_LOAD], S[k + LK_SECTORS], S[k + LK_NEXT] = load, sectors, S[r + RQ_WAITERS]
+        S[r + RQ_WAITERS] = link
     S[base + SM_SECTORS] += sectors
     S[pool + S[H_REQUESTS] * REQUEST + load * LOAD + LD_LEFT] += 1
 
@@ -494,6 +498,19 @@ def _stalled(S, base, t):
 
 
 @njit
+def _part_of_load(S, base, loads, load, sectors, time):
+    """Sectors that a load has waited for can be read from `time` on."""
+    d = loads + load * LOAD
+    S[base + SM_SECTORS] -= sectors
+    S[d + LD_TIME] = max(S[d + LD_TIME], time)
+    S[d + LD_LEFT] -= 1
+    if S[d + LD_LEFT] == 0:
+        _finish(S, base, S[d + LD_WARP], S[d + LD_DST], S[d + LD_REGS], S[d + LD_TIME])
+        S[d + LD_LEFT] = S[base + SM_LOAD]
+        S[base + SM_LOAD] = load
+
+
+@njit
 def respond(S, sm, base, tag, t):
     """The memory system answers a request of an SM at cycle t. tag: without the SM's number."""
     kind, number = tag & 3, tag >> 2
@@ -528,19 +545,12 @@ def respond(S, sm, base, tag, t):
                     S[x + s] = VALID
         elif kind == RQ_ATOM:
             time += S[H_ATOM_EXTRA]
+        _part_of_load(S, base, loads, S[r + RQ_LOAD], S[r + RQ_LOAD_SECTORS], time)
         link = S[r + RQ_WAITERS]
         while link >= 0:
             k = links + link * LINK
             after = S[k + LK_NEXT]
-            load = S[k + LK_LOAD]
-            d = loads + load * LOAD
-            S[base + SM_SECTORS] -= S[k + LK_SECTORS]
-            S[d + LD_TIME] = max(S[d + LD_TIME], time)
-            S[d + LD_LEFT] -= 1
-            if S[d + LD_LEFT] == 0:
-                _finish(S, base, S[d + LD_WARP], S[d + LD_DST], S[d + LD_REGS], S[d + LD_TIME])
-                S[d + LD_LEFT] = S[base + SM_LOAD]
-                S[base + SM_LOAD] = load
+            _part_of_load(S, base, loads, S[k + LK_LOAD], S[k + LK_SECTORS], time)
             S[k + LK_NEXT] = S[base + SM_LINK]
             S[base + SM_LINK] = link
             link = after
