@@ -41,8 +41,8 @@ NEUTRAL: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
         "noc": {"noc.header_bytes": 0, "noc.sm_out_bytes": 0, "noc.sm_in_bytes": 0, "noc.request_latency": 0,
                 "noc.response_latency": 0},
         # L2: one partition, atomics as fast as stores, slices without a limit on bytes, misses or lines to write back.
-        "l2": {"sm.atomic.extra_latency": 0, "l2.partitions": 1, "l2.link_latency": 0, "l2.link_bytes": 0, "l2.slice_bytes": 0, "l2.mshrs": 4095,
-               "l2.write_buffers": 4095},
+        "l2": {"l2.partitions": 1, "l2.link_latency": 0, "l2.link_bytes": 0, "l2.slice_bytes": 0, "l2.mshrs": 4095,
+               "l2.write_buffers": 4095, "sm.atomic.extra_latency": 0},
         # Virtual memory: translation costs nothing.
         "tlb": {"tlb.entries": 0, "tlb.miss_latency": 0},
         # DRAM: no latency and no rule but one: a channel's pseudo-channels share a command bus, so that each channel
