@@ -9,8 +9,8 @@ from programs.microbench.chase import LINE_BYTES
 
 BARRIER_BYTES = 16  # of shared memory, in front of the tile; tiles are aligned to as much
 SHORT, LONG = 16, 144  # copies of the two launches whose difference counts
-FEW, MORE, MORE_BYTES = 8, 16, 1 << 16  # the same where all SMs copy: at least so many, or so many bytes, more
-FOOTPRINT = 1 << 28  # bytes, a power of two
+FEW, MORE, MORE_BYTES = 8, 24, 1 << 17  # the same where all SMs copy: at least so many, or so many bytes, more
+FOOTPRINT = 1 << 28  # bytes that a launch goes round in, a power of two; two launches have their own
 STEP_LINES = 40503  # odd: a walk of so many lines at a time meets every line of the footprint
 BASE = 1 << 21
 
@@ -44,7 +44,7 @@ def bulk_kernel() -> Kernel:
 
 
 def _difference(chip: Chip, runs: list[Run]) -> int:
-    before, after = spans(run_steps(chip, make_program(chip, runs, 256, FOOTPRINT))[0])[-2:]
+    before, after = spans(run_steps(chip, make_program(chip, runs, 256, 2 * FOOTPRINT))[0])[-2:]
     return after - before
 
 
@@ -63,9 +63,8 @@ def bulk_latency(chip: Chip, cold: bool) -> float:
 def bulk_rate(chip: Chip, tile: int, ctas: int) -> float:
     """Bytes a second while `ctas` CTAs an SM copy tiles from DRAM, one at a time each."""
     kernel, grid = bulk_kernel(), int(chip["core.sms"]) * ctas
-    half = FOOTPRINT // 2  # the two launches read different memory
     more = max(MORE, MORE_BYTES // tile)
     cycles = _difference(chip, [
-        Run(kernel, grid, 32, (BASE + place * half, tile, tile * grid, copies), BARRIER_BYTES + tile)
+        Run(kernel, grid, 32, (BASE + place * FOOTPRINT, tile, tile * grid, copies), BARRIER_BYTES + tile)
         for place, copies in enumerate((FEW, FEW + more))])
     return tile * grid * more * chip.clock_hz / cycles
