@@ -5,12 +5,15 @@ a replay, launch edges included. Where the weights of all copies could stay in L
 else one product from cold memory is the same. An attention call is replayed on the same K and V.
 
 The cut of a product is chosen by trial where its weights are few: the planner's best candidates run once
-each, and the fastest one is measured. Of a large product the best by estimate is taken.
+each, and the fastest one is measured. Of a large product the best by estimate is taken. An attention call
+of many query heads a KV head is tried with half and with twice the planner's keys a CTA, and with half of
+its copies in flight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from tools.cases import Case
 
 TRIAL_BYTES = 40_000_000  # weights of products whose cut is chosen by trial
+TRIAL_BYTES_ATTENTION = 160_000_000  # K and V of calls of which other cuts are tried
 
 
 def check_machine(chip: Chip) -> None:
@@ -118,15 +122,24 @@ def chosen_plan(chip: Chip, m: int, n: int, k: int, form: str, copies: int) -> G
 
 def _attention(chip: Chip, case: Case) -> dict[str, Any]:
     from programs.gpu.lone_attention import WORDS, attention_program
-    from programs.gpu.plan import Limits, plan_attention
+    from programs.gpu.plan import KEY_BLOCK, Limits, plan_attention
 
     batch, kv_len, q_heads, kv_heads, head_dim = case.numbers("batch", "kv_len", "q_heads", "kv_heads", "head_dim")
     if q_heads % kv_heads:
         raise ValueError(f"q_heads {q_heads} is no multiple of kv_heads {kv_heads}")
     form = WORDS[case["kv_dtype"]]
-    plan = plan_attention(batch, kv_heads, q_heads // kv_heads, head_dim, kv_len, Limits.of(chip))
+    limits = Limits.of(chip)
+    shape = (batch, kv_heads, q_heads // kv_heads, head_dim, kv_len, limits)
+    first = plan_attention(*shape)
     moved = 4 * batch * kv_len * kv_heads * head_dim
-    step = _replayed(chip, attention_program(chip, plan, form), warm=moved < 2 * l2_capacity_bytes(chip))
+    found = [first]
+    if first.blocks > 1 and moved <= TRIAL_BYTES_ATTENTION:  # else memory decides, whatever the cut
+        splits = [split for split in (first.split // 2, 2 * first.split) if KEY_BLOCK <= split < 2 * kv_len]
+        found += [plan_attention(*shape, split) for split in splits if split % (first.warps * KEY_BLOCK) == 0]
+        found += [replace(plan, slots=plan.slots // 2) for plan in list(found) if plan.slots > 2]
+    warm = moved < 2 * l2_capacity_bytes(chip)
+    steps = [_replayed(chip, attention_program(chip, plan, form), warm) for plan in found]
+    step = min(steps, key=lambda one: one.cycles)
     macs = 2 * batch * kv_len * q_heads * head_dim
     parts = _parts(chip, form, macs, moved, moved <= l2_capacity_bytes(chip))
     return _outcome(chip, step.cycles, step.traffic, parts)

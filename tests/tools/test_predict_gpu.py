@@ -91,3 +91,22 @@ def test_operations_have_the_columns_of_the_contract() -> None:
     names = {op: tuple(c.name for c in row.columns) for op, row in OPERATIONS["gpu"].items()}
     assert names["gemm"] == ("m", "n", "k", "dtype", "weight_copies")
     assert names["decode_attention"] == ("batch", "kv_len", "q_heads", "kv_heads", "head_dim", "kv_dtype")
+
+
+def test_a_call_of_many_query_heads_tries_other_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen query heads a KV head: the fastest of several splits is told, none of them faster than it."""
+    from tools import predict_gpu
+
+    seen: list[int] = []
+    original = predict_gpu._replayed
+
+    def replayed(*arguments: object) -> object:
+        step = original(*arguments)  # type: ignore[arg-type]
+        seen.append(step.cycles)
+        return step
+
+    monkeypatch.setattr(predict_gpu, "_replayed", replayed)
+    found = measured("h100_sxm", op="decode_attention", batch="1", kv_len="2048", q_heads="16", kv_heads="1",
+                     head_dim="128")
+    assert len(seen) >= 2 and len(set(seen)) > 1
+    assert found["cycles"] == min(seen)
