@@ -92,8 +92,8 @@ REASONS: dict[str, dict[str, str]] = {
     "loaded 8 an SM": {"h100_sxm": _TAIL},
     "loaded 32 an SM": {"h100_sxm": _TAIL},
     "loaded 64 an SM": {"h100_sxm": _TAIL},
-    "grid barrier": {"a100_sxm": "a barrier ends with a poll of L2, and polls are 0.15 us apart: where the last arrival "
-                                 "falls between two of them decides"},
+    "grid barrier": {"a100_sxm": "a barrier ends with a poll of L2, and polls are 0.15 us apart: where the last "
+                                 "arrival falls between two of them decides"},
     "graph 4 MB": {"a100_sxm": "a MB more costs the real A100 three times what it costs an H200, though their L2 rates "
                                "are alike per SM: why is not known"},
 } | {

@@ -23,7 +23,6 @@ from tools.predict import predict, read_table
 from tools.validate_rows import COLUMNS, Measured, class_name, fit_line, read_measured, sample, trivial_us
 
 MODELS = ("emulated", "trivial", "line")
-DEFAULT_ROWS = 60
 
 
 @dataclass

@@ -8,7 +8,8 @@ import click
 
 from tools import console
 from tools.options import json_option, set_option
-from tools.validate import DEFAULT_ROWS
+
+DEFAULT_ROWS = 60  # of each file, data type and size class
 
 
 @click.command("validate", short_help="Emulated kernels beside measured ones, and how far they are off.")
