@@ -78,8 +78,8 @@ class GpuRecorder:
         self.original = self.engine.advance
         self.engine.advance = self.advance  # type: ignore[method-assign]
 
-    def advance(self, kernel: int, events: int = 0) -> int:
-        """FastEngine.advance for one event cycle, writing down what was issued in it."""
+    def advance(self, kernel: int, windows: int = 0, cycles: int | None = None) -> int:
+        """FastEngine.advance for one cycle in which something happens, writing down what was issued in it."""
         engine, y = self.engine, self.engine.layout
         cycle = engine.now - self.start
         if cycle >= self.window[1] and self.first is not None:
@@ -87,7 +87,7 @@ class GpuRecorder:
         busy = engine.subs[:, :, y.SUB_REASONS].copy()
         warps = engine.blocks[:, y.SM_WARPS : y.SM_WARPS + y.WARP * y.MAX_WARPS].reshape(len(busy), y.MAX_WARPS, y.WARP)
         counters = warps[:, :, y.W_PC].copy()
-        outcome = int(self.original(kernel, 1))
+        outcome = int(self.original(kernel, 1, 1))
         for sm, sub in np.argwhere(engine.subs[:, :, y.SUB_REASONS] != busy).tolist():
             if self.first is None:
                 self.first = cycle

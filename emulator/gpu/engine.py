@@ -59,6 +59,7 @@ from emulator.gpu.layout import (
     H_U_REGISTERS,
     H_U_SHARED,
     H_WARPS,
+    H_WINDOW,
     HEADER,
     LIVE,
     NEVER,
@@ -104,7 +105,6 @@ from emulator.gpu.layout import (
     W_WAITS,
     W_WARP,
     WARP,
-    WINDOW_MAX,
 )
 from emulator.gpu.lsu import lsu_step, respond
 from emulator.gpu.timing import MAX_WARPS
@@ -348,7 +348,7 @@ def run_kernel(S, U, F, D, M, budget):
     t = S[H_NOW]
     for _ in range(budget):
         memory.advance(M, t)
-        end = min(memory.horizon(M, t), t + WINDOW_MAX)
+        end = min(memory.horizon(M, t), t + S[H_WINDOW])
         S[H_START_OF_WINDOW] = t
         _answers(S, M, end)
         failed = _run_window(S, U, F, D, t, end)

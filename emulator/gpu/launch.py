@@ -129,10 +129,12 @@ class FastEngine:
         y = self.layout
         return {name: int(self.blocks[:, y.SM_BULK_CYCLES + i].sum()) for i, name in enumerate(y.BULK_STATES)}
 
-    def advance(self, kernel: int, windows: int = WINDOWS_PER_CALL) -> int:
-        """Run the kernel that is set up for at most `windows` windows of some hundred cycles; its outcome."""
+    def advance(self, kernel: int, windows: int = WINDOWS_PER_CALL, cycles: int | None = None) -> int:
+        """Run the kernel that is set up for at most `windows` windows, each of at most `cycles` cycles (by itself as
+        long as nothing that one SM does can reach another); its outcome. Windows change no result."""
         from emulator.gpu.engine import run_kernel
 
+        self.S[self.layout.H_WINDOW] = cycles or self.layout.WINDOW_MAX
         outcome: int = run_kernel(self.S, self.U, self.F, self.tables[kernel], self.M, windows)
         return outcome
 
