@@ -155,7 +155,7 @@ BENCHES: dict[str, Bench] = {
         _kernels("chase", ("shared_chase_kernel", ()))),
     "l2": Bench(
         "latency of L2 by footprint", ("l2 near", "l2 far", "l2 knee"), _l2,
-        _kernels("chase", ("read_kernel", ()), ("chase_kernel", (32, 1)))),
+        _kernels("chase", ("chase_kernel", (32, 1)))),
     "dram": Bench(
         "latency of single loads from DRAM", ("dram mean", "dram p10", "dram p50", "dram p90", "dram p99"), _dram,
         _kernels("chase", ("read_kernel", ()), ("chase_kernel", (32, 1)))),

@@ -80,13 +80,10 @@ PUBLISHED: dict[str, dict[str, Figure]] = {
 }  # fmt: skip
 
 # Row -> chip -> why the emulated figure is further off than the tolerance.
-_FAR = ("the mean of near homes and of far ones, an L2 hit and two ways over the link; the measured plateau lies above "
-        "both, so above half of its size the real L2 does more than cross the link: what is not known")
 _TAIL = "a chase waits for rows, refresh and queues only here; what else lengthens the measured tail is not known"
 _TILE = ("measured copies cost about 64 cycles a KB beyond the first, as if an engine asked for 16 bytes a cycle; "
          "here it asks for a line a cycle")
 REASONS: dict[str, dict[str, str]] = {
-    "l2 far": {"a100_sxm": _FAR, "h100_sxm": _FAR, "h200_sxm": _FAR},
     "dram p50": {"h100_sxm": "near and far homes make two peaks of equal height: the median falls on either"},
     "dram p99": {"h100_sxm": _TAIL},
     "loaded 8 an SM": {"h100_sxm": _TAIL},

@@ -57,20 +57,18 @@ def shared_latency(chip: Chip) -> float:
 
 
 def l2_latency(chip: Chip, footprint: int) -> float:
-    """Mean cycles of a chase over random lines of a footprint that its SM has read twice before.
+    """Mean cycles of a chase around all lines of a footprint in random order, after it has been around once.
 
-    footprint: bytes, a multiple of 8192. The chases take lines that no other takes, so none hits L1.
+    footprint: bytes, a multiple of 8192. No line is met twice in a launch, so none hits L1.
     """
     memory = np.zeros(footprint + READ_BYTES, dtype=np.uint8)
-    order = ring(SHORT + LONG + 2, footprint // LINE_BYTES, 2)
+    lines = footprint // LINE_BYTES
+    order = ring(lines, lines, 2)
+    link(memory[:footprint], order)
     starts = memory[footprint:].view(np.int32)
-    parts = order[: SHORT + 1], order[SHORT + 1 :]
-    for at, part in enumerate(parts):
-        link(memory[:footprint], part)
-        starts[32 * at : 32 * at + 32] = part[0]
-    chase, read = chase_kernel(lanes=1), read_kernel()
-    runs = [Run(read, 1, READERS, (0, footprint + READ_BYTES))] * 2
-    runs += [Run(chase, 1, 32, (0, footprint + LINE_BYTES * at, len(part) - 1)) for at, part in enumerate(parts)]
+    starts[:32], starts[32:64] = order[0], order[SHORT]
+    chase = chase_kernel(lanes=1)
+    runs = [Run(chase, 1, 32, (0, footprint + at, steps)) for at, steps in ((0, lines), (0, SHORT), (LINE_BYTES, LONG))]
     return slope(chip, runs, memory, LONG - SHORT)
 
 
