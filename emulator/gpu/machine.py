@@ -116,13 +116,14 @@ class GpuMachine:
             host = 4 * len(ids)
         check_room(self)
         start = self.engine.now
+        whole = not self.program.meta.get("part_of_step")  # some layers alone: the graph's start is elsewhere
         cycles, reasons, bulk = 0, np.zeros_like(self.engine.reasons()), dict.fromkeys(self.engine.bulk_cycles(), 0)
         records, counted, memory = [], [], []
         for at, times in enumerate(repeats([one.node for one in self.text.launches], sample_layers)):
             if times == 0:
                 continue
             now, reasons_before, bulk_before = self.engine.now, self.engine.reasons(), self.engine.bulk_cycles()
-            gap = self.timing.gap(self.launch_mode, self.text.launches[at].shared_bytes, at == 0)
+            gap = self.timing.gap(self.launch_mode, self.text.launches[at].shared_bytes, at == 0 and whole)
             run = self.engine.run(at, self.text.launches[at], self.shapes[at], gap)
             _check_conservation(run)
             records.append(self._record(at, run, start, times))

@@ -333,6 +333,6 @@ class _Compiler:
         self._record()
         meta = {
             "model": self.stored.name, "batch": self.batch, "context": self.context, "layers": list(self.layers),
-            "timing_only": self.timing_only,
+            "timing_only": self.timing_only, "part_of_step": not self.whole,
         }
         return self.launches.program(self.chip, self.arena.close(), self.arena.tensors, meta)

@@ -314,6 +314,8 @@ def test_a_graph_starts_late_and_a_kernel_with_shared_memory_later_than_one_with
         kernels = GpuMachine(program, chip, launch=mode).step().kernels
         assert kernels[0]["start"] == gap + once
         assert [after["start"] - before["end"] for before, after in zip(kernels, kernels[1:])] == [gap + 5, gap]
+        program.meta["part_of_step"] = True  # layers alone
+        assert GpuMachine(program, chip, launch=mode).step().kernels[0]["start"] == gap
 
 
 # -- both engines on the small chip ------------------------------------------------------------------------
