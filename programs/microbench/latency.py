@@ -68,7 +68,8 @@ def l2_latency(chip: Chip, footprint: int) -> float:
     starts = memory[footprint:].view(np.int32)
     starts[:32], starts[32:64] = order[0], order[SHORT]
     chase = chase_kernel(lanes=1)
-    runs = [Run(chase, 1, 32, (0, footprint + at, steps)) for at, steps in ((0, lines), (0, SHORT), (LINE_BYTES, LONG))]
+    turns = ((LINE_BYTES, 0), (0, lines), (0, SHORT), (LINE_BYTES, LONG))  # the first brings a start into L2
+    runs = [Run(chase, 1, 32, (0, footprint + at, steps)) for at, steps in turns]
     return slope(chip, runs, memory, LONG - SHORT)
 
 
