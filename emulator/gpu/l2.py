@@ -115,6 +115,16 @@ def append(M, first, e):
 
 
 @njit
+def place_of(M, line):
+    """Where the address map puts a line: line of its pseudo-channel << PC_BITS | pseudo-channel."""
+    shift = M[CHUNK_SHIFT]
+    total = M[D + dram.TOTAL_PC]
+    chunk = scramble(line >> shift, M[D + dram.SCRAMBLE_BITS], total, M[D + dram.STRIDE])
+    high = chunk // total
+    return (high << shift | line & (1 << shift) - 1) << PC_BITS | chunk - high * total
+
+
+@njit
 def _partner(M, number):
     half = M[SLICES] >> 1
     return number + half if number < half else number - half
@@ -195,13 +205,8 @@ def _to_dram(M, t, place, line, mask, write, set_at):
 def _write_back(M, s, set_at, word, t):
     """Send the dirty sectors of an evicted line to DRAM."""
     line = word >> LINE_AT
-    shift = M[CHUNK_SHIFT]
-    total = M[D + dram.TOTAL_PC]
-    chunk = scramble(line >> shift, M[D + dram.SCRAMBLE_BITS], total, M[D + dram.STRIDE])
-    high = chunk // total
-    local = high << shift | line & (1 << shift) - 1
     M[s + S_BUFFERS] -= 1
-    _to_dram(M, t, local << PC_BITS | chunk - high * total, line, word >> DIRTY & 15, ONE, set_at)
+    _to_dram(M, t, place_of(M, line), line, word >> DIRTY & 15, ONE, set_at)
     M[N_L2_WRITEBACK] += sectors(word >> DIRTY & 15)
 
 

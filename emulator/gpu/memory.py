@@ -13,15 +13,13 @@ from __future__ import annotations
 import numpy as np
 
 from emulator.dram import layout as dram
-from emulator.dram.address import scramble
 from emulator.dram.controller import run_channel
 from emulator.dram.layout import INF
-from emulator.gpu.l2 import run_slice, sectors, through_port
+from emulator.gpu.l2 import place_of, run_slice, sectors, through_port
 from emulator.gpu.memory_layout import (
     ARRIVE_N,
     ARRIVE_RING,
     ARRIVE_T,
-    CHUNK_SHIFT,
     DONE,
     DUE_N,
     DUE_RING,
@@ -131,12 +129,8 @@ def request(M, now, sm, line, mask, write, tag):
     M[N_REQUESTS] += 1
     size = M[HEADER_BYTES] + write * SECTOR_BYTES * sectors(mask)
     t = through_port(M, M[OUT_PORT] + sm, M[OUT_BYTES], now, size) + M[TO_SLICE] + _translate(M, sm, line)
-    shift = M[CHUNK_SHIFT]
-    total = M[D + dram.TOTAL_PC]
-    chunk = scramble(line >> shift, M[D + dram.SCRAMBLE_BITS], total, M[D + dram.STRIDE])
-    high = chunk // total
-    pc = chunk - high * total
-    local = high << shift | line & (1 << shift) - 1
+    place = place_of(M, line)
+    pc = place & (1 << PC_BITS) - 1
     split = M[PCS_SHIFT]
     number = pc >> split
     flags = mask | write << 4 | sm << SM_AT
@@ -148,13 +142,13 @@ def request(M, now, sm, line, mask, write, tag):
                 t += M[LINK_LATENCY]
             else:
                 number += half if number < half else -half
-    dense = local << split | pc & (1 << split) - 1
+    dense = place >> PC_BITS << split | pc & (1 << split) - 1
     M[e + R_TIME] = t
     M[e + R_LINE] = line
     M[e + R_FLAGS] = flags
     M[e + R_TAG] = tag
     M[e + R_SET] = S_WORDS + 2 * M[MSHRS] + (dense & M[SET_MASK]) * M[WAYS]
-    M[e + R_PLACE] = local << PC_BITS | pc
+    M[e + R_PLACE] = place
     wake = M[WAKE] + number // M[SLICES_PER_CHANNEL]
     M[wake] = min(M[wake], t)
     # Into the slice's queue, in order of arrival; at the same time the lower SM first.
