@@ -121,8 +121,9 @@ def chosen_plan(chip: Chip, m: int, n: int, k: int, form: str, copies: int) -> G
 
 
 def _attention(chip: Chip, case: Case) -> dict[str, Any]:
+    from programs.gpu.attention_plan import KEY_BLOCK, plan_attention
     from programs.gpu.lone_attention import WORDS, attention_program
-    from programs.gpu.plan import KEY_BLOCK, Limits, plan_attention
+    from programs.gpu.plan import Limits
 
     batch, kv_len, q_heads, kv_heads, head_dim = case.numbers("batch", "kv_len", "q_heads", "kv_heads", "head_dim")
     if q_heads % kv_heads:

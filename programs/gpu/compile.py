@@ -18,6 +18,7 @@ from isa.angles import cos_sin
 from isa.program import Program, Tensor
 from programs.decode.stored import StoredModel
 from programs.errors import CapacityError
+from programs.gpu.attention_plan import plan_attention
 from programs.gpu.kernels.attention import attention_kernel
 from programs.gpu.kernels.combine import WARPS as COMBINE_WARPS
 from programs.gpu.kernels.combine import combine_kernel, combine_shared_bytes
@@ -35,7 +36,6 @@ from programs.gpu.plan import (
     LinearPlan,
     PlanError,
     ceil_div,
-    plan_attention,
     plan_linear,
     round_up,
 )

@@ -11,13 +11,13 @@ import numpy as np
 from emulator.chip import Chip
 from isa.program import Program
 from programs.errors import CapacityError
+from programs.gpu.attention_plan import AttentionPlan
 from programs.gpu.kernels.append import append_grid, append_kernel, append_warps
 from programs.gpu.kernels.attention import attention_kernel
 from programs.gpu.kernels.combine import WARPS as COMBINE_WARPS
 from programs.gpu.kernels.combine import combine_kernel, combine_shared_bytes
 from programs.gpu.launches import Launches
 from programs.gpu.layout import Arena
-from programs.gpu.plan import AttentionPlan
 
 WORDS = {"bfloat16": "bf16", "float16": "f16"}  # K and V type of a case -> number type
 

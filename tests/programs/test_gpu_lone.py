@@ -8,10 +8,11 @@ import pytest
 from emulator.chip import load_chip
 from emulator.run import load
 from isa import formats
+from programs.gpu.attention_plan import AttentionPlan, plan_attention
 from programs.gpu.gemm_plan import GemmPlan, candidates
 from programs.gpu.lone_attention import attention_program
 from programs.gpu.lone_gemm import gemm_program
-from programs.gpu.plan import AttentionPlan, Limits, PlanError, plan_attention
+from programs.gpu.plan import Limits, PlanError
 
 ERROR = {"bf16": 4e-3, "f16": 1e-3, "e4m3": 0.06, "s8": 0.02}  # of the largest output; 8 bits: x is rounded to 4 or 8
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from isa.builder import Kernel
+from programs.gpu.attention_plan import AttentionPlan
 from programs.gpu.kernels.common import add_offset, below, scale_offset, thread, uniform_divide
-from programs.gpu.plan import AttentionPlan
 
 UNIT_BYTES = 16  # of a lane
 WARPS_MAX = 16

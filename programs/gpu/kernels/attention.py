@@ -13,6 +13,7 @@ A lane holds columns (heads) 2 (lane % 4) and + 1 of S and of O^T alike, so resc
 from __future__ import annotations
 
 from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
+from programs.gpu.attention_plan import KEY_BLOCK, AttentionPlan
 from programs.gpu.kernels.common import (
     LOG2_E,
     WINDOW,
@@ -28,7 +29,7 @@ from programs.gpu.kernels.common import (
     thread,
     uniform_divide,
 )
-from programs.gpu.plan import COLUMNS, KEY_BLOCK, TILE_BYTES, AttentionPlan, ceil_div
+from programs.gpu.plan import COLUMNS, TILE_BYTES, ceil_div
 
 LOWEST = -1e30  # a score below every score; finite, so that differences stay finite
 ROW_MASKS = (4, 8, 16)  # lanes that hold the same heads
