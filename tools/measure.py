@@ -338,7 +338,7 @@ def no_values() -> dict[str, Any]:
 def checked_values(ready: Prepared, result: Result) -> dict[str, Any]:
     """What was generated, and how it compares with the float64 oracle of the same stored weights."""
     from programs.decode.reference import check_agreement
-    from programs.lpu.shard import with_parts
+    from programs.shard import with_parts
 
     stored = with_parts(ready.stored, ready.program.meta.get("tensor_parallel", 1))
     check = check_agreement(stored, ready.prompts, result.token_ids, chosen_logits(ready.prompts, result))

@@ -29,8 +29,8 @@ from programs.lpu.partition import attention_layout, linear_plans, natural
 from programs.lpu.place import Fill, Placer
 from programs.lpu.ports import PortTimes
 from programs.lpu.schedule import Dst, Mem, Scheduler
-from programs.lpu.shard import share, share_shapes
 from programs.lpu.stage import TABLE_ROWS, Piece, Stage, Units, weight_format
+from programs.shard import share, share_shapes
 
 Sent = tuple[tuple[str, int], ...]  # what crosses from stage to stage, in order: (name, vector)
 

@@ -13,8 +13,8 @@ from emulator.lpu.geometry import Geometry
 from emulator.lpu.system import NODE
 from programs.decode.stored import StoredModel
 from programs.errors import CapacityError
-from programs.lpu.shard import RANKS, check_ranks, share_shapes
 from programs.lpu.stage import Piece, Stage, Units
+from programs.shard import RANKS, check_ranks, share_shapes
 
 HEADROOM = 0.01  # share of a chip that tables, scratch and instructions need at least
 EVEN = 1.25  # stages are even enough when the fullest one is at most so many times the mean

@@ -17,11 +17,11 @@ from programs.decode.stored import SCHEMES, StoredModel, store
 from programs.errors import CapacityError
 from programs.lpu.kernels.network import address_maps
 from programs.lpu.partition import dealt
-from programs.lpu.shard import head_numbers, share, share_config, share_shapes, with_parts
 from programs.lpu.split import EVEN, Fitter, balanced, choose_split, cut_levels
 from programs.lpu.stage import Stage, Units
 from programs.lpu.system import SYSTEM, chip_groups, compile_lpu
 from programs.models.checkpoint import load_model
+from programs.shard import head_numbers, share, share_config, share_shapes, with_parts
 from tests.models import AWKWARD, random_llama
 
 CHIP = load_chip("groq_tsp_v1")

@@ -2,7 +2,7 @@
 
 Query heads, their KV heads, feed-forward rows and the vocabulary are split; the hidden state, norms and
 positions are whole on every rank. o and down then give partial sums, which the ranks add up. All shares
-have the same shape (short ones end in zeros), so that one schedule serves every rank.
+have the same shape (short ones end in zeros), so that one schedule or one set of kernels serves every rank.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from programs.decode.stored import StoredLinear, StoredModel, linear_shapes
 from programs.errors import CapacityError
 from programs.models.config import ModelConfig
 
-RANKS = (1, 2, 4, 8)  # chips of a node that may share a layer: port i leads to chip r XOR i
+RANKS = (1, 2, 4, 8)  # chips of a node that may share a layer: what is i away from rank r is rank r XOR i
 
 
 def check_ranks(ranks: int) -> None:
@@ -26,8 +26,8 @@ def check_ranks(ranks: int) -> None:
                             f"chips of one node; the nearest that works is {nearest}", None)
 
 
-def share_config(c: ModelConfig, ranks: int, lanes: int) -> ModelConfig:
-    """Config of one rank's share; its vocabulary is whole vectors."""
+def share_config(c: ModelConfig, ranks: int, lanes: int = 1) -> ModelConfig:
+    """Config of one rank's share; its vocabulary is whole vectors of `lanes`."""
     if ranks == 1:
         return c
     keys, per_key, queries = _heads(c, ranks)
@@ -53,7 +53,7 @@ def head_numbers(c: ModelConfig, rank: int, ranks: int) -> tuple[np.ndarray, np.
     return query.ravel(), np.where(key < c.kv_heads, key, -1)
 
 
-def share_shapes(stored: StoredModel, ranks: int, lanes: int) -> StoredModel:
+def share_shapes(stored: StoredModel, ranks: int, lanes: int = 1) -> StoredModel:
     """A rank's share without values."""
     config = share_config(stored.config, ranks, lanes)
     shapes = linear_shapes(config)
@@ -64,8 +64,8 @@ def share_shapes(stored: StoredModel, ranks: int, lanes: int) -> StoredModel:
     return replace(stored, config=config, linears=linears, embed=None)
 
 
-def share(stored: StoredModel, rank: int, ranks: int, lanes: int) -> StoredModel:
-    """A rank's share with its values. The embedding keeps all columns and the rank's rows of the vocabulary."""
+def share(stored: StoredModel, rank: int, ranks: int, lanes: int = 1, whole_embedding: bool = False) -> StoredModel:
+    """A rank's share with its values. The embedding keeps the rank's rows of the vocabulary, or all of them."""
     if ranks == 1:
         return stored
     whole, config = stored.config, share_config(stored.config, ranks, lanes)
@@ -80,7 +80,8 @@ def share(stored: StoredModel, rank: int, ranks: int, lanes: int) -> StoredModel
         short = name.rpartition(".")[2]
         linears[name] = _part(one, rows[short], columns.get(short))
     assert stored.embed is not None
-    return replace(stored, config=config, linears=linears, embed=_take(stored.embed, words))
+    embed = stored.embed if whole_embedding else _take(stored.embed, words)
+    return replace(stored, config=config, linears=linears, embed=embed)
 
 
 def with_parts(stored: StoredModel, ranks: int) -> StoredModel:
