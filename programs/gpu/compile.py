@@ -192,7 +192,7 @@ class _Compiler:
         return self.arena.place("embed", self.scheme.embed, (c.vocab, c.hidden), "weight", pitch=pitch, data=data)
 
     def _linear(self, name: str, short: str) -> None:
-        """Packed weights, and scales and biases in item order."""
+        """Weights row by row, and scales and biases in item order."""
         plan, linear, c = self.plans[short], self.stored.linears[name], self.config
         rows_a = np.arange(plan.outputs)
         rows_b = None
@@ -203,12 +203,12 @@ class _Compiler:
         elif short == "gate_up":
             rows_b = rows_a + c.ffn
         place, found = self.arena.place, {}
-        width = plan.rows * plan.k_bytes
         data = None
         if not self.timing_only:
             assert linear.values is not None
             data = pack_weights(plan, linear.values, item_rows(plan, rows_a, rows_b))
-        found["weights"] = place(name, "u8", (plan.passes * plan.grid, width), "weight", data=data)
+        found["weights"] = place(name, "u8", (plan.passes * plan.grid * plan.rows, plan.k_bytes), "weight",
+                                 data=data)
         numbers = plan.passes * plan.grid * plan.items
         parts = {"row_scales": linear.scale} if linear.has_scale else {}
         if linear.has_bias:

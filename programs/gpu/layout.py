@@ -1,8 +1,8 @@
-"""Where things lie in GPU memory: an arena of real and phantom allocations, and packed weights.
+"""Where things lie in GPU memory: an arena of real and phantom allocations, and weights row by row.
 
-Weights are packed in the order in which the machine reads them: time first. At one step all warps of
-all CTAs read neighbouring chunks, so that DRAM sees one long sequential stream; within a 512-byte tile
-the 16-byte units stand in LDSM order, so that copies are coalesced and LDSM is free of bank conflicts.
+Weights lie as a checkpoint has them, each row in one piece, padded to whole chunks. Only the order of
+rows is the kernels' own: rows that meet in one item (the halves of a rotated pair, gate and up) are in
+the same group.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Arena:
 
 
 def item_rows(plan: LinearPlan, rows_a: np.ndarray, rows_b: np.ndarray | None = None) -> np.ndarray:
-    """Original row of every packed row, -1 for padding: int64 [passes * grid * rows].
+    """Original row of every stored row, -1 for padding: int64 [passes * grid * rows].
 
     rows_a: original row of each output (or of a pair's first), rows_b: of a pair's second.
     """
@@ -81,16 +81,11 @@ def item_rows(plan: LinearPlan, rows_a: np.ndarray, rows_b: np.ndarray | None = 
 
 
 def pack_weights(plan: LinearPlan, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The packed weights, uint8 [plan.weight_bytes]. values: raw [out, in]; rows: from item_rows.
-
-    Order: pass, chunk, CTA, warp, k-step, row tile, then the four 8 x 16-byte matrices of an A
-    fragment: k half, row half, row, 16 bytes.
-    """
+    """The stored weights, uint8 [passes * grid * rows, k_bytes]. values: raw [out, in]; rows: from item_rows."""
     raw = np.ascontiguousarray(values).view(np.uint8).reshape(values.shape[0], -1)
     padded = np.zeros((len(rows), plan.k_bytes), dtype=np.uint8)
     padded[rows >= 0, :raw.shape[1]] = raw[rows[rows >= 0]]
-    split = padded.reshape(plan.passes, plan.grid, plan.tiles, 2, 8, plan.warps, plan.chunks, plan.ksteps, 2, 16)
-    return split.transpose(0, 6, 1, 5, 7, 2, 8, 3, 4, 9).reshape(-1)
+    return padded
 
 
 def per_item(plan: LinearPlan, values: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray | None = None) -> np.ndarray:

@@ -1,14 +1,14 @@
 """How the kernels are cut for one chip: a small planner from chip numbers, no search at run time.
 
-A linear layer is a stream of 512-byte weight tiles (16 rows x 32 bytes of k, one tensor-core A
-fragment) through shared memory:
+A linear layer is a stream of weights, row by row as a checkpoint has them, through shared memory:
 
-    group   `tiles` row tiles: what a CTA works on in one pass
-    warp    owns a contiguous range of k: `chunks` chunks of `ksteps` k-steps of 32 bytes
-    chunk   ksteps x tiles x 512 bytes: one copy group of a warp; `slots` of them are in flight
+    group   `tiles` row tiles of 16 rows: what a CTA works on in one pass
+    chunk   `ksteps` k-steps of 32 bytes, of all rows of the group: one copy group of a warp
+    warp    has every warps-th of a row's chunks, `chunks` of them; `slots` are in flight
     pass    group number cta + pass * grid
 
-Sums over the warps' k ranges are made in shared memory, in warp order.
+So the warps of a CTA read neighbouring pieces of a row at about one time. Sums over the warps' parts of
+k are made in shared memory, in warp order.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from math import inf
 from emulator.chip import Chip
 
 TILE_ROWS = 16
-TILE_BYTES = 512  # one A fragment: 16 rows x 32 bytes
+TILE_BYTES = 512  # one A fragment: 16 rows x 32 bytes; what one copy of a warp moves
+STAGE_BYTES = 128  # of a row, what lies together in shared memory: a line
 KSTEP_BYTES = 32  # k bytes of one MMA: 16 halves or 32 bytes
+FRAGMENT_KSTEPS = 4  # k-steps whose fragments a lane holds at a time
 COLUMNS = 8  # sequences in one B fragment
 COLUMN_BLOCKS_MAX = 8  # 64 sequences a launch
 ELEMENT_BYTES = {"f16": 2, "bf16": 2, "s8": 1, "e4m3": 1}
@@ -142,6 +144,26 @@ class LinearPlan:
         return self.ksteps * self.tiles * TILE_BYTES
 
     @property
+    def chunk_pitch(self) -> int:
+        """Bytes of a row in a chunk."""
+        return self.ksteps * KSTEP_BYTES
+
+    @property
+    def chunk_step(self) -> int:
+        """Bytes of a row from a warp's chunk to its next one."""
+        return self.warps * self.chunk_pitch
+
+    @property
+    def stage_ksteps(self) -> int:
+        """K-steps that lie together in shared memory: a chunk is [stage][row][bytes of the row]."""
+        return min(self.ksteps, STAGE_BYTES // KSTEP_BYTES)
+
+    @property
+    def copy_rows(self) -> int:
+        """Rows that one copy instruction takes."""
+        return TILE_ROWS // self.stage_ksteps
+
+    @property
     def blocks(self) -> int:
         """Column blocks of eight sequences."""
         return ceil_div(self.batch, COLUMNS)
@@ -157,7 +179,7 @@ class LinearPlan:
 
     @property
     def weight_bytes(self) -> int:
-        """Memory of the packed weights, padding included."""
+        """Memory of the weights, padding included."""
         return self.passes * self.grid * self.rows * self.k_bytes
 
     # Shared memory: x rows, sums of squares, scales | partial results, twice | rings.
@@ -256,7 +278,7 @@ def _cuts(outputs: int, k: int, weights: str, batch: int, paired: bool, fused: b
     total = ceil_div(k * ELEMENT_BYTES[weights], KSTEP_BYTES)
     for warps in (1, 2, 4, 8, 16):
         for tiles in (1, 2, 4):
-            for ksteps in (1, 2, 3, 4) if fused else (2, 4):
+            for ksteps in (1, 2, 4, 8, 16) if fused else (2, 4, 8, 16):
                 chunks = ceil_div(total, warps * ksteps)
                 groups = ceil_div(outputs, tiles * TILE_ROWS // (2 if paired else 1))
                 grid = min(sms, groups)
@@ -278,13 +300,15 @@ def _short(shape: tuple[int, int, str, int, bool], limits: Limits) -> str:
 
 
 def _fits(plan: LinearPlan, limits: Limits) -> bool:
-    fragments = 4 * plan.ksteps * plan.tiles + 4 * plan.blocks
+    fragments = 4 * min(plan.ksteps, FRAGMENT_KSTEPS) * plan.tiles + 4 * plan.blocks
+    sources = TILE_ROWS // plan.copy_rows * plan.tiles
     vectors = ceil_div(plan.k_padded, 128 * plan.warps)
-    registers = plan.accumulators + fragments + 48
+    registers = plan.accumulators + fragments + sources + 48
     return (
         plan.shared_bytes <= limits.shared_bytes
         and registers <= min(250, limits.registers // (32 * plan.warps))
         and plan.warps <= limits.warps_per_sm
         and plan.slots * plan.stage_bytes <= RING_BYTES_MAX
+        and (not plan.fused or min(plan.slots, plan.chunks) * plan.chunk_step <= RING_BYTES_MAX)
         and (not plan.fused or (vectors <= VECTORS_MAX and plan.warps * 32 * (8 * vectors + 70) <= limits.registers))
     )

@@ -1,6 +1,7 @@
 """The linear layer: weights stream through shared memory to the tensor cores, k split over warps.
 
-A warp keeps `slots` copy groups in flight and refills a slot as soon as it has multiplied it; nothing
+Weights lie row by row. Copies put the 16-byte units of a row's 128 bytes into shared memory crosswise
+(programs/gpu/kernels/swizzle.py), so that LDSM is free of bank conflicts. A warp keeps `slots` copy groups in flight and refills a slot as soon as it has multiplied it; nothing
 in the loop waits for another warp. After the last chunk of a group the warps leave their partial
 results in shared memory and the first threads add them in warp order and finish the layer: see
 programs/gpu/kernels/finish.py. Words of the plan are explained in programs/gpu/plan.py.
@@ -9,10 +10,19 @@ programs/gpu/kernels/finish.py. Words of the plan are explained in programs/gpu/
 from __future__ import annotations
 
 from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
-from programs.gpu.kernels.common import WINDOW, below, constant, reach, skip_idle_warps, thread
+from programs.gpu.kernels.common import WINDOW, add_offset, below, constant, reach, skip_idle_warps, thread
 from programs.gpu.kernels.finish import Finish, Item
 from programs.gpu.kernels.operand import FusedRows, Operand
-from programs.gpu.plan import COLUMNS, KSTEP_BYTES, TILE_BYTES, LinearPlan, ceil_div
+from programs.gpu.kernels.swizzle import Swizzle
+from programs.gpu.plan import (
+    COLUMNS,
+    FRAGMENT_KSTEPS,
+    KSTEP_BYTES,
+    STAGE_BYTES,
+    TILE_BYTES,
+    LinearPlan,
+    ceil_div,
+)
 
 
 def linear_kernel(name: str, plan: LinearPlan, operand: Operand, finish: Finish) -> Kernel:
@@ -48,17 +58,16 @@ class _Linear:
     def _registers(self) -> None:
         """What the copies need: pointers, shared addresses, how many passes this CTA has."""
         k, plan, t = self.kernel, self.plan, self.t
-        k.comment("this warp's chunks: weights + (cta * warps + warp) * chunk, one machine-wide step apart")
+        k.comment("this warp's chunks: every so many-th of the rows of group cta, cta + grid, ..")
         self.weights = k.parameter("weights")
         at = k.ureg("at")
-        k.UMULI(at, t.cta, plan.warps)
-        k.UADD(at, at, t.warp)
-        k.UMULI(at, at, plan.chunk_bytes)
+        k.UMULI(at, t.cta, plan.rows * plan.k_bytes)
         k.UADD(self.weights, self.weights, at)
-        self.step = plan.grid * plan.warps * plan.chunk_bytes
+        k.UMULI(at, t.warp, plan.chunk_pitch)
+        k.UADD(self.weights, self.weights, at)
         if not plan.fused:
             self.x_start, self.x_scales, self.x = k.parameter("x"), k.parameter("x_scales"), k.ureg("x_next")
-            k.UMULI(at, t.warp, plan.chunks * plan.x_chunk_bytes)
+            k.UMULI(at, t.warp, plan.x_chunk_bytes)
             k.UADD(self.x_start, self.x_start, at)
             k.UADD(self.x, self.x_start, UZERO)
         k.free(at)
@@ -73,6 +82,8 @@ class _Linear:
         k.ADDI("s32", ring, ring, plan.ring_at)
         k.free(warp)
         self.ring = ring
+        self.swizzle = Swizzle(plan.stage_ksteps)
+        self.sources = self.swizzle.sources(k, t.lane, plan.rows, plan.k_bytes)
         self.windows = []
         for i in range(ceil_div(plan.slots * plan.stage_bytes, WINDOW)):
             window = k.reg(f"window{i}")
@@ -102,15 +113,31 @@ class _Linear:
     def _copy(self, slot: int, guard: Pred | None) -> None:
         """Start one chunk's copies into a slot, close the group, step on."""
         k, plan = self.kernel, self.plan
-        for i in range(plan.stage_bytes // TILE_BYTES):
-            at = slot * plan.stage_bytes + i * TILE_BYTES
-            window, offset = self.windows[at // WINDOW], at % WINDOW - WINDOW // 2
-            source, first = (self.weights, 0) if i * TILE_BYTES < plan.chunk_bytes else (self.x, plan.chunk_bytes)
-            k.LDGSTS(window, offset, self.lane16, source, i * TILE_BYTES - first, guard=guard)
+        stages = plan.ksteps // plan.stage_ksteps
+        copies = [(source, stage) for source in range(len(self.sources)) for stage in range(stages)]
+        for source, stage in copies:  # neighbouring bytes of a row together: they lie in one row of DRAM
+            target, offset = self._window(slot, stage * len(self.sources) + source)
+            k.LDGSTS(target, offset, self.sources[source], self.weights, stage * STAGE_BYTES, guard=guard)
+        for i in range(plan.x_chunk_bytes // TILE_BYTES):
+            target, offset = self._window(slot, len(copies) + i)
+            k.LDGSTS(target, offset, self.lane16, self.x, i * TILE_BYTES, guard=guard)
         k.CPCOMMIT()
-        k.UADDI(self.weights, self.weights, self.step)
+        k.UADDI(self.weights, self.weights, plan.chunk_step)
         if not plan.fused:
-            k.UADDI(self.x, self.x, plan.x_chunk_bytes)
+            k.UADDI(self.x, self.x, plan.warps * plan.x_chunk_bytes)
+
+    def _window(self, slot: int, copy: int) -> tuple[Reg, int]:
+        """Register and offset of what copy instruction `copy` of a slot writes."""
+        at = slot * self.plan.stage_bytes + copy * TILE_BYTES
+        return self.windows[at // WINDOW], at % WINDOW - WINDOW // 2
+
+    def _next_group(self) -> None:
+        """The copies' pointers from behind a group's last chunk to the first of the CTA's next group."""
+        k, plan = self.kernel, self.plan
+        if plan.passes > 1:
+            add_offset(k, self.weights, self.weights, plan.grid * plan.rows * plan.k_bytes - plan.k_bytes)
+        if not plan.fused:
+            k.UADD(self.x, self.x_start, UZERO)
 
     def _fill(self) -> None:
         """The first `slots` chunks."""
@@ -124,8 +151,7 @@ class _Linear:
                 need = constant(k, "need", slot // plan.chunks)
                 k.SETP("GT", "s32", guard, passes, need)
                 k.free(need)
-                if not plan.fused:
-                    k.UADD(self.x, self.x_start, UZERO)
+                self._next_group()
             if slot == 0:
                 k.comment(f"fill the pipeline: {plan.slots} chunks of {plan.stage_bytes} bytes a warp")
             self._copy(slot, guard if passes is not None else None)
@@ -147,7 +173,7 @@ class _Linear:
             k.SHR(piece, t.lane, 3)
             k.SHL(piece, piece, 4)
             k.S2R(start, "WARPID")
-            k.MULI("s32", start, start, plan.chunks * plan.ksteps * KSTEP_BYTES)
+            k.MULI("s32", start, start, plan.chunk_pitch)
             k.ADD("s32", piece, piece, start)
             for block in range(plan.blocks):
                 row = k.reg(f"x_lane{block}")
@@ -158,6 +184,13 @@ class _Linear:
                 k.ADD("s32", row, row, piece)
                 self.x_lanes.append(row)
             k.free(piece, start)
+        k.comment("rows of the ring that this lane's LDSM addresses")
+        self.fragments = self.swizzle.fragments(k, t.lane)
+        ring = k.reg("ring_at")
+        k.SUB("s32", ring, self.ring, self.lane16)
+        for at in self.fragments:
+            k.ADD("s32", at, at, ring)
+        k.free(ring)
         self._partial_registers()
         self.accumulators = [[k.reg(f"acc{m}_{j}", 4) for j in range(plan.blocks)] for m in range(plan.tiles)]
 
@@ -205,10 +238,10 @@ class _Linear:
                 k.UADDI(count, count, -1)
                 self._segment(0, last=None, count=count)
                 for row in self.x_lanes:
-                    k.ADDI("s32", row, row, self.segment * plan.ksteps * KSTEP_BYTES)
+                    k.ADDI("s32", row, row, self.segment * plan.chunk_step)
                 k.UBR("GT", count, UZERO, loop)
                 for row in self.x_lanes:
-                    k.ADDI("s32", row, row, -plan.chunks * plan.ksteps * KSTEP_BYTES)
+                    k.ADDI("s32", row, row, -plan.k_bytes)
                 k.free(count)
             self._sum()
             if plan.passes > 1:
@@ -228,15 +261,15 @@ class _Linear:
     def _segment(self, slot: int, last: bool | None, count: UReg | None = None) -> None:
         """`segment` chunks from slot on. last: whether refills start the next group's x; None: ask count."""
         k, plan = self.kernel, self.plan
-        if not plan.fused:
+        if not plan.fused or plan.passes > 1:
             if last is None:
                 assert count is not None
                 keep = k.fresh("keep")
                 k.UBR("GT", count, UZERO, keep)
-                k.UADD(self.x, self.x_start, UZERO)
+                self._next_group()
                 k.label(keep)
             else:
-                k.UADD(self.x, self.x_start, UZERO)
+                self._next_group()
         k.SETP("LT", "s32", self.refill, ZERO, self.left)
         k.UADDI(self.left, self.left, -1)
         for i in range(self.segment):
@@ -247,27 +280,36 @@ class _Linear:
     def _multiply(self, slot: int, chunk: int, fresh: bool) -> None:
         """One chunk: fragments by LDSM, then the products, k-step by k-step. fresh: sums start from zero."""
         k, plan = self.kernel, self.plan
-        at = slot * plan.stage_bytes
+        for first in range(0, plan.ksteps, FRAGMENT_KSTEPS):
+            self._multiply_steps(slot, chunk, range(first, min(first + FRAGMENT_KSTEPS, plan.ksteps)), fresh)
+
+    def _multiply_steps(self, slot: int, chunk: int, steps: range, fresh: bool) -> None:
+        k, plan = self.kernel, self.plan
+        start = slot * plan.stage_bytes
         with k.scratch():
-            a = [[k.reg(f"a{s}_{m}", 4) for m in range(plan.tiles)] for s in range(plan.ksteps)]
+            a = [[k.reg(f"a{s}_{m}", 4) for m in range(plan.tiles)] for s in steps]
             b: list[list[Reg]] = []  # [k-step][block] two registers
-            for s in range(0, plan.ksteps, 2):
-                pair = min(2, plan.ksteps - s)
+            for s in steps[::2]:
+                pair = min(2, steps.stop - s)
                 both = [k.reg(f"b{s}_{j}", 4) for j in range(plan.blocks)]
                 for j in range(plan.blocks):
                     if plan.fused:
-                        k.LDSM(2 * pair, 0, both[j], self.x_lanes[j], (chunk * plan.ksteps + s) * KSTEP_BYTES)
+                        k.LDSM(2 * pair, 0, both[j], self.x_lanes[j], chunk * plan.chunk_step + s * KSTEP_BYTES)
                     else:
-                        k.LDSM(4, 0, both[j], self.ring, at + plan.chunk_bytes + (s // 2 * plan.blocks + j) * 512)
-                for h in range(pair):
-                    b.append([both[j].part(2 * h, 2) for j in range(plan.blocks)])
+                        k.LDSM(4, 0, both[j], self.ring, start + plan.chunk_bytes + (s // 2 * plan.blocks + j) * 512)
+                for step in range(s, s + pair):
+                    b.append([both[j].part(2 * (step - s), 2) for j in range(plan.blocks)])
+                    stage, place = divmod(step, plan.stage_ksteps)
+                    at = start + stage * plan.rows * STAGE_BYTES
                     for m in range(plan.tiles):
-                        k.LDSM(4, 0, a[s + h][m], self.ring, at + ((s + h) * plan.tiles + m) * TILE_BYTES)
-            for s in range(plan.ksteps):
+                        k.LDSM(4, 0, a[step - steps.start][m], self.fragments[place],
+                               at + m * plan.stage_ksteps * TILE_BYTES)
+            for s in steps:
                 for m in range(plan.tiles):
                     for j in range(plan.blocks):
                         acc = self.accumulators[m][j]
-                        k.MMA(plan.weights, acc, a[s][m], b[s][j], ZERO if fresh and s == 0 else acc)
+                        k.MMA(plan.weights, acc, a[s - steps.start][m], b[s - steps.start][j],
+                              ZERO if fresh and s == 0 else acc)
 
     # -- the end of a group ------------------------------------------------------------------
     def _sum(self) -> None:
