@@ -37,6 +37,8 @@ SUB_CORES = 4
 NOT_HIDDEN = 0.25  # of the shorter of stream and issue
 PORT_BYTES_PER_CYCLE = 37  # what an SM sustains from L2 (facts 5.1, sm_noc_in)
 HALF_RATE_BYTES = 5120  # in flight an SM for half of its rate: 16, 32, 64 KB give about 76, 86, 93 %
+PART_LINES = 0.75  # of the rate of whole lines
+ONE_SLOT = 0.97  # of the rate, where a warp asks for a chunk when it has multiplied the one before
 SLOTS_MAX = 8
 RING_BYTES_MAX = 32768  # of a warp: what LDSM's offset reaches
 
@@ -236,10 +238,13 @@ class LinearPlan:
     def cycles(self, limits: Limits) -> float:
         """Estimate: the busiest CTA's stream and its issue slots, which overlap but not perfectly.
 
-        A CTA streams at its share of DRAM (the SM's port at most), less where few bytes are in flight.
+        A CTA streams at its share of DRAM (the SM's port at most), less where few bytes are in flight, or parts
+        of lines are asked for.
         """
-        in_flight = min(self.warps * self.slots * self.chunk_bytes, limits.in_flight_bytes)
+        in_flight = min(self.warps * (self.slots - 0.5) * self.chunk_bytes, limits.in_flight_bytes)
         rate = min(limits.stream_bytes_per_cycle * limits.sms / self.grid, PORT_BYTES_PER_CYCLE)
+        rate *= 1 if self.chunk_pitch >= STAGE_BYTES else PART_LINES
+        rate *= 1 if self.slots > 1 or self.chunks * self.passes == 1 else ONE_SLOT
         stream = self.passes * self.rows * self.k_bytes / rate * (1 + HALF_RATE_BYTES / in_flight)
         if self.fused:
             stream += self.batch * self.k_padded * 4 / PORT_BYTES_PER_CYCLE
