@@ -45,6 +45,8 @@ NEUTRAL: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
                "l2.write_buffers": 4095, "sm.atomic.extra_latency": 0},
         # Virtual memory: translation costs nothing.
         "tlb": {"tlb.entries": 0, "tlb.miss_latency": 0},
+        # NVLink: no distance between GPUs, ports without a limit.
+        "nvlink": {"nvlink.bytes": 0, "nvlink.header_bytes": 0, "nvlink.latency": 0},
         # DRAM: no latency and no rule but one: a channel's pseudo-channels share a command bus, so that each channel
         # moves a burst in every core cycle.
         "dram": {f"dram.timing.{rule}": 0 for rule in DRAM_RULES} | {

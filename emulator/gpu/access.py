@@ -36,6 +36,7 @@ from emulator.gpu.errors import (
     POISON_UNIFORM,
     SHARED_RANGE,
 )
+from emulator.gpu.landing import global_words, is_peer, new_landings, put_landing
 from emulator.gpu.layout import (
     C_CONFLICT,
     C_POISONED,
@@ -58,6 +59,7 @@ from emulator.gpu.layout import (
     OK,
     POISON,
     Q_DST,
+    Q_LANDING,
     Q_LATENCY,
     Q_LINE,
     Q_LINES,
@@ -77,6 +79,7 @@ from emulator.gpu.layout import (
     W_UNIFORM,
 )
 from emulator.gpu.registers import CLASS_GLOBAL, CLASS_SHARED, FULL, fail, set_register, state_of
+from emulator.gpu.timing import PEER_AT
 from isa.jit import njit
 from isa.opcodes import RZ, URZ, code
 
@@ -88,7 +91,7 @@ def _entry(S, e, dst, registers, latency, phases):
     """Fill what every queue entry has; no lines yet."""
     S[e + Q_DST], S[e + Q_REGS] = dst, registers
     S[e + Q_LATENCY], S[e + Q_PHASES] = latency, phases
-    S[e + Q_LINES], S[e + Q_SECTORS] = 0, 0
+    S[e + Q_LINES], S[e + Q_SECTORS], S[e + Q_LANDING] = 0, 0, -1
 
 
 @njit
@@ -283,7 +286,11 @@ def _put(U, u0, address, lane_bytes, value):
 
 @njit
 def _place(S, address, lane_bytes):
-    """0 real, 1 phantom, -1 outside."""
+    """0 real, 1 phantom, -1 outside; of a peer's window, where peers have theirs."""
+    if address >> PEER_AT:
+        if not is_peer(S, address >> PEER_AT):
+            return -1
+        address &= (1 << PEER_AT) - 1
     if address >= 0 and address + lane_bytes <= S[H_REAL_BYTES]:
         return 0
     if address >= S[H_PHANTOM] and address + lane_bytes <= S[H_PHANTOM_END]:
@@ -398,13 +405,21 @@ def global_access(S, U, D, row, base, w, mask, e):
     phases = max(width_phases, S[e + Q_LINES])
     S[e + Q_PHASES] = phases
     S[e + Q_LATENCY] += (phases - width_phases) * S[H_PHASE]
-    g0 = S[H_U_GLOBAL]
+    first = np.int64(0)
+    while first < 31 and not (mask >> first) & 1:
+        first += 1
+    first = S[base + SM_LANES + first]  # the windows of peers are so large that an access lies in one
+    g0 = global_words(S, first)
+    if first >> PEER_AT and kind == K_STG:
+        return _store_to_peer(S, U, D, row, base, w, mask, e)
+    if first >> PEER_AT and kind == K_ATOM:
+        return fail(S, ADDRESS_RANGE, first)
     if kind == K_ULDG:
         return _load_uniform(S, U, w, dst, g0, S[base + SM_LANES], lane_bytes, phantom)
     if kind == K_STG:
         return _store(S, U, D, row, base, w, mask, places)
     if kind == K_COPY:
-        return _copy(S, U, D, row, base, w, mask, places)
+        return _copy(S, U, D, row, base, w, mask, places, g0)
     if kind == K_ATOM:
         return _atomic(S, U, D, row, base, w, mask, phantom)
     if dst == RZ:
@@ -465,6 +480,27 @@ def _store(S, U, D, row, base, w, mask, places):
 
 
 @njit
+def _store_to_peer(S, U, D, row, base, w, mask, e):
+    """STG to a peer: what is stored goes along with the request. A poisoned value is dropped, and counted."""
+    lane_bytes, source, r0 = D[row + D_BYTES], D[row + D_C], S[w + W_REGISTERS]
+    dropped = False
+    new_landings(S, U, e)
+    for j in range(D[row + D_REGS]):
+        poison = source != RZ and state_of(S, w, source + j) == POISON
+        for lane in range(32):
+            if not (mask >> lane) & 1 or _place(S, S[base + SM_LANES + lane], lane_bytes) == 1:
+                continue
+            if poison:
+                dropped = True
+            else:
+                value = np.uint32(0) if source == RZ else U[r0 + 32 * (source + j) + lane]
+                put_landing(S, U, e, S[base + SM_LANES + lane] + 4 * j, lane_bytes, value)
+    if dropped:
+        S[base + SM_COUNTERS + C_POISONED] += 1
+    return NONE
+
+
+@njit
 def _atomic(S, U, D, row, base, w, mask, phantom):
     """ATOM: lane after lane. Phantom words have no value; a poisoned addend is dropped, and counted."""
     r0, g0, dst, source = S[w + W_REGISTERS], S[H_U_GLOBAL], D[row + D_DST], D[row + D_C]
@@ -496,9 +532,9 @@ def _atomic(S, U, D, row, base, w, mask, phantom):
 
 
 @njit
-def _copy(S, U, D, row, base, w, mask, places):
+def _copy(S, U, D, row, base, w, mask, places, g0):
     """LDGSTS: 16 bytes a lane from global to shared memory."""
-    r0, s0, g0, p0 = S[w + W_REGISTERS], S[w + W_SHARED], S[H_U_GLOBAL], S[w + W_POISON]
+    r0, s0, p0 = S[w + W_REGISTERS], S[w + W_SHARED], S[w + W_POISON]
     d0 = U_ZERO if D[row + D_DST] == RZ else r0 + 32 * D[row + D_DST]
     track = S[H_HAS_PHANTOM] != 0
     if mask == FULL and places == 1:

@@ -14,6 +14,7 @@ from emulator.gpu.errors import (
     NONE,
     SHARED_RANGE,
 )
+from emulator.gpu.landing import global_words, is_peer
 from emulator.gpu.layout import (
     B_BAR,
     B_DONE,
@@ -54,7 +55,6 @@ from emulator.gpu.layout import (
     H_REAL_BYTES,
     H_SHARED,
     H_SHARED_LATENCY,
-    H_U_GLOBAL,
     H_WARPS,
     NEVER,
     Q_BYTES,
@@ -98,6 +98,7 @@ from emulator.gpu.layout import (
 )
 from emulator.gpu.mbarrier import BYTES_MAX, COUNT_AT, FIELD, MARK, MARK_AT, PHASE_AT
 from emulator.gpu.registers import fail
+from emulator.gpu.timing import PEER_AT
 from emulator.gpu.wake import ask, settle, wake
 from isa.jit import njit
 
@@ -158,15 +159,18 @@ def _copy_bytes(S, U, D, row, base, w, e, size):
     source = S[w + W_UNIFORM + D[row + D_A]] + D[row + D_IMM]
     if target < 0 or target + size > S[H_SHARED]:
         return fail(S, SHARED_RANGE, target)
-    real = source >= 0 and source + size <= S[H_REAL_BYTES]
-    if not real and (source < S[H_PHANTOM] or source + size > S[H_PHANTOM_END]):
+    local = source
+    if source >> PEER_AT and is_peer(S, source >> PEER_AT):
+        local &= (1 << PEER_AT) - 1
+    real = local >= 0 and local + size <= S[H_REAL_BYTES]
+    if not real and (local < S[H_PHANTOM] or local + size > S[H_PHANTOM_END]):
         return fail(S, ADDRESS_RANGE, source)
     if target & 15:
         return fail(S, MISALIGNED, target)
     if source & 15:
         return fail(S, MISALIGNED, source)
     if real:
-        to, start = S[w + W_SHARED] + (target >> 2), S[H_U_GLOBAL] + (source >> 2)
+        to, start = S[w + W_SHARED] + (target >> 2), global_words(S, source) + (source >> 2)
         for i in range(size >> 2):
             U[to + i] = U[start + i]
     if S[H_HAS_PHANTOM]:

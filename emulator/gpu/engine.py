@@ -19,6 +19,7 @@ from emulator.gpu.decode import (
 )
 from emulator.gpu.errors import DEADLOCK, NONE
 from emulator.gpu.issue import issue
+from emulator.gpu.landing import land_until, recycle
 from emulator.gpu.layout import (
     ANSWER,
     C_CTAS,
@@ -278,7 +279,7 @@ def _pass_on(S, M, start, end):
 
 
 @njit
-def _run_window(S, U, F, D, start, end):
+def _run_window(S, U, F, D, M, start, end):
     """Run every SM from cycle `start` up to `end`; returns an error number.
 
     SMs meet where the order of all of them matters: when a CTA is placed, and for ATOM and LDCG. The SM that
@@ -301,6 +302,7 @@ def _run_window(S, U, F, D, start, end):
             break
         t = first >> 1
         if first & 1 == ORDER:
+            land_until(S, U, M, t)
             _run_sm(S, U, F, D, who, t, min(end, failed + (who < S[H_FAILED_SM])), t)
             if S[H_ERROR] != NONE:
                 failed = _note_failure(S, who)
@@ -351,10 +353,12 @@ def run_kernel(S, U, F, D, M, budget):
         end = min(memory.horizon(M, t), t + S[H_WINDOW])
         S[H_START_OF_WINDOW] = t
         _answers(S, M, end)
-        failed = _run_window(S, U, F, D, t, end)
+        recycle(S)
+        failed = _run_window(S, U, F, D, M, t, end)
         if failed < NEVER:
             S[H_ERROR], S[H_NOW] = S[H_FOUND], failed
             return FAILED
+        land_until(S, U, M, end - 1)
         _pass_on(S, M, t, end)
         if S[H_LIVE_CTAS] == 0 and S[H_NEXT_CTA] == S[H_GRID] and S[H_IN_FLIGHT] == 0:
             S[H_NOW] = S[H_END]

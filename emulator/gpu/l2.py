@@ -10,6 +10,7 @@ from emulator.dram.address import scramble
 from emulator.dram.controller import push
 from emulator.dram.layout import E_AUX, E_NEXT, E_TAG, E_TIME, INF
 from emulator.gpu.memory_layout import (
+    ANSWER,
     ARRIVE_N,
     ARRIVE_RING,
     BANK_COUNT,
@@ -38,18 +39,22 @@ from emulator.gpu.memory_layout import (
     N_L2_READ,
     N_L2_WRITE,
     N_L2_WRITEBACK,
+    N_PEER_SERVED,
     NOTHING,
     ONE,
     PARTITIONS,
     PC_BITS,
     PCS_SHIFT,
+    PEER,
+    PEER_N,
+    PEER_RING,
     R_FLAGS,
+    R_KEY,
     R_LINE,
     R_NEXT,
     R_PLACE,
     R_PREVIOUS,
     R_SET,
-    R_SLICE,
     R_TIME,
     RATIO_DRAM,
     RATIO_SM,
@@ -77,6 +82,8 @@ from emulator.gpu.memory_layout import (
     SLICE_WORDS,
     SLICES,
     SLICES_PER_CHANNEL,
+    SM_AT,
+    SMS,
     TO_DRAM,
     TO_SM,
     VALID,
@@ -112,6 +119,53 @@ def append(M, first, e):
     else:
         M[M[first + 1] + R_NEXT] = e
     M[first + 1] = e
+
+
+@njit
+def into_ring(M, ring, t, key, e):
+    """Put a node into the bucket of cycle t of a ring: at the same time the lower key first, then in order."""
+    M[e + R_TIME] = t
+    M[e + R_KEY] = key
+    bucket = ring + 2 * (t & (RING - 1))
+    last = M[bucket + 1]
+    if last < 0 or M[last + R_KEY] <= key:
+        append(M, bucket, e)
+        return
+    before = -1
+    after = M[bucket]
+    while M[after + R_KEY] <= key:
+        before = after
+        after = M[after + R_NEXT]
+    M[e + R_NEXT] = after
+    if before < 0:
+        M[bucket] = e
+    else:
+        M[before + R_NEXT] = e
+
+
+@njit
+def enqueue(M, number, e, t):
+    """Put a request into a slice's queue, in order of arrival; at the same time the lower SM first, peers' last."""
+    M[e + R_TIME] = t
+    sm = M[e + R_FLAGS] >> SM_AT
+    wake = M[WAKE] + number // M[SLICES_PER_CHANNEL]
+    M[wake] = min(M[wake], t)
+    s = M[SLICE_BASE] + number * M[SLICE_WORDS]
+    after = -1
+    before = M[s + S_TAIL]
+    while before >= 0 and (M[before + R_TIME] > t or (M[before + R_TIME] == t and M[before + R_FLAGS] >> SM_AT > sm)):
+        after = before
+        before = M[before + R_PREVIOUS]
+    M[e + R_NEXT] = after
+    M[e + R_PREVIOUS] = before
+    if before < 0:
+        M[s + S_HEAD] = e
+    else:
+        M[before + R_NEXT] = e
+    if after < 0:
+        M[s + S_TAIL] = e
+    else:
+        M[after + R_PREVIOUS] = e
 
 
 @njit
@@ -167,28 +221,18 @@ def _respond(M, s, number, e, t):
         _over_link(M, s, number, e, t, M[HEADER_BYTES] + SECTOR_BYTES * sectors(flags & 15), True)
         return
     size = 0 if flags & WRITE else SECTOR_BYTES * sectors(flags & 15)
-    t = through_port(M, s + S_OUT, M[SLICE_BYTES], t, size) + M[TO_SM]
+    t = through_port(M, s + S_OUT, M[SLICE_BYTES], t, size)
+    if flags & PEER:  # back to the peer that asked, through the GPU's port
+        M[e + R_FLAGS] = flags | ANSWER
+        M[N_PEER_SERVED] += 1
+        M[PEER_N] += 1
+        into_ring(M, M[PEER_RING], t, M[SMS] + number, e)
+        return
+    t += M[TO_SM]
     if flags & FAR:
         t += M[LINK_LATENCY]
-    M[e + R_TIME] = t
-    M[e + R_SLICE] = number
     M[ARRIVE_N] += 1
-    # Into the bucket; at the same time the lower slice first, then in the slice's order.
-    bucket = M[ARRIVE_RING] + 2 * (t & (RING - 1))
-    last = M[bucket + 1]
-    if last < 0 or M[last + R_SLICE] <= number:
-        append(M, bucket, e)
-        return
-    before = -1
-    after = M[bucket]
-    while M[after + R_SLICE] <= number:
-        before = after
-        after = M[after + R_NEXT]
-    M[e + R_NEXT] = after
-    if before < 0:
-        M[bucket] = e
-    else:
-        M[before + R_NEXT] = e
+    into_ring(M, M[ARRIVE_RING], t, number, e)
 
 
 @njit

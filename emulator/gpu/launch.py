@@ -90,16 +90,17 @@ class FastEngine:
     """The compiled engine with its state: SMs, memory below L1, global memory."""
 
     def __init__(self, chip: Chip, timing: Timing, text: GpuText, kernels: list[list[Instruction]],
-                 image: np.ndarray, phantom: tuple[int, int]) -> None:
+                 image: np.ndarray, phantom: tuple[int, int], ranks: int = 1, rank: int = 0,
+                 lanes: np.ndarray | None = None) -> None:
         from emulator.gpu import layout, memory
         from isa.products import MMA_WORK
 
         self.layout, self.memory = layout, memory
         self.timing, self.text, self.kernels = timing, text, kernels
         self.tables = [np.ascontiguousarray(decode_table(k)).reshape(-1) for k in kernels]
-        self.S, self.U = layout.build_state(timing, image, phantom)
+        self.S, self.U = layout.build_state(timing, image, phantom, ranks, rank, lanes)
         self.F = np.zeros(MMA_WORK, dtype=np.float64)
-        self.M = memory.build(chip)
+        self.M = memory.build(chip, ranks)
         block = int(self.S[layout.H_BLOCK])
         self.blocks = self.S[layout.HEADER : layout.HEADER + timing.sms * block].reshape(timing.sms, block)
         subs = self.blocks[:, layout.SUB : layout.SUB + SUB_CORES * layout.SUB_SIZE]
@@ -138,13 +139,11 @@ class FastEngine:
         outcome: int = run_kernel(self.S, self.U, self.F, self.tables[kernel], self.M, windows)
         return outcome
 
-    def run(self, number: int, launch: Launch, shape: Shape, gap: int) -> KernelRun:
-        """Wait for `gap` cycles, then run one launch to its end. Raises MachineError."""
-        from emulator.gpu.engine import DONE, FAILED
-
+    def begin(self, number: int, launch: Launch, shape: Shape, gap: int) -> None:
+        """Wait for `gap` cycles, then set a launch up."""
         y, S = self.layout, self.S
         kernel = self.text.kernels[launch.kernel]
-        before, memory_before = self.counters(), self.memory.counters(self.M)
+        self.launch, self.before, self.memory_before = launch, self.counters(), self.memory.counters(self.M)
         start = self.now + gap
         self.subs[:, :, y.SUB_REASONS + y.R_LAUNCH] += gap
         self.subs[:, :, y.SUB_SINCE] = start
@@ -162,18 +161,26 @@ class FastEngine:
         S[y.H_ERROR] = 0
         S[y.H_EPOCH] += 1
         self.blocks[:, y.SM_EPOCH] = S[y.H_EPOCH]  # an SM's L1 is not kept coherent: it is emptied between kernels
-        while True:
-            outcome = self.advance(launch.kernel)
-            if outcome == FAILED:
-                raise machine_error(
-                    KINDS[int(S[y.H_ERROR])], self.text, kernel, self.kernels[launch.kernel],
-                    int(S[y.H_ERROR_PC]), int(S[y.H_ERROR_CTA]), int(S[y.H_ERROR_WARP]), self.now,
-                    int(S[y.H_ERROR_VALUE]))
-            if outcome == DONE:
-                break
-        end = self.now
+        self.start = start
+
+    def go_on(self, windows: int = WINDOWS_PER_CALL) -> bool:
+        """At most so many windows of the launch; True when it is over. Raises MachineError."""
+        from emulator.gpu.engine import DONE, FAILED
+
+        outcome = self.advance(self.launch.kernel, windows)
+        if outcome == FAILED:
+            y, S, number = self.layout, self.S, self.launch.kernel
+            raise machine_error(
+                KINDS[int(S[y.H_ERROR])], self.text, self.text.kernels[number], self.kernels[number],
+                int(S[y.H_ERROR_PC]), int(S[y.H_ERROR_CTA]), int(S[y.H_ERROR_WARP]), self.now,
+                int(S[y.H_ERROR_VALUE]))
+        return outcome == DONE
+
+    def finish(self) -> KernelRun:
+        """What the launch was."""
+        y, end = self.layout, self.now
         self.memory.settle(self.M, end)
         self.subs[:, :, y.SUB_REASONS + y.R_NO_WARP] += end - self.subs[:, :, y.SUB_SINCE]
         after, memory_after = self.counters(), self.memory.counters(self.M)
-        return KernelRun(start, end, {k: after[k] - before[k] for k in after},
-                         {k: memory_after[k] - memory_before[k] for k in memory_after})
+        return KernelRun(self.start, end, {k: after[k] - self.before[k] for k in after},
+                         {k: memory_after[k] - self.memory_before[k] for k in memory_after})

@@ -1,7 +1,9 @@
 """Where everything lies in the engine's two arrays.
 
 S (int64): header | one block an SM | request, load and link pools of each SM.
-U (uint32): zeros and scratch | registers of each SM | shared memory of each SM | its poison bits | global memory.
+U (uint32): zeros and scratch | registers of each SM | shared memory of each SM | its poison bits | what is stored
+to peers, on its way | global memory. GPUs that run side by side with values share one U: each has all of this but
+the scratch area, `stride` words behind that of the rank before; their S are their own.
 
 Times are SM cycles. A scoreboard word is time * 16 + state * 4 + class: the register can be read from
 `time` on; `class` says what produces it (it becomes the stall reason).
@@ -13,6 +15,7 @@ import numpy as np
 
 from emulator.accounting import GPU_REASONS, reason_index
 from emulator.gpu.decode import SLOTS
+from emulator.gpu.memory_layout import LANDING_AT
 from emulator.gpu.timing import MAX_QUEUE, MAX_WARPS, SUB_CORES, Timing
 from isa.opcodes import PT
 
@@ -36,16 +39,17 @@ OK, POISON, EMPTY = 0, 1, 2  # state of a register
  H_REGISTERS_PER_SM, H_U_SHARED, H_SHARED_WORDS, H_U_POISON, H_POISON_WORDS, H_U_GLOBAL, H_TOUCHED,
  H_HAS_PHANTOM, H_BLOCK, H_BULK_LINES, H_BULK_QUEUE, H_BULK_INTERVAL, H_BULK_DONE,
  H_ATOM_EXTRA, H_END, H_START_OF_WINDOW, H_LOG, H_LOG_USED, H_LOG_CYCLES, H_ANSWERS, H_FAILED_SM, H_WINDOW,
- H_FOUND) = range(70)
-H_PARAMETERS = 72  # kernel parameters
+ H_FOUND, H_RANK, H_RANKS, H_STRIDE, H_U_LANDINGS, H_LANDINGS, H_LANDINGS_USED, H_LANDING, H_LANDED) = range(78)
+H_PARAMETERS = 80  # kernel parameters
 H_SM_NEXT = H_PARAMETERS + 64  # earliest cycle at which an SM can do something; 1024 SMs
 H_SM_STOP = H_SM_NEXT + 1024  # cycle * 2 + why in which an SM waits for the others; NEVER if it does not
 HEADER = H_SM_STOP + 1024
 DISPATCH, ORDER = 0, 1  # it has room for a CTA; its next instruction acts in the order of all SMs
 WINDOW_MAX = 512  # cycles that one SM runs before the next one does
 # The tag of a request: a number, what it is, the SM. It is that of a record (of a request; of a bulk copy), or the
-# copy itself: group % GROUPS << 9 | warp's slot << 3 | sectors.
+# copy itself: group % GROUPS << 9 | warp's slot << 3 | sectors. From bit LANDING_AT on: emulator/gpu/landing.py.
 SM_BITS, TAG_AT = 10, 12
+NUMBER = (1 << LANDING_AT - TAG_AT) - 1  # of a request's record
 TAG_RECORD, TAG_BULK, TAG_COPY = range(3)
 # A request in the log of a window: the next of its cycle, SM << 5 | write << 4 | sectors, line, tag. An answer: the
 # SM's next one, cycle, tag.
@@ -78,8 +82,8 @@ WARP = W_SCORE + SLOTS
 FREE, LIVE, AT_BARRIER = 0, 1, 2
 
 # -- an instruction in front of the load-store unit -------------------------------------------------
-(Q_KIND, Q_SLOT, Q_DST, Q_REGS, Q_LATENCY, Q_PHASES, Q_GROUP, Q_LINES, Q_SECTORS, Q_TIME) = range(10)
-Q_LINE = 10
+(Q_KIND, Q_SLOT, Q_DST, Q_REGS, Q_LATENCY, Q_PHASES, Q_GROUP, Q_LINES, Q_SECTORS, Q_TIME, Q_LANDING) = range(11)
+Q_LINE = 11
 Q_MASK = Q_LINE + 32
 ENTRY = Q_MASK + 32
 # What mbarrier instructions and bulk copies have there: bytes (of MBWAIT: the parity), the instruction's index, the
@@ -134,18 +138,42 @@ U_ZERO = 0  # 128 zeros: RZ
 U_SPLAT = 128  # a uniform register in every lane
 U_RESULT = 256  # result of a guarded instruction before it is merged
 U_DATA = 512  # zeros, results: end of the scratch area
+# What a store to a peer holds for one line: the line with the distance (low and high word), a bit for each byte that
+# is stored, the bytes.
+LANDING_MASK, LANDING_DATA, LANDING = 2, 8, 40
 
 
-def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """S and U for a chip with a memory image (uint8) and a phantom range (base, end)."""
-    real = -(-len(image) // 16) * 16
+def rank_words(timing: Timing, image_bytes: int, ranks: int) -> tuple[int, int, int]:
+    """Words of U that a rank has for itself: all, where its landings begin, where its global memory begins."""
+    landings = timing.sms * timing.registers + timing.sms * (timing.shared_bytes // 4)
+    landings += timing.sms * -(-timing.shared_bytes // 128)
+    u_global = landings + (landings_of(timing) * LANDING if ranks > 1 else 0)
+    u_global = -(-u_global // 4) * 4
+    return u_global + -(-image_bytes // 16) * 4, landings, u_global
+
+
+def landings_of(timing: Timing) -> int:
+    """Lines that can be on their way to peers: queued stores, and those that are not acknowledged."""
+    return timing.sms * (SUB_CORES * timing.lsu_queue * 32 + 2 * timing.outstanding_stores)
+
+
+def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int], ranks: int = 1, rank: int = 0,
+                lanes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """S and U for a chip with a memory image (uint8) and a phantom range (base, end).
+
+    ranks: of how many GPUs this one is `rank`. lanes: the U that all of them share; without it this one stands for
+    all (its own memory in the place of its peers').
+    """
     poison_words = -(-timing.shared_bytes // 128)
-    u_registers = U_DATA
+    stride, u_landings, u_global = rank_words(timing, len(image), ranks)
+    alone = lanes is None
+    if lanes is None:
+        lanes = np.zeros(U_DATA + stride, dtype=np.uint32)
+    u_registers = U_DATA + (0 if alone else rank * stride)
+    u_landings += u_registers
+    u_global += u_registers
     u_shared = u_registers + timing.sms * timing.registers
     u_poison = u_shared + timing.sms * (timing.shared_bytes // 4)
-    u_global = u_poison + timing.sms * poison_words
-    u_global = -(-u_global // 4) * 4
-    lanes = np.zeros(u_global + real // 4, dtype=np.uint32)
     lanes[u_global:].view(np.uint8)[: len(image)] = image
     l1 = timing.l1_sets * timing.l1_ways * L1_LINE
     block = SM_SIZE + l1
@@ -158,8 +186,9 @@ def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int]) -> 
     log = answers + ANSWER * most
     # In a window an SM asks for what its limits leave, again for what is answered, and for a bulk line a cycle.
     cycles = log + LOG * timing.sms * (2 * requests + WINDOW_MAX)
-    state = np.zeros(cycles + 2 * WINDOW_MAX, dtype=np.int64)
-    state[cycles:] = -1
+    landings = cycles + 2 * WINDOW_MAX  # lists of them: the next one of each
+    state = np.zeros(landings + (landings_of(timing) if ranks > 1 else 0), dtype=np.int64)
+    state[cycles:landings] = -1
     values = {
         H_SMS: timing.sms, H_SETS: timing.l1_sets, H_ALL_WAYS: timing.l1_ways, H_QUEUE: timing.lsu_queue,
         H_SUB_INTERVAL: timing.lsu_sub_core_interval, H_LSU_INTERVAL: timing.lsu_interval,
@@ -178,6 +207,8 @@ def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int]) -> 
         H_LOG: log,
         H_LOG_CYCLES: cycles, H_ANSWERS: answers, H_ATOM_EXTRA: timing.atomic_extra,
         H_BULK_DONE: timing.l1_return + timing.bulk_extra,
+        H_RANK: rank, H_RANKS: ranks, H_STRIDE: 0 if alone else stride, H_U_LANDINGS: u_landings,
+        H_LANDINGS: landings, H_LANDING: -1, H_LANDED: -1,
     }
     for at, value in values.items():
         state[at] = value

@@ -30,6 +30,7 @@ from emulator.gpu.layout import (
     H_COPY_EXTRA,
     H_END,
     H_IN_FLIGHT,
+    H_LANDINGS,
     H_LOADS,
     H_LSU_INTERVAL,
     H_PHASE,
@@ -56,9 +57,11 @@ from emulator.gpu.layout import (
     LK_SECTORS,
     LOAD,
     NEVER,
+    NUMBER,
     Q_DST,
     Q_GROUP,
     Q_KIND,
+    Q_LANDING,
     Q_LATENCY,
     Q_LINE,
     Q_LINES,
@@ -123,6 +126,7 @@ from emulator.gpu.layout import (
     W_STORES,
     WARP,
 )
+from emulator.gpu.memory_layout import LANDING_AT
 from emulator.gpu.timing import MAX_QUEUE
 from emulator.gpu.wake import ask, settle, wake
 from isa.jit import njit
@@ -189,7 +193,10 @@ def _request(S, sm, base, kind, line, mask, way, slot, group, t):
     S[r + RQ_WAITERS], S[r + RQ_WAY] = -1, way
     S[r + RQ_WARP], S[r + RQ_GROUP] = slot, group
     S[r + RQ_SECTORS] = _count(mask)
-    ask(S, sm, t, line, mask, 1 if kind >= RQ_STORE else 0, number << TAG_AT | sm)
+    tag = number << TAG_AT | sm
+    if kind == RQ_STORE:  # `way` is what it stores to a peer, or -1
+        tag |= (way + 1) << LANDING_AT
+    ask(S, sm, t, line, mask, 1 if kind >= RQ_STORE else 0, tag)
     return number
 
 
@@ -371,11 +378,13 @@ def _serve(S, U, sm, base, q, t):
     if kind == K_LDG or kind == K_ULDG:
         _load(S, sm, base, q, t)
     elif kind == K_STG:
-        lines = S[q + Q_LINES]
+        lines, landing = S[q + Q_LINES], S[q + Q_LANDING]
         for i in range(lines):
             line, mask = S[q + Q_LINE + i], S[q + Q_MASK + i]
             _forget(S, base, line, mask)
-            _request(S, sm, base, RQ_STORE, line, mask, -1, S[q + Q_SLOT], S[q + Q_GROUP], t)
+            _request(S, sm, base, RQ_STORE, line, mask, landing, S[q + Q_SLOT], S[q + Q_GROUP], t)
+            if landing >= 0:
+                landing = S[S[H_LANDINGS] + landing]
         S[base + SM_STORES] += lines
         w = base + SM_WARPS + S[q + Q_SLOT] * WARP
         if S[w + W_AGE] == S[q + Q_GROUP] and S[w + W_STATE] != FREE:
@@ -513,7 +522,7 @@ def _part_of_load(S, base, loads, load, sectors, time):
 @njit
 def respond(S, sm, base, tag, t):
     """The memory system answers a request of an SM at cycle t. tag: without the SM's number."""
-    kind, number = tag & 3, tag >> 2
+    kind, number = tag & 3, tag >> 2 & NUMBER
     if kind == TAG_COPY:
         _copied(S, base, number, t)
         _stalled(S, base, t)

@@ -1,4 +1,4 @@
-"""One GPU with a program in its memory: tensors in and out, decode steps, results.
+"""A GPU, or several that do the same, with a program in its memory: tensors in and out, decode steps, results.
 
 See emulator.run for the protocol that both machines share.
 """
@@ -13,16 +13,18 @@ from emulator.accounting import GPU_REASONS, check_accounting
 from emulator.chip import Chip
 from emulator.gpu.decode import decode_text
 from emulator.gpu.errors import LaunchError
-from emulator.gpu.launch import FastEngine, KernelRun, shape_of
+from emulator.gpu.launch import KernelRun, shape_of
+from emulator.gpu.ranks import check_ranks, make_engines, run_launch
 from emulator.gpu.sample import repeats
 from emulator.gpu.timing import SECTOR_BYTES, SUB_CORES, read_timing
 from emulator.result import StepResult
 from emulator.step_state import check_room, fed_ids
 from isa import formats
-from isa.program import GpuImage, GpuText, Program, Tensor
+from isa.program import GpuText, Program, Tensor
 
 LAUNCH_MODES = ("graph", "stream")
-LEVELS = ("shared_read", "shared_write", "l1_read", "l2_read", "l2_write", "l2_fill", "hbm_read", "hbm_write", "host")
+LEVELS = ("shared_read", "shared_write", "l1_read", "l2_read", "l2_write", "l2_fill", "hbm_read", "hbm_write",
+          "nvlink", "host")
 
 
 class GpuMachine:
@@ -30,7 +32,7 @@ class GpuMachine:
 
     Caches and DRAM keep their state from step to step. engine: "fast" (compiled) or "naive" (the
     twin). launch: "graph" or "stream", what lies between two kernels. Raises LaunchError for a
-    program that this chip cannot run.
+    program that this chip cannot run. A program for several GPUs: see emulator/gpu/ranks.py.
     """
 
     def __init__(self, program: Program, chip: Chip, engine: str = "fast", launch: str = "graph") -> None:
@@ -38,13 +40,11 @@ class GpuMachine:
             raise LaunchError(f"{chip.name} is a GPU; the program is for an {program.dialect}")
         if launch not in LAUNCH_MODES:
             raise LaunchError(f"launch {launch} is unknown; known: {', '.join(LAUNCH_MODES)}")
-        if len(program.chips) != 1:
-            raise LaunchError(f"the program is for {len(program.chips)} chips; one is emulated")
+        images = check_ranks(program, chip)
         self.program, self.chip, self.launch_mode = program, chip, launch
         self.timing = read_timing(chip)
-        text_number, image_number, _ = program.chips[0]
-        text, image = program.texts[text_number], program.images[image_number]
-        assert isinstance(text, GpuText) and isinstance(image, GpuImage)
+        text, image = program.texts[program.chips[0][0]], images[0]
+        assert isinstance(text, GpuText)
         self.text = text
         self.kernels = decode_text(text, self.timing)
         self.shapes = []
@@ -54,17 +54,13 @@ class GpuMachine:
             if any(not 0 <= before < at for before in one.after):
                 raise LaunchError(f"launch {at}: it waits for a launch that does not come before it")
             self.shapes.append(shape_of(text.kernels[one.kernel], one, self.kernels[one.kernel], self.timing))
-        phantom = (image.phantom_base, image.phantom_base + image.phantom_bytes)
         if image.phantom_bytes and image.phantom_base < len(image.data):
             raise LaunchError(f"phantom memory at {image.phantom_base} overlaps the {len(image.data)} real bytes")
-        make: Any = FastEngine
-        if engine == "naive":
-            from emulator.gpu.naive import NaiveEngine
-
-            make = NaiveEngine
-        elif engine != "fast":
+        if engine not in ("fast", "naive"):
             raise LaunchError(f"engine {engine} is unknown; known: fast, naive")
-        self.engine = make(chip, self.timing, text, self.kernels, np.asarray(image.data, dtype=np.uint8), phantom)
+        together = not program.meta.get("timing_only")
+        self.engines = make_engines(engine, chip, self.timing, text, self.kernels, images, together)
+        self.engine = self.engines[0]
 
     # -- tensors ----------------------------------------------------------------------------------
     def _tensor(self, name: str) -> Tensor:
@@ -75,30 +71,33 @@ class GpuMachine:
             raise ValueError(f"tensor {name} is phantom: a timing-only program keeps no values for it")
         return tensor
 
-    def _rows(self, tensor: Tensor) -> np.ndarray:
-        """The tensor's bytes in global memory: uint8 view [rows, columns * itemsize]."""
+    def _rows(self, tensor: Tensor, rank: int) -> np.ndarray:
+        """The tensor's bytes in a rank's global memory: uint8 view [rows, columns * itemsize]."""
+        memory = self.engines[rank].bytes
         rows, columns = tensor.shape
         width = columns * tensor.itemsize
         pitch = tensor.pitch or width
         end = tensor.address + (rows - 1) * pitch + width
-        if end > len(self.engine.bytes) or tensor.address < 0:
+        if end > len(memory) or tensor.address < 0:
             raise ValueError(f"tensor {tensor.name} lies outside the program's memory")
         return np.lib.stride_tricks.as_strided(
-            self.engine.bytes[tensor.address :], shape=(rows, width), strides=(pitch, 1))
+            memory[tensor.address :], shape=(rows, width), strides=(pitch, 1))
 
-    def write(self, name: str, array: np.ndarray) -> None:
-        """Set a tensor's values (real numbers or integers, in its shape). ValueError for another shape."""
+    def write(self, name: str, array: np.ndarray, rank: int | None = None) -> None:
+        """Set a tensor's values (real numbers or integers, in its shape), of one rank or of all. ValueError for
+        another shape."""
         tensor = self._tensor(name)
         values = np.asarray(array)
         if values.size != tensor.shape[0] * tensor.shape[1]:
             raise ValueError(f"tensor {name} has shape {list(tensor.shape)}, the array {list(values.shape)}")
         raw = formats.encode(values.reshape(tensor.shape), tensor.dtype)
-        self._rows(tensor)[...] = formats.to_bytes(raw, tensor.dtype).reshape(tensor.shape[0], -1)
+        for number in range(len(self.engines)) if rank is None else (rank,):
+            self._rows(tensor, number)[...] = formats.to_bytes(raw, tensor.dtype).reshape(tensor.shape[0], -1)
 
-    def read(self, name: str) -> np.ndarray:
-        """A tensor's values in its shape, float32 or int32."""
+    def read(self, name: str, rank: int = 0) -> np.ndarray:
+        """A tensor's values in its shape, float32 or int32, as a rank has them."""
         tensor = self._tensor(name)
-        data = np.ascontiguousarray(self._rows(tensor)).reshape(*tensor.shape, tensor.itemsize)
+        data = np.ascontiguousarray(self._rows(tensor, rank)).reshape(*tensor.shape, tensor.itemsize)
         return formats.decode(formats.from_bytes(data, tensor.dtype), tensor.dtype).copy()
 
     # -- steps ------------------------------------------------------------------------------------
@@ -124,7 +123,7 @@ class GpuMachine:
                 continue
             now, reasons_before, bulk_before = self.engine.now, self.engine.reasons(), self.engine.bulk_cycles()
             gap = self.timing.gap(self.launch_mode, self.text.launches[at].shared_bytes, at == 0 and whole)
-            run = self.engine.run(at, self.text.launches[at], self.shapes[at], gap)
+            run = run_launch(self.engines, at, self.text.launches[at], self.shapes[at], gap)
             _check_conservation(run)
             records.append(self._record(at, run, start, times))
             counted.append((run.counters, times))
@@ -197,6 +196,7 @@ def _traffic(memory: dict[str, int], counters: dict[str, int]) -> dict[str, int]
         traffic[level] = SECTOR_BYTES * memory[f"{level}_sectors"]
     traffic["hbm_read"] = SECTOR_BYTES * memory["dram_reads"]  # a burst is a sector
     traffic["hbm_write"] = SECTOR_BYTES * memory["dram_writes"]
+    traffic["nvlink"] = 2 * memory["nvlink_bytes_out"]  # out, and as many of its peers' in
     return traffic
 
 
@@ -211,6 +211,7 @@ def _check_conservation(run: KernelRun) -> None:
          sector * (c["l1_miss_sectors"] + c["bypass_sectors"] + c["copy_sectors"] + c["bulk_sectors"])),
         ("L2 bytes written = sectors stored or added to x 32", sector * m["l2_write_sectors"],
          sector * (c["store_sectors"] + c["atomic_sectors"])),
+        ("requests to peers = requests of peers served", m["nvlink_requests"], m["nvlink_served"]),
         ("HBM bytes read = L2 sectors filled x 32", sector * m["dram_reads"], sector * m["l2_fill_sectors"]),
     )
     for what, left, right in pairs:

@@ -15,7 +15,7 @@ import numpy as np
 from emulator.dram import layout as dram
 from emulator.dram.controller import run_channel
 from emulator.dram.layout import INF
-from emulator.gpu.l2 import place_of, run_slice, sectors, through_port
+from emulator.gpu.l2 import enqueue, place_of, run_slice, sectors, through_port
 from emulator.gpu.memory_layout import (
     ARRIVE_N,
     ARRIVE_RING,
@@ -45,11 +45,11 @@ from emulator.gpu.memory_layout import (
     PARTITIONS,
     PC_BITS,
     PCS_SHIFT,
+    PEER,
     R_FLAGS,
     R_LINE,
     R_NEXT,
     R_PLACE,
-    R_PREVIOUS,
     R_SET,
     R_TAG,
     R_TIME,
@@ -57,18 +57,16 @@ from emulator.gpu.memory_layout import (
     RATIO_SM,
     READY,
     RING,
-    S_HEAD,
-    S_TAIL,
     S_WORDS,
     SECTOR_BYTES,
     SET_MASK,
     SETTLE,
-    SLICE_BASE,
-    SLICE_WORDS,
     SLICES,
     SLICES_PER_CHANNEL,
     SM_AT,
+    SM_MASK,
     SMS,
+    STRETCH,
     SYNC,
     TLB,
     TLB_ENTRIES,
@@ -84,6 +82,8 @@ from emulator.gpu.memory_layout import (
     build,
     counters,
 )
+from emulator.gpu.nvlink import port, send
+from emulator.gpu.timing import LINE_AT_PEER
 from isa.jit import njit
 
 __all__ = ["LIVE", "advance", "build", "counters", "horizon", "next_event", "pop_response", "request", "settle"]
@@ -118,23 +118,27 @@ def request(M, now, sm, line, mask, write, tag):
 
     now: SM cycle, never before the latest `advance`. The tag comes back from `pop_response`.
     """
+    distance = line >> LINE_AT_PEER
     e = M[FREE_NODE]
     if e < 0:  # the SM broke its own limits of outstanding sectors and stores
         M[NODES_LOST] += 1
         return
     M[FREE_NODE] = M[e + R_NEXT]
     if M[LIVE] == 0:
-        M[SYNC] = now + M[TO_SLICE] + M[TO_SM] + 3
+        M[SYNC] = now + M[STRETCH]
     M[LIVE] += 1
     M[N_REQUESTS] += 1
     size = M[HEADER_BYTES] + write * SECTOR_BYTES * sectors(mask)
     t = through_port(M, M[OUT_PORT] + sm, M[OUT_BYTES], now, size) + M[TO_SLICE] + _translate(M, sm, line)
+    line -= distance << LINE_AT_PEER
     place = place_of(M, line)
     pc = place & (1 << PC_BITS) - 1
     split = M[PCS_SHIFT]
     number = pc >> split
     flags = mask | write << 4 | sm << SM_AT
-    if M[PARTITIONS] == 2:
+    if distance:
+        flags |= PEER
+    elif M[PARTITIONS] == 2:
         half = M[SLICES] >> 1
         if (2 * sm >= M[SMS]) != (number >= half):  # the home is in the other partition
             if write:
@@ -143,31 +147,15 @@ def request(M, now, sm, line, mask, write, tag):
             else:
                 number += half if number < half else -half
     dense = place >> PC_BITS << split | pc & (1 << split) - 1
-    M[e + R_TIME] = t
     M[e + R_LINE] = line
     M[e + R_FLAGS] = flags
     M[e + R_TAG] = tag
     M[e + R_SET] = S_WORDS + 2 * M[MSHRS] + (dense & M[SET_MASK]) * M[WAYS]
     M[e + R_PLACE] = place
-    wake = M[WAKE] + number // M[SLICES_PER_CHANNEL]
-    M[wake] = min(M[wake], t)
-    # Into the slice's queue, in order of arrival; at the same time the lower SM first.
-    s = M[SLICE_BASE] + number * M[SLICE_WORDS]
-    after = -1
-    before = M[s + S_TAIL]
-    while before >= 0 and (M[before + R_TIME] > t or (M[before + R_TIME] == t and M[before + R_FLAGS] >> SM_AT > sm)):
-        after = before
-        before = M[before + R_PREVIOUS]
-    M[e + R_NEXT] = after
-    M[e + R_PREVIOUS] = before
-    if before < 0:
-        M[s + S_HEAD] = e
+    if distance:
+        send(M, sm, e, t)
     else:
-        M[before + R_NEXT] = e
-    if after < 0:
-        M[s + S_TAIL] = e
-    else:
-        M[after + R_PREVIOUS] = e
+        enqueue(M, number, e, t)
 
 
 @njit
@@ -188,7 +176,7 @@ def _deliver(M, until):
                     size = M[HEADER_BYTES]
                     if flags & WRITE == 0:
                         size += SECTOR_BYTES * sectors(flags & 15)
-                    due = through_port(M, M[IN_PORT] + (flags >> SM_AT), M[IN_BYTES], t, size)
+                    due = through_port(M, M[IN_PORT] + ((flags & SM_MASK) >> SM_AT), M[IN_BYTES], t, size)
                     M[e + R_TIME] = due
                     M[ARRIVE_N] -= 1
                     M[DUE_N] += 1
@@ -257,6 +245,7 @@ def advance(M, now):
     if M[SETTLE] == 0 and (M[LIVE] == 0 or now < M[SYNC]):
         return
     while M[DONE] < until:
+        port(M, M[DONE] + 1)
         # A slice hears nothing from its partner's cycle DONE + 1 before the end of the window.
         end = min(until, M[DONE] + M[WINDOW])
         _window(M, M[DONE], end)
@@ -265,11 +254,12 @@ def advance(M, now):
         for channel in range(M[SLICES] // M[SLICES_PER_CHANNEL]):
             run_channel(M, D, channel, _dram_until(M, until))
         return
+    port(M, until)
     _deliver(M, until + 1 + M[TO_SM])
     M[KNOWN] = until + 2 + M[TO_SM]
     if M[NEXT_DUE] == INF:
         _find_due(M)
-    M[SYNC] = M[KNOWN] + 1
+    M[SYNC] = now + M[STRETCH]
 
 
 @njit
@@ -286,7 +276,7 @@ def next_event(M):
 def horizon(M, now):
     """The first cycle in which a response may be due that `advance(M, now)` has not made known."""
     if M[LIVE] == 0:
-        return now + M[TO_SLICE] + M[TO_SM] + 3
+        return now + M[STRETCH]
     return M[SYNC]
 
 

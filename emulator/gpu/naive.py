@@ -19,7 +19,7 @@ from emulator.gpu.launch import KernelRun, Shape, machine_error
 from emulator.gpu.naive_bulk import BulkEngine, Copy, serve_barrier, settle
 from emulator.gpu.naive_execute import Access, Fault, Warp, execute
 from emulator.gpu.naive_memory import NaiveMemory
-from emulator.gpu.timing import CONTROL, LSU, MAX_OPEN_GROUPS, MAX_WARPS, SECTORS, Timing
+from emulator.gpu.timing import CONTROL, LINE_AT_PEER, LSU, MAX_OPEN_GROUPS, MAX_WARPS, PEER_AT, SECTORS, Timing
 from isa.program import GpuText, Launch
 
 NEVER = 1 << 58
@@ -71,6 +71,8 @@ class Request:
     place: L1Line | None = None
     waiters: list[tuple[Load, int]] = field(default_factory=list)  # and the sectors each waits for
     copy: Copy | None = None
+    distance: int = 0  # of the peer that a store is for
+    landing: dict[int, int] = field(default_factory=dict)  # what it stores there: address -> byte
 
 
 class SubCore:
@@ -294,7 +296,9 @@ class NaiveEngine:
     """The whole GPU. Same methods as launch.FastEngine."""
 
     def __init__(self, chip: Chip, timing: Timing, text: GpuText, kernels: list[list[Instruction]],
-                 image: np.ndarray, phantom: tuple[int, int]) -> None:
+                 image: np.ndarray, phantom: tuple[int, int], ranks: int = 1) -> None:
+        self.ranks, self.rank = ranks, 0
+        self.group = [self]  # all ranks; one that stands for all is alone
         self.timing, self.text, self.kernels = timing, text, kernels
         self.bytes = image.copy()
         self.phantom = phantom
@@ -319,6 +323,9 @@ class NaiveEngine:
     def send(self, request: Request, line: int, t: int) -> None:
         """Pass a request to the memory system."""
         self.requests[self.sent] = request
+        if request.kind == "store" and line >> LINE_AT_PEER:
+            request.landing = request.access.landing.get(line % (1 << LINE_AT_PEER), {})
+            request.distance = line >> LINE_AT_PEER
         self.memory.request(t, request.sm.number, line, request.mask, int(request.kind in ("store", "atomic")),
                             self.sent)
         self.sent += 1
@@ -331,9 +338,34 @@ class NaiveEngine:
         """Cycles of all bulk engines by what they did, since the machine was made."""
         return {name: sum(sm.bulk.cycles[name] for sm in self.sms) for name in ("busy", "issue", "limit")}
 
-    def run(self, number: int, launch: Launch, shape: Shape, gap: int) -> KernelRun:
-        """Wait for `gap` cycles, then run one launch to its end. Raises MachineError."""
-        before, memory_before = self.counters(), self.memory.counters()
+    def place(self, address: int, width: int) -> tuple[np.ndarray, int, bool] | None:
+        """The memory in whose window some bytes lie, their address there, and whether they are phantom; None if they
+        are nowhere."""
+        distance, local = divmod(address, 1 << PEER_AT)
+        if not 0 <= distance < self.ranks:
+            return None
+        real = local + width <= len(self.bytes)
+        if not real and not (self.phantom[0] <= local and local + width <= self.phantom[1]):
+            return None
+        return self.peer(distance).bytes, local, not real
+
+    def peer(self, distance: int) -> NaiveEngine:
+        """The rank at a distance."""
+        return self.group[self.rank ^ distance] if len(self.group) > 1 else self
+
+    def land_next(self, t: int) -> bool:
+        """The next store to a peer lands, if it does so by cycle t."""
+        if not self.memory.landed or self.memory.landed[0][0] > t:
+            return False
+        _, tag = self.memory.landed.popleft()
+        request = self.requests[tag]
+        for at, byte in request.landing.items():
+            self.peer(request.distance).bytes[at] = byte
+        return True
+
+    def begin(self, number: int, launch: Launch, shape: Shape, gap: int) -> None:
+        """Wait for `gap` cycles, then set a launch up."""
+        self.before, self.memory_before = self.counters(), self.memory.counters()
         for _ in range(gap):
             self.memory.tick(self.now)
             for sm in self.sms:
@@ -347,17 +379,27 @@ class NaiveEngine:
         for sm in self.sms:
             sm.sets = [[] for _ in range(self.timing.l1_sets)]
             sm.turn = 0
-        start = self.now
-        while not self.cycle(self.now):
-            self.now += 1
+        self.start = self.now
+
+    def go_on(self, windows: int = 1) -> bool:
+        """One cycle of the launch; True when it is over. Raises MachineError."""
+        over = self.cycle(self.now)
+        self.now += not over
+        return over
+
+    def finish(self) -> KernelRun:
+        """What the launch was."""
         self.memory.settle(self.now)
         after, memory_after = self.counters(), self.memory.counters()
-        return KernelRun(start, self.now, {k: after[k] - before[k] for k in after},
-                         {k: memory_after[k] - memory_before[k] for k in memory_after})
+        return KernelRun(self.start, self.now, {k: after[k] - self.before[k] for k in after},
+                         {k: memory_after[k] - self.memory_before[k] for k in memory_after})
 
     def cycle(self, t: int) -> bool:
         """One cycle; True, and nothing else done, when the kernel is over."""
-        self.memory.tick(t)
+        for rank in self.group:  # the first rank does it for all: what they send each other lands at the same time
+            rank.memory.tick(t)
+        while all([rank.land_next(t) for rank in self.group]):
+            pass
         tag = self.memory.pop_response(t)
         while tag >= 0:
             self.respond(self.requests.pop(tag), t)

@@ -95,15 +95,16 @@ def _copy_bytes(engine: NaiveEngine, counters: dict[str, int], warp: Warp, one: 
     source = wrap64(warp.uniform[one.values["a"]] + one.values["offset"])
     if target < 0 or target + size > len(warp.shared):
         raise Fault(SHARED_RANGE, target)
-    real = 0 <= source and source + size <= len(engine.bytes)
-    if not real and not (engine.phantom[0] <= source and source + size <= engine.phantom[1]):
+    place = engine.place(source, size)
+    if place is None:
         raise Fault(ADDRESS_RANGE, source)
+    memory, local, phantom = place
     for address in (target, source):
         if address % 16:
             raise Fault(MISALIGNED, address)
-    warp.shared_poison[target // 4 : (target + size) // 4] = not real
-    if real:
-        warp.shared[target : target + size] = engine.bytes[source : source + size]
+    warp.shared_poison[target // 4 : (target + size) // 4] = phantom
+    if not phantom:
+        warp.shared[target : target + size] = memory[local : local + size]
     counters["shared_write_bytes"] += size
     for sector in range(source // 32, (source + size - 1) // 32 + 1):
         access.lines[sector // 4] = access.lines.get(sector // 4, 0) | 1 << sector % 4

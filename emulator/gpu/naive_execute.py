@@ -21,7 +21,7 @@ from emulator.gpu.errors import (
     SHARED_RANGE,
     UNWRITTEN,
 )
-from emulator.gpu.timing import LSU
+from emulator.gpu.timing import LINE_AT_PEER, LSU, PEER_AT
 from isa.opcodes import PT, RZ, SPECIALS, UNIFORM, URZ
 from isa.products import MMA_WORK, mma
 from isa.semantics import alu, compare
@@ -102,6 +102,7 @@ class Access:
     bytes: int = 0  # that a bulk copy moves, or an arrival expects
     phase: int = 0  # parity that MBWAIT waits for
     index: int = 0  # of the instruction in its kernel
+    landing: dict[int, dict[int, int]] = field(default_factory=dict)  # stored to a peer: by local line, address -> byte
 
     @property
     def sectors(self) -> int:
@@ -284,22 +285,26 @@ def memory_access(engine: NaiveEngine, counters: dict[str, int], warp: Warp, one
         access = Access(warp, name, [] if name in ("STG", "LDGSTS") else one.writes, latency, 1)
         base_phases = max(1, width // 4)
     phantom = {}
+    memory = engine.bytes
     for lane in active:
         at = addresses[lane]
-        real = 0 <= at and at + width <= len(engine.bytes)
-        phantom[lane] = not real and engine.phantom[0] <= at and at + width <= engine.phantom[1]
-        if not real and not phantom[lane]:
+        place = engine.place(at, width)
+        if place is None:
             raise Fault(ADDRESS_RANGE, at)
+        memory, addresses[lane], phantom[lane] = place  # an instruction that is right stays within one window
         if at % width:
             raise Fault(MISALIGNED, at)
         access.lines[at >> 7] = access.lines.get(at >> 7, 0) | 1 << (at >> 5 & 3)
+    peer = max(access.lines) >> LINE_AT_PEER
+    if peer and name == "ATOM":
+        raise Fault(ADDRESS_RANGE, addresses[active[0]] + (peer << PEER_AT))
     access.phases = max(base_phases, len(access.lines))
     access.latency += (access.phases - base_phases) * timing.lsu_phase_cycles
     if name == "ULDG":
         if phantom[0]:
-            raise Fault(POISON_UNIFORM, addresses[0])
+            raise Fault(POISON_UNIFORM, addresses[0] + (peer << PEER_AT))
         for slot in one.writes:
-            raw = engine.bytes[addresses[0] : addresses[0] + width].tobytes()
+            raw = memory[addresses[0] : addresses[0] + width].tobytes()
             warp.uniform[slot - UREG0] = int.from_bytes(raw, "little", signed=True)
             warp.written.add(slot)
     elif name in ("LDG", "LDCG"):
@@ -309,12 +314,17 @@ def memory_access(engine: NaiveEngine, counters: dict[str, int], warp: Warp, one
             for lane in active:
                 if not phantom[lane]:
                     at = addresses[lane] + 4 * j
-                    values[lane] = int.from_bytes(engine.bytes[at : at + size].tobytes(), "little")
+                    values[lane] = int.from_bytes(memory[at : at + size].tobytes(), "little")
             write(warp, slot, mask, None if any(phantom.values()) else values)
     elif name == "ATOM":
         _atomic(engine, counters, warp, one, active, addresses, phantom)
     elif name == "STG":
-        _store(engine, counters, warp, one, active, addresses, phantom)
+        stored = _store(counters, warp, one, active, addresses, phantom)
+        for at, byte in stored.items():
+            if peer:
+                access.landing.setdefault(at >> 7, {})[at] = byte
+            else:
+                engine.bytes[at] = byte
     else:
         for lane in active:
             target = int(warp.lanes(v["dst"])[lane]) + v["dst_offset"]
@@ -324,7 +334,7 @@ def memory_access(engine: NaiveEngine, counters: dict[str, int], warp: Warp, one
                 raise Fault(MISALIGNED, target)
             warp.shared_poison[target // 4 : target // 4 + 4] = phantom[lane]
             if not phantom[lane]:
-                warp.shared[target : target + 16] = engine.bytes[addresses[lane] : addresses[lane] + 16]
+                warp.shared[target : target + 16] = memory[addresses[lane] : addresses[lane] + 16]
             counters["shared_write_bytes"] += 16
     return access
 
@@ -347,10 +357,11 @@ def _atomic(engine: NaiveEngine, counters: dict[str, int], warp: Warp, one: Inst
         write(warp, slot, sum(1 << lane for lane in active), None if any(phantom.values()) else values)
 
 
-def _store(engine: NaiveEngine, counters: dict[str, int], warp: Warp, one: Instruction, active: list[int],
-           addresses: dict[int, int], phantom: dict[int, bool]) -> None:
-    """STG: a poisoned value is dropped, and counted where the memory is real."""
+def _store(counters: dict[str, int], warp: Warp, one: Instruction, active: list[int],
+           addresses: dict[int, int], phantom: dict[int, bool]) -> dict[int, int]:
+    """STG: bytes by address. A poisoned value is dropped, and counted where the memory is real."""
     source, size, dropped = one.values["src"], min(one.bytes, 4), False
+    stored: dict[int, int] = {}
     for j in range(one.registers):
         register = RZ if source == RZ else source + j
         for lane in active:
@@ -361,8 +372,9 @@ def _store(engine: NaiveEngine, counters: dict[str, int], warp: Warp, one: Instr
                 continue
             at = addresses[lane] + 4 * j
             data = int(warp.lanes(register)[lane]).to_bytes(4, "little")[:size]
-            engine.bytes[at : at + size] = np.frombuffer(data, dtype=np.uint8)
+            stored |= {at + i: byte for i, byte in enumerate(data)}
     counters["poisoned_stores"] += dropped
+    return stored
 
 
 def _shared_access(timing: Any, counters: dict[str, int], warp: Warp, one: Instruction, active: list[int],

@@ -23,6 +23,13 @@ A line that is not in its set takes the place of the least recently used one tha
 the dirty sectors of that one go to DRAM through a write buffer. Without a free MSHR, buffer or place
 the request waits, and those behind it too. Copies wait for at most half of the MSHRs, and a new one
 finds a place only where fewer than half of the set's lines wait: so a home can always go on.
+
+Of several GPUs that do the same at the same time this is one. What it asks of the peer at distance d in some cycle,
+the peer at distance d asks of it. A request to a peer goes from the crossbar to the GPU's NVLink port, through it
+(bytes a cycle, in order, requests and answers alike), and some cycles later is a request that a peer has sent to a
+slice here, the line's home; no partition keeps a copy for a peer. The answer goes from the slice through the port,
+and some cycles later is the peer's answer, on the crossbar to the SM. A store to a peer lands, for who looks at
+memory, when one that is issued there would reach the slice with it, though not before it has left the port.
 """
 
 from __future__ import annotations
@@ -33,6 +40,7 @@ from dataclasses import dataclass, field
 from emulator.chip import Chip
 from emulator.dram.naive import Entry, NaiveChannel
 from emulator.gpu.memory_layout import SECTOR_BYTES, read_numbers
+from emulator.gpu.timing import LINE_AT_PEER
 
 PARTNER = -1  # in place of an SM: the request has come over the link
 
@@ -44,6 +52,7 @@ class Request:
     mask: int
     write: bool
     tag: int
+    peer: bool = False  # crosses NVLink
 
     def back_bytes(self, header: int) -> int:
         """Size of the answer: the sectors of a read, only a header for a write."""
@@ -112,6 +121,9 @@ class NaiveMemory:
         self.to_slices: dict[int, list[Request]] = {}  # by cycle of arrival
         self.to_sms: dict[int, list[tuple[int, Request]]] = {}  # by cycle of arrival: slice, request
         self.on_links: dict[int, list[tuple[int, Message]]] = {}  # by cycle of arrival: slice, message
+        self.link = Port(n["peer_bytes"])  # to the peers, of the whole GPU
+        self.at_port: dict[int, list[tuple[int, bool, Request]]] = {}  # by cycle: place in the order, answer?, request
+        self.landed: deque[tuple[int, int]] = deque()  # stores to peers: cycle, tag
         self.from_dram: dict[int, list[Entry]] = {}  # by cycle of arrival at the slice
         self.due: dict[int, list[int]] = {}  # by cycle: tags
         self.next_cycle = 0
@@ -119,18 +131,24 @@ class NaiveMemory:
         self.counts = dict.fromkeys(
             ("l2_requests", "l2_read_sectors", "l2_write_sectors", "l2_hit_sectors", "l2_merged_sectors",
              "l2_fill_sectors", "l2_writeback_sectors", "l2_evicted_lines", "l2_far_sectors", "l2_far_hit_sectors",
-             "l2_far_merged_sectors", "l2_dropped_copies", "tlb_misses"), 0)
+             "l2_far_merged_sectors", "l2_dropped_copies", "tlb_misses", "nvlink_requests", "nvlink_served",
+             "nvlink_sectors", "nvlink_bytes_out"), 0)
 
     def request(self, now: int, sm: int, line: int, mask: int, write: int, tag: int) -> None:
-        """Sectors of a 128-byte line, asked for by an SM at cycle `now`."""
-        request = Request(sm, line, mask, bool(write), tag)
+        """Sectors of a 128-byte line, asked for by an SM at cycle `now`; the line of a peer has its distance on top."""
+        request = Request(sm, line % (1 << LINE_AT_PEER), mask, bool(write), tag, peer=line >> LINE_AT_PEER > 0)
         size = self.n["header_bytes"] + (SECTOR_BYTES * mask.bit_count() if write else 0)
         arrival = self.out_ports[sm].send(now, size) + self.n["request_latency"] + self.translate(sm, line)
+        self.counts["l2_requests"] += 1
+        self.live += 1
+        if request.peer:
+            self.counts["nvlink_requests"] += 1
+            self.counts["nvlink_sectors"] += mask.bit_count()
+            self.at_port.setdefault(arrival, []).append((sm, False, request))
+            return
         if write:
             arrival += self.distance(sm, line)
         self.to_slices.setdefault(arrival, []).append(request)
-        self.counts["l2_requests"] += 1
-        self.live += 1
 
     def tick(self, now: int) -> None:
         """Run the cycles through `now` that have not been run yet."""
@@ -140,7 +158,9 @@ class NaiveMemory:
 
     def cycle(self, now: int) -> None:
         """One cycle."""
-        arrived = sorted(self.to_slices.pop(now, []), key=lambda request: request.sm)
+        for _, answer, request in sorted(self.at_port.pop(now, []), key=lambda item: item[0]):
+            self.cross(request, answer, now)
+        arrived = sorted(self.to_slices.pop(now, []), key=lambda request: (request.peer, request.sm))
         for request in arrived:
             self.slices[self.entry(request)].queue.append(request)
         back = self.from_dram.pop(now, [])
@@ -181,6 +201,21 @@ class NaiveMemory:
             del self.due[cycle]
         return -1
 
+    def cross(self, request: Request, answer: bool, now: int) -> None:
+        """Through the NVLink port: a request to a peer, which comes from a peer; or the answer to one."""
+        size = self.n["peer_header_bytes"] + (SECTOR_BYTES * request.mask.bit_count() if answer != request.write else 0)
+        self.counts["nvlink_bytes_out"] += size
+        left = self.link.send(now, size)
+        arrival = left + self.n["peer_latency"]
+        if answer:
+            slices = self.n["slices"]  # answers of peers come after those of the GPU's own slices
+            self.to_sms.setdefault(arrival + self.n["response_latency"], []).append(
+                (slices + self.home(request.line), request))
+            return
+        self.to_slices.setdefault(arrival, []).append(request)
+        if request.write:
+            self.landed.append((max(left, arrival - 1 - self.n["request_latency"]), request.tag))
+
     def home(self, line: int) -> int:
         """Number of the slice that owns a line's pseudo-channel."""
         return self.dram.locate(line)[0] // self.pcs_per_slice
@@ -202,6 +237,8 @@ class NaiveMemory:
     def entry(self, request: Request) -> int:
         """The slice to which an SM sends a request."""
         home = self.home(request.line)
+        if request.peer:
+            return home
         return self.partner(home) if not request.write and self.far(request.sm, request.line) else home
 
     def translate(self, sm: int, line: int) -> int:
@@ -325,7 +362,12 @@ class NaiveMemory:
         if request.sm == PARTNER:
             self.send(number, Message("data", request.line, request.mask), now)
             return
-        arrival = s.output.send(now, request.back_bytes(0)) + self.n["response_latency"]
+        arrival = s.output.send(now, request.back_bytes(0))
+        if request.peer:
+            self.counts["nvlink_served"] += 1
+            self.at_port.setdefault(arrival, []).append((self.n["sms"] + number, True, request))
+            return
+        arrival += self.n["response_latency"]
         if request.write:
             arrival += self.distance(request.sm, request.line)
         self.to_sms.setdefault(arrival, []).append((number, request))

@@ -21,6 +21,8 @@ MAX_WARPS = 64  # most warp slots an SM can have; the chip's number may be lower
 MAX_QUEUE = 16
 MAX_OPEN_GROUPS = 16  # copy groups of a warp that may be unfinished
 LINE_BYTES, SECTOR_BYTES, SECTORS = 128, 32, 4
+PEER_AT = 40  # a global address is distance << PEER_AT | local address; distance 0 is the GPU's own memory
+LINE_AT_PEER = PEER_AT - 7  # where a line's number has the distance
 
 # Execution units of a sub-core. LSU instructions queue in front of the SM's load-store unit;
 # CONTROL needs no unit.

@@ -2,7 +2,8 @@
 
 A program's memory is [tables 1 KB][output][words for atomics][input]; the input can be real or phantom. Warps of a
 CTA may race with each other: both engines run an SM's cycle in the same order. CTAs meet only in the words for
-atomics, with ATOM and LDCG.
+atomics, with ATOM and LDCG. With peers, their input is read, and letters are stored to them behind the words for
+atomics, where LDCG finds them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from emulator.chip import Chip
+from emulator.gpu.timing import PEER_AT
 from isa import builder
 from isa.builder import UZERO, ZERO
-from isa.program import Launch, Program
+from isa.program import GpuImage, Launch, Program
 from tests.emulator.gpu_program import make_program
 
 TABLE, SLOT = 1024, 16
@@ -23,6 +25,7 @@ THREADS = 4 * 128
 OUTPUT = THREADS * SLOT * 4
 INPUT = 4096
 ATOMS = 1024
+LETTERS = 640  # where they begin in the words for atomics: ATOM stays below
 INPUT_AT = TABLE + OUTPUT + ATOMS
 
 _BINARY = ("ADD", "SUB", "MUL", "MAX", "MIN", "AND", "OR", "XOR")
@@ -43,7 +46,8 @@ class _Writer:
     """Writes one random kernel."""
 
     def __init__(self, draw: st.DrawFn, name: str, shared: int, warps: int, data_addresses: bool,
-                 errors: bool) -> None:
+                 errors: bool, ranks: int) -> None:
+        self.ranks = ranks
         self.draw, self.shared, self.warps, self.data_addresses, self.errors = (
             draw, shared, warps, data_addresses, errors)
         self.k = builder.Kernel(name, parameters=("input", "output", "table"))
@@ -55,6 +59,7 @@ class _Writer:
         self.tid, self.own, self.address = k.reg("tid"), k.reg("own"), k.reg("address")
         self.preds = [k.pred("p"), k.pred("q")]
         self.number, self.counter = k.ureg("number"), k.ureg("counter")
+        self.peer = k.ureg("peer")
         self.labels = 0
         self.stores = 0
 
@@ -138,6 +143,9 @@ class _Writer:
 
     def instruction(self, depth: int) -> None:
         k, g = self.k, self.guard()
+        if self.ranks > 1 and self.number_in(0, 2) == 0:
+            self.cross(g)
+            return
         kind = self.number_in(0, 25)
         if kind <= 3:
             typ = self.pick(["f32", "s32"])
@@ -235,6 +243,32 @@ class _Writer:
             self.body(self.number_in(1, 3), 2)
             k.label(label)
 
+    def cross(self, g) -> None:
+        """A peer's memory: its input read, or a letter stored."""
+        k = self.k
+        slip = self.errors and self.number_in(0, 40) == 0
+        k.UMOVI(self.peer, self.ranks if slip else self.number_in(1, self.ranks - 1))
+        k.USHL(self.peer, self.peer, PEER_AT)
+        chosen = self.number_in(0, 5)
+        if chosen <= 2:
+            k.UADD(self.peer, self.peer, self.atoms)
+            width = self.pick([8, 16, 32, 64, 128])
+            a = self.offset(256, max(4, width // 8))
+            k.STG(width, a, self.peer, LETTERS, self.pick(self.data), guard=g)
+            if self.number_in(0, 1):
+                k.LDCG(width, self.pick(self.data), a, self.atoms, LETTERS)
+            return
+        k.UADD(self.peer, self.peer, self.input)
+        if chosen == 3 and self.shared >= 512:
+            target = self.reg()
+            k.ANDI("s32", target, self.own, (self.shared - 1) // 16)
+            k.SHL(target, target, 4)
+            k.LDGSTS(target, 0, self.offset(INPUT, 16), self.peer, 0, guard=g)
+            return
+        width = self.pick([8, 16, 32, 64, 128])
+        a = self.offset(INPUT, max(4, width // 8))
+        getattr(k, self.pick(["LDG", "LDCG"]))(width, self.pick(self.data), a, self.peer, 0, guard=g)
+
     def load_shared(self, width, a, g) -> None:
         self.k.LDS(width, self.pick(self.data), a, 0, guard=g)
 
@@ -252,7 +286,10 @@ class _Writer:
         k.MBARRIVE(self.bar, offset, self.bytes, guard=g if slip == 1 else None)
         for size in sizes:
             k.UMOVI(self.bytes, size + (8 if slip == 2 else 0))
-            k.UADDI(self.origin, self.input, 16 * self.number_in(0, INPUT // 16 - 8) + (4 if slip == 3 else 0))
+            k.UMOVI(self.origin, self.number_in(0, self.ranks - 1))
+            k.USHL(self.origin, self.origin, PEER_AT)
+            k.UADD(self.origin, self.origin, self.input)
+            k.UADDI(self.origin, self.origin, 16 * self.number_in(0, INPUT // 16 - 8) + (4 if slip == 3 else 0))
             k.BULK(self.place, self.origin, 0, self.bytes, self.bar, offset + 4 * (slip == 4))
             k.UADDI(self.place, self.place, size)
             total += size
@@ -302,14 +339,16 @@ class _Writer:
 
 
 @st.composite
-def programs(draw: st.DrawFn, chip: Chip, data_addresses: bool = True, errors: bool = True) -> Case:
+def programs(draw: st.DrawFn, chip: Chip, data_addresses: bool = True, errors: bool = True,
+             ranks: int = 1) -> Case:
     """One or two kernels with a launch each. data_addresses: loaded values may become addresses or
-    predicates (a timing-only run of such a program may fail). errors: now and then a wrong address."""
+    predicates (a timing-only run of such a program may fail). errors: now and then a wrong address.
+    ranks: of so many GPUs, which have inputs of their own (the phantom program is one that stands for all)."""
     shared = draw(st.sampled_from([0, 512, 1024]))
     kernels, blocks = [], []
     for number in range(draw(st.integers(1, 2))):
         blocks.append(32 * draw(st.integers(1, 4)))
-        writer = _Writer(draw, f"k{number}", shared, blocks[-1] // 32, data_addresses, errors)
+        writer = _Writer(draw, f"k{number}", shared, blocks[-1] // 32, data_addresses, errors, ranks)
         writer.prologue()
         writer.k.UMOVI(writer.counter, 1)
         writer.body(draw(st.integers(1, 14)))
@@ -327,6 +366,12 @@ def programs(draw: st.DrawFn, chip: Chip, data_addresses: bool = True, errors: b
     data[INPUT_AT:] = generator.integers(0, 256, INPUT)
     real = make_program(chip, kernels, launches, data)
     phantom = make_program(chip, kernels, launches, data[:INPUT_AT], (INPUT_AT, INPUT))
+    if ranks > 1:
+        inputs = generator.integers(0, 256, (ranks - 1, INPUT), dtype=np.uint8)
+        real.images += [GpuImage(np.concatenate([data[:INPUT_AT], row])) for row in inputs]
+        real.chips = [(0, rank, ()) for rank in range(ranks)]
+        phantom.chips = [(0, 0, ())] * ranks
+        phantom.meta["timing_only"] = True
     shapes = [f"grid {one.grid} block {one.block} shared {one.shared_bytes}" for one in launches]
     listing = "\n".join(f"{shape}\n" + "\n".join(k.listing()[0])
                         for shape, k in zip(shapes, kernels, strict=True))

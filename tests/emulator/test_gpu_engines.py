@@ -10,6 +10,7 @@ from collections import Counter
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from emulator.chip import load_chip
 from emulator.gpu.errors import MachineError
@@ -31,7 +32,8 @@ def outcome(program, engine, launch="graph"):
             steps.append((step.cycles, step.traffic, step.counters, step.accounting, step.kernels))
     except MachineError as error:
         return (error.kind, error.cycle, error.kernel, error.index, error.cta, error.warp, error.value), None
-    return steps, machine.read("memory")
+    ranks = range(len(machine.engines))
+    return steps, np.concatenate([machine.read("memory", rank=rank) for rank in ranks])
 
 
 def check_same(program) -> str:
@@ -72,5 +74,32 @@ def test_values_mode_and_timing_mode_take_the_same_cycles_and_traffic(case: Case
     assert len(real) == len(phantom) == 2
     for one, other in zip(real, phantom, strict=True):
         one[2].pop("poisoned_stores")  # phantom values are not stored, and that is counted
+        other[2].pop("poisoned_stores")
+        assert one == other
+
+
+def test_fast_engine_and_twin_agree_with_peers():
+    """Two or four GPUs side by side: also in what each stores into the others' memory, and when it is seen."""
+    ended: Counter[str] = Counter()
+
+    @settings(max_examples=max(4, PROGRAMS // 2), **COMMON)
+    @given(case=st.sampled_from([2, 4]).flatmap(lambda n: programs(CHIP, data_addresses=False, ranks=n)))
+    def check(case: Case) -> None:
+        ended[check_same(case.real)] += 1
+
+    check()
+    assert ended["completed"] * 2 >= ended.total(), ended
+
+
+@settings(max_examples=max(4, PROGRAMS // 4), **COMMON)
+@given(case=st.sampled_from([2, 8]).flatmap(
+    lambda n: programs(CHIP, data_addresses=False, errors=False, ranks=n)))
+def test_one_gpu_takes_the_time_of_all(case: Case):
+    check_same(case.phantom)
+    real, _ = outcome(case.real, "fast")
+    phantom, _ = outcome(case.phantom, "fast")
+    assert len(real) == len(phantom) == 2
+    for one, other in zip(real, phantom, strict=True):
+        one[2].pop("poisoned_stores")
         other[2].pop("poisoned_stores")
         assert one == other

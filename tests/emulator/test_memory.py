@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from emulator.chip import Chip, ChipError, load_chip
 from emulator.dram.config import DramConfig
 from emulator.gpu import memory
+from emulator.gpu.memory_layout import LANDED, LANDED_LAST, LANDING_AT
 from emulator.gpu.naive_memory import NaiveMemory
+from emulator.gpu.timing import LINE_AT_PEER
 
 EXAMPLES = int(os.environ.get("DECODELAB_RANDOM_PROGRAMS", "200"))
 TOY2 = load_chip("toy_gpu")  # as it is: two partitions, a TLB of two pages of 8 KB
@@ -39,17 +41,24 @@ def chip_with(chip: Chip, **changes: int) -> Chip:
 class Fast:
     """The fast engine behind the twin's interface."""
 
-    def __init__(self, chip: Chip) -> None:
-        self.state = memory.build(chip)
+    def __init__(self, chip: Chip, ranks: int = 1) -> None:
+        self.state = memory.build(chip, ranks)
 
     def tick(self, now: int) -> None:
         memory.advance(self.state, now)
 
     def pop_response(self, now: int) -> int:
-        return memory.pop_response(self.state, now)
+        tag = memory.pop_response(self.state, now)
+        return tag & (1 << LANDING_AT) - 1 if tag >= 0 else tag
 
     def request(self, now: int, sm: int, line: int, mask: int, write: bool, tag: int) -> None:
-        memory.request(self.state, now, sm, line, mask, int(write), tag)
+        stored = tag + 1 if write and line >> LINE_AT_PEER else 0
+        memory.request(self.state, now, sm, line, mask, int(write), tag | stored << LANDING_AT)
+
+    def landed(self) -> list[tuple[int, int]]:
+        """Stores to peers: when they land, their tag."""
+        count = self.state[LANDED_LAST]
+        return [tuple(row) for row in self.state[self.state[LANDED] :][: 2 * count].reshape(count, 2).tolist()]
 
     @property
     def live(self) -> int:
@@ -89,24 +98,26 @@ def play(system, requests: list[Request], start: int = 0, every_cycle: bool = Fa
     return answers, now
 
 
-def both(chip: Chip, *rounds: list[Request]) -> tuple[list[list[tuple[int, int]]], dict[str, int]]:
+def both(chip: Chip, *rounds: list[Request], ranks: int = 1) -> tuple[list[list[tuple[int, int]]], dict[str, int]]:
     """Responses of each round of requests (times from its start) and the counters; the engines agree."""
     outcomes = []
-    for system in (Fast(chip), Naive(chip)):
+    for system in (Fast(chip, ranks), Naive(chip)):
         now, answers = 0, []
         for requests in rounds:
             got, end = play(system, [(now + r[0], *r[1:]) for r in requests], now)
             system.settle(end)
             answers.append([(cycle - now, tag) for cycle, tag in got])
             now = end + 1
-        outcomes.append((answers, system.counters()))
+        landed = system.landed() if isinstance(system, Fast) else list(system.landed)
+        outcomes.append((answers, system.counters(), landed))
     assert outcomes[0] == outcomes[1]
     counters = outcomes[0][1]
     assert counters["l2_read_sectors"] == sum(
         counters[f"l2_{name}_sectors"] for name in ("hit", "merged", "far_hit", "far_merged", "fill"))
     assert counters["dram_reads"] == counters["l2_fill_sectors"]
+    assert counters["nvlink_requests"] == counters["nvlink_served"]
     assert counters["dram_writes"] <= counters["l2_writeback_sectors"] <= counters["l2_write_sectors"]
-    return outcomes[0]
+    return answers, counters
 
 
 def latency(chip: Chip, *rounds: list[Request]) -> int:
