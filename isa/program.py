@@ -27,8 +27,8 @@ class Tensor:
     (shape is then [rows, lanes]; a host writes one value a row).
     A phantom tensor has no values: reading it gives poison.
     `chips` are rows of Program.chips. Every one has a copy in the same words: a host write goes to all,
-    a read takes the first. `sharded`: the columns are cut into runs of words.shape[1] * lanes, and run j
-    lies in the words of chips[j]; the last runs may be short or empty.
+    a read takes the first. `sharded`: the columns are cut into runs of words.shape[1] * lanes (LPU) or
+    ceil(columns / chips) (GPU), and run j lies in the words of chips[j]; the last runs may be short or empty.
     """
 
     name: str

@@ -75,6 +75,8 @@ class GpuMachine:
         """The tensor's bytes in a rank's global memory: uint8 view [rows, columns * itemsize]."""
         memory = self.engines[rank].bytes
         rows, columns = tensor.shape
+        if tensor.sharded:
+            columns = -(-columns // len(tensor.chips))
         width = columns * tensor.itemsize
         pitch = tensor.pitch or width
         end = tensor.address + (rows - 1) * pitch + width
@@ -85,8 +87,10 @@ class GpuMachine:
 
     def write(self, name: str, array: np.ndarray, rank: int | None = None) -> None:
         """Set a tensor's values (real numbers or integers, in its shape), of one rank or of all. ValueError for
-        another shape."""
+        another shape, or a sharded tensor."""
         tensor = self._tensor(name)
+        if tensor.sharded:
+            raise ValueError(f"tensor {name} is spread over {len(tensor.chips)} GPUs: it can only be read")
         values = np.asarray(array)
         if values.size != tensor.shape[0] * tensor.shape[1]:
             raise ValueError(f"tensor {name} has shape {list(tensor.shape)}, the array {list(values.shape)}")
@@ -95,10 +99,12 @@ class GpuMachine:
             self._rows(tensor, number)[...] = formats.to_bytes(raw, tensor.dtype).reshape(tensor.shape[0], -1)
 
     def read(self, name: str, rank: int = 0) -> np.ndarray:
-        """A tensor's values in its shape, float32 or int32, as a rank has them."""
+        """A tensor's values in its shape, float32 or int32, as a rank has them; a sharded one's of all ranks."""
         tensor = self._tensor(name)
-        data = np.ascontiguousarray(self._rows(tensor, rank)).reshape(*tensor.shape, tensor.itemsize)
-        return formats.decode(formats.from_bytes(data, tensor.dtype), tensor.dtype).copy()
+        shards = [self._rows(tensor, number) for number in (tensor.chips if tensor.sharded else (rank,))]
+        data = np.concatenate(shards, axis=1).reshape(tensor.shape[0], -1, tensor.itemsize)
+        values: np.ndarray = formats.decode(formats.from_bytes(data, tensor.dtype), tensor.dtype)
+        return values[:, :tensor.shape[1]].copy()
 
     # -- steps ------------------------------------------------------------------------------------
     def step(self, token: int | list[int] | None = None, sample_layers: int | None = None) -> StepResult:
@@ -114,7 +120,7 @@ class GpuMachine:
             self.write("token", np.array(ids, dtype=np.int64).reshape(-1, 1))
             host = 4 * len(ids)
         check_room(self)
-        start = self.engine.now
+        start, ranks = self.engine.now, len(self.program.chips)
         whole = not self.program.meta.get("part_of_step")  # some layers alone: the graph's start is elsewhere
         cycles, reasons, bulk = 0, np.zeros_like(self.engine.reasons()), dict.fromkeys(self.engine.bulk_cycles(), 0)
         records, counted, memory = [], [], []
@@ -126,42 +132,41 @@ class GpuMachine:
             run = run_launch(self.engines, at, self.text.launches[at], self.shapes[at], gap)
             _check_conservation(run)
             records.append(self._record(at, run, start, times))
-            counted.append((run.counters, times))
-            memory.append((run.memory, times))
+            counted.append((run.counters, times * ranks))
+            memory.append((run.memory, times * ranks))
             cycles += times * (self.engine.now - now)
             reasons += times * (self.engine.reasons() - reasons_before)
             for name, after in self.engine.bulk_cycles().items():
                 bulk[name] += times * (after - bulk_before[name])
-        accounting = self._accounting(reasons, cycles)
+        accounting, sms = self._accounting(reasons, cycles), self.timing.sms
         if self.timing.bulk_engines:
-            accounting["bulk_engine"] = bulk | {"idle": self.timing.sms * cycles - sum(bulk.values())}
-            check_accounting(accounting, {"sub_core": self.timing.sms * SUB_CORES, "bulk_engine": self.timing.sms},
-                             cycles)
+            bulk["idle"] = sms * cycles - sum(bulk.values())
+            accounting["bulk_engine"] = {name: ranks * count for name, count in bulk.items()}
+        check_accounting(accounting, {"sub_core": ranks * sms * SUB_CORES, "bulk_engine": ranks * sms}, cycles)
         counters, below = _total(counted), _total(memory)
         traffic = _traffic(below, counters)
-        traffic["host"] = host
+        traffic["host"] = ranks * host
         return StepResult(
             cycles=cycles, traffic=traffic, accounting=accounting,
             counters=counters | below, kernels=records, logits=self._logits(), tokens=self._tokens())
 
     def _accounting(self, reasons: np.ndarray, cycles: int) -> dict[str, dict[str, int]]:
-        """Cycles of all sub-cores by reason; every single sub-core must add up to the step's cycles."""
+        """Cycles of all sub-cores of all ranks by reason; every single one must add up to the step's cycles."""
         sums = reasons.sum(axis=2)
         if (sums != cycles).any() or (reasons < 0).any():
             sm, sub = np.argwhere(sums != cycles)[0]
             raise AssertionError(f"sub-core {sub} of SM {sm} accounts for {sums[sm, sub]} of {cycles} cycles")
-        totals = reasons.sum(axis=(0, 1))
-        accounting = {"sub_core": {r.name: int(n) for r, n in zip(GPU_REASONS, totals, strict=True)}}
-        check_accounting(accounting, {"sub_core": self.timing.sms * SUB_CORES}, cycles)
-        return accounting
+        totals = len(self.program.chips) * reasons.sum(axis=(0, 1))
+        return {"sub_core": {r.name: int(n) for r, n in zip(GPU_REASONS, totals, strict=True)}}
 
     def _record(self, at: int, run: KernelRun, start: int, times: int) -> dict[str, Any]:
-        launch = self.text.launches[at]
+        launch, ranks = self.text.launches[at], len(self.program.chips)
         return {
             "node": launch.node, "kernel": self.text.kernels[launch.kernel].name,
             "start": run.start - start, "end": run.end - start, "times": times,
             "grid": launch.grid, "block": launch.block,
-            "instructions": run.counters["warp_instructions"], "traffic": _traffic(run.memory, run.counters),
+            "instructions": ranks * run.counters["warp_instructions"],
+            "traffic": {level: ranks * count for level, count in _traffic(run.memory, run.counters).items()},
         }
 
     def _logits(self) -> np.ndarray | None:
@@ -196,7 +201,7 @@ def _traffic(memory: dict[str, int], counters: dict[str, int]) -> dict[str, int]
         traffic[level] = SECTOR_BYTES * memory[f"{level}_sectors"]
     traffic["hbm_read"] = SECTOR_BYTES * memory["dram_reads"]  # a burst is a sector
     traffic["hbm_write"] = SECTOR_BYTES * memory["dram_writes"]
-    traffic["nvlink"] = 2 * memory["nvlink_bytes_out"]  # out, and as many of its peers' in
+    traffic["nvlink"] = memory["nvlink_bytes_out"]  # counted where they are sent
     return traffic
 
 

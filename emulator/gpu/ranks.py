@@ -16,8 +16,9 @@ the time of all, as each request to a peer has its mirror image (emulator/gpu/nv
 
 `GpuMachine(program, chip)` does this for a program of N rows, all of the same text, whose images have the same size,
 the same phantom range, and every tensor at the same address. `machine.write(name, array)` writes to every rank,
-`machine.write(name, array, rank=r)` to one; `machine.read(name, rank=0)`. Results, counters and traffic are those of
-rank 0: a GPU's own. Traffic level `nvlink` is what passes the GPU's port both ways, headers included.
+`machine.write(name, array, rank=r)` to one; `machine.read(name, rank=0)`. Counters, traffic and accounting of a step
+are those of all ranks together, each as much as rank 0. Traffic level `nvlink` is what the GPUs send, headers
+included.
 """
 
 from __future__ import annotations

@@ -98,9 +98,9 @@ def test_every_rank_reads_what_its_peers_have(engine: str) -> None:
     for rank in range(4):
         for distance in range(1, 4):
             assert (words(machine, rank)[32 * distance : 32 * distance + 32] == rank ^ distance).all()
-    # Three lines: a header of 6 out, 6 and 128 back, both ways; the stores stay at home.
-    assert step.traffic["nvlink"] == 2 * 3 * (6 + 134)
-    assert step.counters["nvlink_requests"] == step.counters["nvlink_served"] == 3
+    # Each of four sends three headers of 6, and gives three lines with theirs; the stores stay at home.
+    assert step.traffic["nvlink"] == 4 * 3 * (6 + 134)
+    assert step.counters["nvlink_requests"] == step.counters["nvlink_served"] == 4 * 3
 
 
 @pytest.mark.parametrize("engine", ENGINES)
