@@ -108,6 +108,8 @@ class LinearPlan:
     chunks: int
     slots: int
     grid: int
+    ring_from: int = 0  # the rings begin here at least
+    ring_bytes: int = 0  # a warp's ring takes this at least: kernels that share rings agree on both
 
     @property
     def element_bytes(self) -> int:
@@ -212,11 +214,16 @@ class LinearPlan:
     @property
     def ring_at(self) -> int:
         copies = 2 if self.passes > 1 else 1
-        return round_up(self.partials_at + copies * self.warps * self.partial_bytes, 128)
+        return max(self.ring_from, round_up(self.partials_at + copies * self.warps * self.partial_bytes, 128))
+
+    @property
+    def ring_pitch(self) -> int:
+        """Bytes from warp to warp in the rings."""
+        return max(self.ring_bytes, self.slots * self.stage_bytes)
 
     @property
     def shared_bytes(self) -> int:
-        return self.ring_at + self.warps * self.slots * self.stage_bytes
+        return self.ring_at + self.warps * self.ring_pitch
 
     @property
     def accumulators(self) -> int:

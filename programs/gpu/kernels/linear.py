@@ -1,16 +1,19 @@
 """The linear layer: weights stream through shared memory to the tensor cores, k split over warps.
 
 Weights lie row by row. Copies put the 16-byte units of a row's 128 bytes into shared memory crosswise
-(programs/gpu/kernels/swizzle.py), so that LDSM is free of bank conflicts. A warp keeps `slots` copy groups in flight and refills a slot as soon as it has multiplied it; nothing
-in the loop waits for another warp. After the last chunk of a group the warps leave their partial
-results in shared memory and the first threads add them in warp order and finish the layer: see
-programs/gpu/kernels/finish.py. Words of the plan are explained in programs/gpu/plan.py.
+(programs/gpu/kernels/swizzle.py), so that LDSM is free of bank conflicts. A warp keeps `slots` copy
+groups in flight and refills a slot as soon as it has multiplied it; nothing in the loop waits for
+another warp. After the last chunk of a group the warps leave their partial results in shared memory and
+the first threads add them in warp order and finish the layer: see programs/gpu/kernels/finish.py. Words
+of the plan are explained in programs/gpu/plan.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
-from programs.gpu.kernels.common import WINDOW, add_offset, below, constant, reach, skip_idle_warps, thread
+from programs.gpu.kernels.common import WINDOW, Thread, add_offset, below, constant, reach, skip_idle_warps, thread
 from programs.gpu.kernels.finish import Finish, Item
 from programs.gpu.kernels.operand import FusedRows, Operand
 from programs.gpu.kernels.swizzle import Swizzle
@@ -18,6 +21,7 @@ from programs.gpu.plan import (
     COLUMNS,
     FRAGMENT_KSTEPS,
     KSTEP_BYTES,
+    SLOTS_MAX,
     STAGE_BYTES,
     TILE_BYTES,
     LinearPlan,
@@ -27,20 +31,37 @@ from programs.gpu.plan import (
 
 def linear_kernel(name: str, plan: LinearPlan, operand: Operand, finish: Finish) -> Kernel:
     """The kernel of one linear layer. Parameters: weights, then x's, then the finish's."""
-    return _Linear(name, plan, operand, finish).kernel
+    linear = Linear(name, plan, operand, finish)
+    k, linear.t = linear.kernel, thread(linear.kernel)
+    rows = linear.load_rows()
+    linear.copies()
+    linear.fill()
+    linear.multiply(rows)
+    k.EXIT()
+    return k
 
 
-class _Linear:
-    def __init__(self, name: str, plan: LinearPlan, operand: Operand, finish: Finish) -> None:
+class Linear:
+    """A linear layer's code in pieces: `copies`, then `fill`, which depend on no other kernel, and the rest."""
+
+    def __init__(self, name: str, plan: LinearPlan, operand: Operand, finish: Finish,
+                 make: Callable[[str, tuple[str, ...]], Kernel] = Kernel) -> None:
         self.plan, self.operand, self.finish = plan, operand, finish
         x_parameters = operand.parameters if plan.fused else ("x", "x_scales")
-        self.kernel = k = Kernel(name, ("weights", *x_parameters, *finish.parameters))
-        self.t = thread(k)
-        rows = None
-        if plan.fused:
-            rows = FusedRows(k, operand, self.t, plan.warps, plan.batch, plan.k_padded)
-        self._registers()
-        self._fill()
+        self.kernel = make(name, ("weights", *x_parameters, *finish.parameters))
+        self.t: Thread
+        self.filled = 0  # slots whose first copies have been started
+
+    def load_rows(self) -> FusedRows | None:
+        """Start the loads of x, where this kernel makes its own operand."""
+        plan = self.plan
+        if not plan.fused:
+            return None
+        return FusedRows(self.kernel, self.operand, self.t, plan.warps, plan.batch, plan.k_padded)
+
+    def multiply(self, rows: FusedRows | None) -> None:
+        """Everything after the first copies."""
+        k, plan, finish = self.kernel, self.plan, self.finish
         finish.begin(k, self.t, plan)
         self.early = ceil_div(plan.items * plan.batch, 32 * plan.warps) == 1  # the ends' loads run ahead
         if self.early:
@@ -52,10 +73,9 @@ class _Linear:
         self._late_registers()
         self._passes()
         finish.end(k, self.t, plan)
-        k.EXIT()
 
     # -- set-up ------------------------------------------------------------------------------
-    def _registers(self) -> None:
+    def copies(self) -> None:
         """What the copies need: pointers, shared addresses, how many passes this CTA has."""
         k, plan, t = self.kernel, self.plan, self.t
         k.comment("this warp's chunks: every so many-th of the rows of group cta, cta + grid, ..")
@@ -77,7 +97,7 @@ class _Linear:
         ring = k.reg("ring")  # this warp's slots, plus lane * 16
         warp = k.reg("warp_r")
         k.S2R(warp, "WARPID")
-        k.MULI("s32", ring, warp, plan.slots * plan.stage_bytes)
+        k.MULI("s32", ring, warp, plan.ring_pitch)
         k.ADD("s32", ring, ring, self.lane16)
         k.ADDI("s32", ring, ring, plan.ring_at)
         k.free(warp)
@@ -139,24 +159,25 @@ class _Linear:
         if not plan.fused:
             k.UADD(self.x, self.x_start, UZERO)
 
-    def _fill(self) -> None:
-        """The first `slots` chunks."""
+    def fill(self, slots: int = SLOTS_MAX) -> None:
+        """Start the first copies of the next `slots` slots that have none yet."""
         k, plan = self.kernel, self.plan
-        passes = None
-        for slot in range(plan.slots):
-            if slot % plan.chunks == 0 and slot:
-                if passes is None:
-                    passes, guard = k.reg("passes_r"), k.pred("fill")
-                    k.MOV(passes, self.passes)
-                need = constant(k, "need", slot // plan.chunks)
-                k.SETP("GT", "s32", guard, passes, need)
-                k.free(need)
-                self._next_group()
-            if slot == 0:
-                k.comment(f"fill the pipeline: {plan.slots} chunks of {plan.stage_bytes} bytes a warp")
-            self._copy(slot, guard if passes is not None else None)
-        if passes is not None:
-            k.free(passes, guard)
+        end = min(plan.slots, self.filled + slots)
+        with k.scratch():
+            guard, passes = None, None
+            for slot in range(self.filled, end):
+                k.comment(f"fill slot {slot} of {plan.slots}: a chunk of {plan.stage_bytes} bytes a warp")
+                if slot % plan.chunks == 0 and slot:
+                    self._next_group()
+                if slot >= plan.chunks and (guard is None or slot % plan.chunks == 0):
+                    if guard is None:
+                        passes, guard = k.reg("passes_r"), k.pred("fill")
+                        k.MOV(passes, self.passes)
+                    need = constant(k, "need", slot // plan.chunks)
+                    k.SETP("GT", "s32", guard, passes, need)
+                    k.free(need)
+                self._copy(slot, guard)
+        self.filled = end
 
     def _late_registers(self) -> None:
         """What the multiplication and the sums need; taken after x's registers are free again."""
@@ -279,9 +300,8 @@ class _Linear:
 
     def _multiply(self, slot: int, chunk: int, fresh: bool) -> None:
         """One chunk: fragments by LDSM, then the products, k-step by k-step. fresh: sums start from zero."""
-        k, plan = self.kernel, self.plan
-        for first in range(0, plan.ksteps, FRAGMENT_KSTEPS):
-            self._multiply_steps(slot, chunk, range(first, min(first + FRAGMENT_KSTEPS, plan.ksteps)), fresh)
+        for first in range(0, self.plan.ksteps, FRAGMENT_KSTEPS):
+            self._multiply_steps(slot, chunk, range(first, min(first + FRAGMENT_KSTEPS, self.plan.ksteps)), fresh)
 
     def _multiply_steps(self, slot: int, chunk: int, steps: range, fresh: bool) -> None:
         k, plan = self.kernel, self.plan
