@@ -18,7 +18,7 @@ from isa.angles import cos_sin
 from isa.program import Program, Tensor
 from programs.decode.stored import StoredModel
 from programs.errors import CapacityError
-from programs.gpu.attention_plan import plan_attention
+from programs.gpu.attention_plan import AttentionPlan, plan_attention
 from programs.gpu.kernels.attention import attention_kernel
 from programs.gpu.kernels.combine import WARPS as COMBINE_WARPS
 from programs.gpu.kernels.combine import combine_kernel, combine_shared_bytes
@@ -28,6 +28,7 @@ from programs.gpu.kernels.operand import Operand, activation_kernel, activation_
 from programs.gpu.kernels.small import THREADS, advance_kernel, argmax_kernel, embed_kernel
 from programs.gpu.launches import Argument, Launches
 from programs.gpu.layout import Arena, item_rows, pack_weights, per_item
+from programs.gpu.persistent import COUNTER_BYTES, Persistent, plan_parts
 from programs.gpu.plan import (
     COLUMN_BLOCKS_MAX,
     COLUMNS,
@@ -35,6 +36,7 @@ from programs.gpu.plan import (
     Limits,
     LinearPlan,
     PlanError,
+    Room,
     ceil_div,
     plan_linear,
     round_up,
@@ -46,18 +48,20 @@ SUMS_BYTES = 4 * 32  # shared memory of an activation kernel: a sum a warp
 
 def compile_gpu(stored: StoredModel, chip: Chip, batch: int = 1, context: int = 1024, timing_only: bool = False,
                 layers: tuple[int, int] | None = None, fused_values_max: int = FUSED_VALUES_MAX,
-                split: int | None = None) -> Program:
+                split: int | None = None, persistent: bool = False) -> Program:
     """The program of one decode step. See programs.compile.compile_decode for the arguments.
 
     fused_values_max: most values of x (batch x k) that linear kernels normalise themselves. split: keys of
-    an attention CTA; both default to the planner's choice. Raises CapacityError.
+    an attention CTA; both default to the planner's choice. persistent: one kernel for the whole step instead of
+    a graph (programs.gpu.persistent). Raises CapacityError, PlanError.
     """
-    return _Compiler(stored, chip, batch, context, timing_only, layers, fused_values_max, split).program()
+    return _Compiler(stored, chip, batch, context, timing_only, layers, fused_values_max, split, persistent).program()
 
 
 class _Compiler:
     def __init__(self, stored: StoredModel, chip: Chip, batch: int, context: int, timing_only: bool,
-                 layers: tuple[int, int] | None, fused_values_max: int, split: int | None) -> None:
+                 layers: tuple[int, int] | None, fused_values_max: int, split: int | None,
+                 persistent: bool) -> None:
         self.stored, self.chip, self.batch, self.context = stored, chip, batch, context
         self.config, self.scheme = stored.config, stored.scheme
         self.timing_only = timing_only
@@ -66,7 +70,7 @@ class _Compiler:
         read_timing(chip)  # refuse impossible numbers before planning with them
         read_numbers(chip)
         self.limits = Limits.of(chip)
-        self.launches = Launches()
+        self.launches: Launches | Persistent = Persistent(self.limits) if persistent else Launches()
         self._plan(fused_values_max, split)
         if self.attention.region_bytes >= 1 << 32:
             raise CapacityError(f"{stored.name}: the KV cache of one layer with batch {batch} and context {context} is "
@@ -89,6 +93,9 @@ class _Compiler:
             "lm_head": (c.vocab, c.hidden, False),
         }
         self.plans: dict[str, LinearPlan] = {}
+        if isinstance(self.launches, Persistent):
+            self._plan_parts(shapes, split)
+            return
         self.slices = ceil_div(self.batch, COLUMNS * COLUMN_BLOCKS_MAX)
         while True:
             self.slice = ceil_div(self.batch, self.slices)
@@ -104,6 +111,24 @@ class _Compiler:
         self.rows = self.slices * self.slice  # sequences, the padding's included
         self.attention = plan_attention(self.rows, c.kv_heads, c.group, c.head_dim, self.context, self.limits, split)
 
+    def _plan_parts(self, shapes: dict[str, tuple[int, int, bool]], split: int | None) -> None:
+        """Plans of kernels that share CTAs."""
+        c = self.config
+        self.slices, self.slice, self.rows = 1, self.batch, self.batch
+        widest = max(k for _, k, _ in shapes.values())
+        if self.batch * widest > FUSED_VALUES_MAX:
+            raise PlanError(f"--launch persistent takes {FUSED_VALUES_MAX} values of x a layer at most, and "
+                            f"{self.stored.name} has {self.batch * widest} with batch {self.batch}; leave it out")
+
+        def linear(room: Room) -> dict[str, LinearPlan]:
+            return {name: plan_linear(outputs, k, self.scheme.weights, self.batch, paired, self.limits, room=room)
+                    for name, (outputs, k, paired) in shapes.items()}
+
+        def attention(limits: Limits) -> AttentionPlan:
+            return plan_attention(self.batch, c.kv_heads, c.group, c.head_dim, self.context, limits, split)
+
+        self.plans, self.attention = plan_parts(linear, attention, self.limits)
+
     # -- memory ------------------------------------------------------------------------------
     def _allocate(self) -> None:
         c, p, place = self.config, self.plans, self.arena.place
@@ -111,6 +136,8 @@ class _Compiler:
         self.positions = place("position", "s32", (self.rows, 1), "state", phantom=False)
         self.tokens.shape = self.positions.shape = (self.batch, 1)
         table = self._rope_table()
+        if isinstance(self.launches, Persistent):
+            place("barrier", "s32", (1, COUNTER_BYTES // 4), "state", phantom=False)
         self.rope = place("rope", "f32", table.shape, "table", phantom=False, data=table)
         pairs = self._pairs()
         self.pairs = place("pairs", "s32", pairs.shape, "table", phantom=False, data=pairs)
@@ -248,9 +275,9 @@ class _Compiler:
                           self.config.norm_eps, weighted)
         kernel, prepare = f"norm_{short}" if plan.fused and source == "norm" else short, f"{short}_operand"
         if kernel not in self.launches.index:
-            self.launches.add(linear_kernel(kernel, plan, operand, finish))
+            self.launches.build(linear_kernel, kernel, plan, operand, finish)
             if not plan.fused:
-                self.launches.add(activation_kernel(prepare, operand, plan.k_padded, plan.blocks))
+                self.launches.build(activation_kernel, prepare, operand, plan.k_padded, plan.blocks)
         fixed: dict[str, Argument] = {part: tensor for part, tensor in found.items()}
         for s in range(self.slices):
             moved = {n: (a[0], a[1] * s) if isinstance(a, tuple) else a for n, a in arguments.items()}
@@ -274,7 +301,7 @@ class _Compiler:
         positions = (self.positions, self.slice * self.positions.pitch)
         pairs = (self.pairs, self.pairs.shape[0] // self.slices * self.pairs.pitch)
         if self.whole:
-            self.launches.add(embed_kernel("embed", self.scheme.embed, c.vocab, self.embed.pitch, self.hidden.pitch))
+            self.launches.build(embed_kernel, "embed", self.scheme.embed, c.vocab, self.embed.pitch, self.hidden.pitch)
             self.launches.launch("embed", self.rows, THREADS, 0, "embed", table=self.embed, tokens=self.tokens,
                          hidden=self.hidden)
         for layer in range(*self.layers):
@@ -292,7 +319,7 @@ class _Compiler:
         if self.whole:
             self._head(positions)
         else:
-            self.launches.add(advance_kernel("advance"))
+            self.launches.build(advance_kernel, "advance")
             self.launches.launch("advance", self.rows, 32, 0, "advance", positions=self.positions)
 
     def _head(self, positions: tuple[Tensor, int]) -> None:
@@ -300,7 +327,7 @@ class _Compiler:
         best = (self.best, head.grid * self.best.pitch)
         self._linear_launches("lm_head", "lm_head", "norm", self.hidden, Logits(self.scheme.scaled, self.logits.pitch),
                               "final_norm", logits=(self.logits, self.slice * self.logits.pitch), best=best)
-        self.launches.add(argmax_kernel("argmax", self.slice, head.grid, best_entries(head)))
+        self.launches.build(argmax_kernel, "argmax", self.slice, head.grid, best_entries(head))
         for s in range(self.slices):
             at = s * positions[1]
             self.launches.launch("argmax", self.slice, THREADS, 8 * THREADS // 32, "argmax",
@@ -310,9 +337,9 @@ class _Compiler:
         """Attention, and the combine where there is more than one split."""
         a, out = self.attention, self.attended
         if "attention" not in self.launches.index:
-            self.launches.add(attention_kernel("attention", a, self.scheme.kv, out.pitch))
+            self.launches.build(attention_kernel, "attention", a, self.scheme.kv, out.pitch)
             if a.splits > 1:
-                self.launches.add(combine_kernel("combine", a, out.pitch))
+                self.launches.build(combine_kernel, "combine", a, out.pitch)
         parts = (out, out) if a.splits == 1 else (self.partial, self.partial_ml)
         self.launches.launch("attention", a.grid, 32 * a.warps, a.shared_bytes, node, kv=kv, positions=self.positions,
                      out=parts[0], out_ml=parts[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,10 @@ class Launches:
         """A kernel that launches may name."""
         self.index[kernel.name] = len(self.kernels)
         self.kernels.append(kernel)
+
+    def build(self, function: Callable[..., Kernel], name: str, *arguments: Any) -> None:
+        """Add the kernel that function(name, *arguments) makes."""
+        self.add(function(name, *arguments))
 
     def launch(self, name: str, grid: int, block: int, shared: int, node: str, **arguments: Argument) -> None:
         """Append a launch of a known kernel; an argument for every parameter, by name."""

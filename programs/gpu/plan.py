@@ -265,8 +265,23 @@ def _slots(chunks: int, passes: int, chunk_bytes: int) -> list[int]:
     return [s for s in fits if s <= SLOTS_MAX and s * chunk_bytes <= RING_BYTES_MAX]
 
 
+@dataclass(frozen=True)
+class Room:
+    """What a linear layer may take that shares a CTA with other kernels: warps (exactly), bytes of a warp's ring and
+    of one chunk, and pieces of x that a thread keeps in registers."""
+
+    warps: int
+    ring_bytes: int
+    chunk_bytes: int
+    vectors: int
+
+    def holds(self, plan: LinearPlan) -> bool:
+        return (plan.warps == self.warps and plan.slots * plan.stage_bytes <= self.ring_bytes
+                and plan.chunk_bytes <= self.chunk_bytes)
+
+
 def plan_linear(outputs: int, k: int, weights: str, batch: int, paired: bool, limits: Limits,
-                fused_values_max: int = FUSED_VALUES_MAX) -> LinearPlan:
+                fused_values_max: int = FUSED_VALUES_MAX, room: Room | None = None) -> LinearPlan:
     """The cheapest cut of a linear layer for a chip, by LinearPlan.cycles; ties go to the smaller.
 
     outputs: rows, or pairs of rows; batch at most 64. Raises PlanError when nothing fits.
@@ -275,7 +290,7 @@ def plan_linear(outputs: int, k: int, weights: str, batch: int, paired: bool, li
     for fused in (True, False) if batch * k <= fused_values_max else (False,):
         best, best_cost = None, inf
         for plan in _cuts(*shape, fused, limits.sms):
-            if not _fits(plan, limits):
+            if room is not None and not room.holds(plan) or not _fits(plan, limits, room):
                 continue
             cost = plan.cycles(limits)
             if cost < best_cost:
@@ -311,7 +326,8 @@ def _short(shape: tuple[int, int, str, int, bool], limits: Limits) -> str:
     return f"{' and '.join(words[name] for name in alone or words)} an SM are too few"
 
 
-def _fits(plan: LinearPlan, limits: Limits) -> bool:
+def _fits(plan: LinearPlan, limits: Limits, room: Room | None = None) -> bool:
+    vectors_max = room.vectors if room is not None else VECTORS_MAX
     fragments = 4 * min(plan.ksteps, FRAGMENT_KSTEPS) * plan.tiles + 4 * plan.blocks
     sources = TILE_ROWS // plan.copy_rows * plan.tiles
     vectors = ceil_div(plan.k_padded, 128 * plan.warps)
@@ -322,5 +338,5 @@ def _fits(plan: LinearPlan, limits: Limits) -> bool:
         and plan.warps <= limits.warps_per_sm
         and plan.slots * plan.stage_bytes <= RING_BYTES_MAX
         and (not plan.fused or min(plan.slots, plan.chunks) * plan.chunk_step <= RING_BYTES_MAX)
-        and (not plan.fused or (vectors <= VECTORS_MAX and plan.warps * 32 * (8 * vectors + 70) <= limits.registers))
+        and (not plan.fused or (vectors <= vectors_max and plan.warps * 32 * (8 * vectors + 70) <= limits.registers))
     )

@@ -17,6 +17,7 @@ from programs.gpu.attention_plan import KEY_BLOCK, AttentionPlan
 from programs.gpu.kernels.common import (
     LOG2_E,
     WINDOW,
+    Maker,
     add_offset,
     below,
     constant,
@@ -40,20 +41,20 @@ def score_factor(plan: AttentionPlan) -> float:
     return LOG2_E / float(plan.head_dim) ** 0.5
 
 
-def attention_kernel(name: str, plan: AttentionPlan, kv: str, out_pitch: int) -> Kernel:
+def attention_kernel(name: str, plan: AttentionPlan, kv: str, out_pitch: int, make: Maker = Kernel) -> Kernel:
     """Parameters: kv (the layer's region), positions, out, out_ml.
 
     With one split, out is the attention result, fp32 rows of out_pitch bytes, and out_ml is not used.
     Otherwise out gets each split's sum of P V, [batch, unit, split, head, dim], and out_ml its
     (maximum, sum of P) pairs.
     """
-    return _Attention(name, plan, kv, out_pitch).kernel
+    return _Attention(name, plan, kv, out_pitch, make).kernel
 
 
 class _Attention:
-    def __init__(self, name: str, plan: AttentionPlan, kv: str, out_pitch: int) -> None:
+    def __init__(self, name: str, plan: AttentionPlan, kv: str, out_pitch: int, make: Maker) -> None:
         self.plan, self.kv, self.out_pitch = plan, kv, out_pitch
-        self.kernel = k = Kernel(name, ("kv", "positions", "out", "out_ml"))
+        self.kernel = k = make(name, ("kv", "positions", "out", "out_ml"))
         self.t = thread(k)
         self._place()
         self._addresses()

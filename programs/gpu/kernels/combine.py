@@ -5,7 +5,7 @@ from __future__ import annotations
 from isa.builder import UZERO, ZERO, Kernel, Reg, UReg
 from programs.gpu.attention_plan import AttentionPlan
 from programs.gpu.kernels.attention import LOWEST, score_factor, store_dims
-from programs.gpu.kernels.common import below, float_constant, max_lanes, sum_lanes, thread, uniform_divide
+from programs.gpu.kernels.common import Maker, below, float_constant, max_lanes, sum_lanes, thread, uniform_divide
 from programs.gpu.plan import ceil_div
 
 WARPS = 4
@@ -17,13 +17,13 @@ def combine_shared_bytes(plan: AttentionPlan) -> int:
     return WARPS * 4 * 32 * ceil_div(plan.splits, 32) + WARPS * 16 * 32 * ceil_div(plan.dim, 128)
 
 
-def combine_kernel(name: str, plan: AttentionPlan, out_pitch: int) -> Kernel:
+def combine_kernel(name: str, plan: AttentionPlan, out_pitch: int, make: Maker = Kernel) -> Kernel:
     """out = sum over splits of O 2**((m - M) c) / sum of l 2**((m - M) c), M the largest m.
 
     Parameters: partial [batch, unit, split, head, dim], ml, positions, out (fp32 rows of out_pitch
     bytes). A warp takes every fourth split that the position reaches; the warps' sums are added in order.
     """
-    k = Kernel(name, ("partial", "ml", "positions", "out"))
+    k = make(name, ("partial", "ml", "positions", "out"))
     t = thread(k)
     partial, ml, positions, out = (k.parameter(n) for n in k.parameters)
     k.comment("cta = sequence * heads + head")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from isa.builder import Kernel, Pred, Reg, UReg, immediate_bits
 
+Maker = Callable[[str, tuple[str, ...]], Kernel]  # of a kernel from its name and parameters, or of a part of one
 WINDOW = 4096  # bytes an address register reaches through LDGSTS's 12-bit offset
 OFFSET_REACH = 32768  # bytes that the 16-bit offset of loads and stores reaches
 LOG2_E = 1.4426950408889634

@@ -10,10 +10,18 @@ of the plan are explained in programs/gpu/plan.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
-from programs.gpu.kernels.common import WINDOW, Thread, add_offset, below, constant, reach, skip_idle_warps, thread
+from programs.gpu.kernels.common import (
+    WINDOW,
+    Maker,
+    Thread,
+    add_offset,
+    below,
+    constant,
+    reach,
+    skip_idle_warps,
+    thread,
+)
 from programs.gpu.kernels.finish import Finish, Item
 from programs.gpu.kernels.operand import FusedRows, Operand
 from programs.gpu.kernels.swizzle import Swizzle
@@ -45,7 +53,7 @@ class Linear:
     """A linear layer's code in pieces: `copies`, then `fill`, which depend on no other kernel, and the rest."""
 
     def __init__(self, name: str, plan: LinearPlan, operand: Operand, finish: Finish,
-                 make: Callable[[str, tuple[str, ...]], Kernel] = Kernel) -> None:
+                 make: Maker = Kernel) -> None:
         self.plan, self.operand, self.finish = plan, operand, finish
         x_parameters = operand.parameters if plan.fused else ("x", "x_scales")
         self.kernel = make(name, ("weights", *x_parameters, *finish.parameters))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isa.builder import UZERO, ZERO, Kernel, Reg, UReg
-from programs.gpu.kernels.common import Thread, below, constant, divide, skip_idle_warps, thread
+from programs.gpu.kernels.common import Maker, Thread, below, constant, divide, skip_idle_warps, thread
 from programs.gpu.kernels.finish import FAR, better, reduce_best
 from programs.gpu.plan import ceil_div
 
@@ -11,12 +11,12 @@ WARPS = 4
 THREADS = 32 * WARPS
 
 
-def embed_kernel(name: str, form: str, vocab: int, row_bytes: int, hidden_pitch: int) -> Kernel:
+def embed_kernel(name: str, form: str, vocab: int, row_bytes: int, hidden_pitch: int, make: Maker = Kernel) -> Kernel:
     """One CTA a sequence: its token's row of the 16-bit table, as fp32, into its residual.
 
     Parameters: table, tokens, hidden. row_bytes: a multiple of 16; the id is clamped to the table.
     """
-    k = Kernel(name, ("table", "tokens", "hidden"))
+    k = make(name, ("table", "tokens", "hidden"))
     t = thread(k)
     table, tokens, hidden = (k.parameter(n) for n in k.parameters)
     at, token = k.ureg("at"), k.ureg("token")
@@ -53,12 +53,12 @@ def embed_kernel(name: str, form: str, vocab: int, row_bytes: int, hidden_pitch:
     return k
 
 
-def argmax_kernel(name: str, batch: int, ctas: int, entries: int) -> Kernel:
+def argmax_kernel(name: str, batch: int, ctas: int, entries: int, make: Maker = Kernel) -> Kernel:
     """One CTA a sequence: the best of what the logits kernel left, lowest id on ties; ends the step.
 
     Parameters: best ((value, id) pairs [cta][sequence][entry]), tokens, positions.
     """
-    k = Kernel(name, ("best", "tokens", "positions"))
+    k = make(name, ("best", "tokens", "positions"))
     t = thread(k)
     best, tokens, positions = (k.parameter(n) for n in k.parameters)
     at = k.ureg("at")
@@ -103,9 +103,9 @@ def argmax_kernel(name: str, batch: int, ctas: int, entries: int) -> Kernel:
     return k
 
 
-def advance_kernel(name: str) -> Kernel:
+def advance_kernel(name: str, make: Maker = Kernel) -> Kernel:
     """One CTA of one warp a sequence: the position grows by one. Parameter: positions."""
-    k = Kernel(name, ("positions",))
+    k = make(name, ("positions",))
     t = thread(k)
     _end(k, t, k.parameter("positions"), None, None)
     k.EXIT()
