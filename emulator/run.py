@@ -56,7 +56,8 @@ def load(
     """A machine with the program's image placed and its caches empty.
 
     chip: default the bundled chip that the program names. engine: "fast" or "naive". launch (GPU):
-    "graph" (default) or "stream". Raises ChipError when the chip is another one than the program
+    "graph", "stream", or "persistent" for a program whose step is one kernel; default: what it was compiled for,
+    else "graph". Raises ChipError when the chip is another one than the program
     was compiled for.
     """
     if engine not in ("fast", "naive"):
@@ -71,7 +72,7 @@ def load(
         return LpuMachine(program, chip, engine=engine, **options)
     from emulator.gpu.machine import GpuMachine
 
-    return GpuMachine(program, chip, engine=engine, launch=launch or "graph", **options)
+    return GpuMachine(program, chip, engine=engine, launch=launch or program.meta.get("launch", "graph"), **options)
 
 
 def run(

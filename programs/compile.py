@@ -118,6 +118,7 @@ def compile_decode(
     chips: int | None = None,
     tensor_parallel: int | None = None,
     pipeline_parallel: int | None = None,
+    launch: str | None = None,
 ) -> Program:
     """The program of one decode step of `model` on `chip`.
 
@@ -125,6 +126,7 @@ def compile_decode(
     model's own limit where that is smaller). layers (a, b): only these layers, without embedding
     and head. timing_only: no values; default for a model that has no weights. chips, tensor_parallel,
     pipeline_parallel (LPU): the system and its split; default the fewest chips that hold the model.
+    launch (GPU): "persistent" makes the step one kernel; graph and stream run the same program.
     Raises OptionError for an option the chip does not take, and CapacityError where the model does not fit.
     """
     from programs.decode.stored import store
@@ -145,6 +147,7 @@ def compile_decode(
         chips=chips,
         tensor_parallel=tensor_parallel,
         pipeline_parallel=pipeline_parallel,
+        launch=launch,
     )
 
 
@@ -177,6 +180,7 @@ def compile_stored(
     chips: int | None = None,
     tensor_parallel: int | None = None,
     pipeline_parallel: int | None = None,
+    launch: str | None = None,
 ) -> Program:
     """`compile_decode` for a model whose weights are already in the form that the machine stores."""
     config = stored.config
@@ -191,7 +195,7 @@ def compile_stored(
             if value is not None:
                 name = option.replace("_", "-")
                 raise OptionError(f"--{name} {value} is for LPUs; {chip.name} is a GPU and runs alone")
-        program: Program = compile_gpu(stored, chip, **common)
+        program: Program = compile_gpu(stored, chip, persistent=launch == "persistent", **common)
     else:
         from programs.lpu import system as lpu
         from programs.lpu.requirements import check_chip

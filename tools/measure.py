@@ -158,6 +158,8 @@ def check(job: Job) -> Checked:
         raise ValueError("--layers leaves out embedding and head, so it needs --timing-only")
     if job.sample_layers is not None and not job.timing_only:
         raise ValueError("--sample-layers leaves out layers, so it needs --timing-only")
+    if job.sample_layers is not None and job.launch == "persistent":
+        raise ValueError("--sample-layers leaves out kernels, and with --launch persistent there is one: drop either")
     scheme = check_options(model, chip, job.batch, job.arithmetic, job.weights, job.kv_format, job.timing_only)
     prompts: list[list[int]] = []
     tokens = job.tokens or (1 if job.timing_only else DEFAULT_TOKENS)
@@ -185,7 +187,7 @@ def prepare(job: Job) -> Prepared:
     program = compile_stored(
         stored, c.chip, batch=job.batch, context=c.job.context, layers=c.job.layers, timing_only=job.timing_only,
         name=c.model.name, chips=c.job.system_chips, tensor_parallel=c.job.tensor_parallel,
-        pipeline_parallel=c.job.pipeline_parallel,
+        pipeline_parallel=c.job.pipeline_parallel, launch=c.job.launch,
     )  # fmt: skip
     return Prepared(c.job, c.model, c.chip, c.scheme, c.prompts, c.tokens, stored, program)
 

@@ -133,8 +133,8 @@ engine_option = click.option(
     help="The fast engine, or its slow twin in plain Python.",
 )  # fmt: skip
 launch_option = click.option(
-    "--launch", type=click.Choice(["graph", "stream"]), default=None,
-    help="GPU: how kernels are launched [default: graph].",
+    "--launch", type=click.Choice(["graph", "stream", "persistent"]), default=None,
+    help="GPU: a step's kernels as a graph, one by one, or as one kernel with grid barriers [default: graph].",
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 

@@ -22,7 +22,7 @@ from emulator.step_state import check_room, fed_ids
 from isa import formats
 from isa.program import GpuText, Program, Tensor
 
-LAUNCH_MODES = ("graph", "stream")
+LAUNCH_MODES = ("graph", "stream", "persistent")
 LEVELS = ("shared_read", "shared_write", "l1_read", "l2_read", "l2_write", "l2_fill", "hbm_read", "hbm_write",
           "nvlink", "host")
 
@@ -31,7 +31,8 @@ class GpuMachine:
     """A GPU that runs the launches of one program, step after step.
 
     Caches and DRAM keep their state from step to step. engine: "fast" (compiled) or "naive" (the
-    twin). launch: "graph" or "stream", what lies between two kernels. Raises LaunchError for a
+    twin). launch: "graph" or "stream", what lies between two kernels; "persistent" for programs whose
+    step is one kernel, launched on a stream. Raises LaunchError for a
     program that this chip cannot run. A program for several GPUs: see emulator/gpu/ranks.py.
     """
 
@@ -40,6 +41,8 @@ class GpuMachine:
             raise LaunchError(f"{chip.name} is a GPU; the program is for an {program.dialect}")
         if launch not in LAUNCH_MODES:
             raise LaunchError(f"launch {launch} is unknown; known: {', '.join(LAUNCH_MODES)}")
+        if launch == "persistent" and program.meta.get("launch") != launch:
+            raise LaunchError("launch persistent: the program's step is not one kernel; compile it for that")
         images = check_ranks(program, chip)
         self.program, self.chip, self.launch_mode = program, chip, launch
         self.timing = read_timing(chip)

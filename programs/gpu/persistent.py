@@ -30,7 +30,7 @@ from programs.gpu.plan import Limits, LinearPlan, PlanError, Room, round_up
 
 WARPS = 4
 COUNTER_BYTES = 256  # the barrier's counter and where it began, a line each
-RINGS = (32768, 24576, 16384, 8192, 4096)  # bytes of a warp's ring, the first that fits
+RINGS = (32768, 24576, 16384, 8192, 4096, 2048, 1024)  # bytes of a warp's ring, the first that fits
 CHUNK_BYTES = 4096  # of a warp: copies in flight are started in pieces of this
 VECTORS = 28  # 16-byte pieces of x that a thread keeps in registers: fewer warps than other plans have
 SMALL_BYTES = 1024  # shared memory of the small kernels, at most
@@ -42,19 +42,19 @@ def plan_parts(linear: Callable[[Room], dict[str, LinearPlan]], attention: Calla
 
     linear(room): the linear layers' plans; attention(limits): attention's. Raises PlanError.
     """
-    why: PlanError | None = None
     for ring in RINGS:
         try:
             plans = linear(Room(WARPS, ring, min(CHUNK_BYTES, ring // 2), VECTORS))
             att = attention(replace(limits, shared_bytes=limits.shared_bytes - WARPS * ring))
-        except PlanError as error:
-            why = error
+        except PlanError:
             continue
         start = max(SMALL_BYTES, att.shared_bytes, combine_shared_bytes(att), *(p.ring_at for p in plans.values()))
         plans = {name: replace(p, ring_from=round_up(start, 128), ring_bytes=ring) for name, p in plans.items()}
         if att.warps == WARPS and all(p.fused and p.shared_bytes <= limits.shared_bytes for p in plans.values()):
             return plans, att
-    raise why or PlanError(f"{limits.shared_bytes} bytes of shared memory an SM are too few")
+    raise PlanError(f"--launch persistent puts all kernels of a step into a CTA of {WARPS} warps, for which "
+                    f"{limits.shared_bytes} bytes of shared memory or {limits.registers} registers an SM are too few; "
+                    "leave it out")
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,8 @@ class _Step:
         k = self.kernel
         if self.pending is None:
             function, arguments = self.parts.index[launch.name]
-            self.pending = linear = Linear(launch.name, *arguments, make=self._maker(launch, self.cta))
+            plan, operand, finish = arguments
+            self.pending = linear = Linear(launch.name, plan, operand, finish, self._maker(launch, self.cta))
             linear.t = thread(linear.kernel)
             linear.copies()
         if self.pending.filled == self.pending.plan.slots:
