@@ -1,0 +1,82 @@
+"""The all-reduce over 2, 4 and 8 GPUs: every way gives every rank the bits of the fp32 tree, call after call, and one
+GPU that stands for all takes the same time."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from emulator.chip import load_chip
+from emulator.gpu.machine import GpuMachine
+from isa import formats
+from programs.gpu.allreduce_plan import WAYS, AllreducePlan, candidates, plan_way
+from programs.gpu.lone_allreduce import allreduce_program
+from programs.gpu.plan import Limits
+
+TOY, H100 = load_chip("toy_gpu"), load_chip("h100_sxm")
+LIMITS = Limits.of(TOY)
+
+
+def tree(rows: list[np.ndarray]) -> np.ndarray:
+    """((0, 1), (2, 3)), ((4, 5), (6, 7)) in fp32."""
+    while len(rows) > 1:
+        rows = [a + b for a, b in zip(rows[::2], rows[1::2], strict=True)]
+    return rows[0]
+
+
+def placed(row: np.ndarray, plan: AllreducePlan, rank: int) -> np.ndarray:
+    """Where a rank has the parts of a message: part p at place p XOR rank (two), else in order. Its own inverse."""
+    if plan.way != "two":
+        return row
+    parts = row.reshape(plan.ranks, -1)
+    return parts[np.arange(plan.ranks) ^ rank].reshape(-1)
+
+
+def check_values(chip, plan: AllreducePlan, calls: int = 3, engine: str = "fast"):
+    """Run some calls on random values, twice; gives the cycles."""
+    machine = GpuMachine(allreduce_program(chip, plan, calls, timing_only=False), chip, engine=engine)
+    rng = np.random.default_rng(plan.values)
+    inputs = [name for name in machine.program.tensors if name.startswith("values")]
+    cycles = []
+    for _ in range(2):
+        rows = [formats.decode(formats.encode(rng.normal(0, 3, plan.values), plan.form), plan.form)
+                for _ in range(plan.ranks)]
+        residual = rng.normal(0, 3, plan.values).astype(np.float32)
+        for rank, row in enumerate(rows):
+            for name in inputs:
+                machine.write(name, placed(row, plan, rank), rank=rank)
+        if plan.residual:
+            machine.write("residual", residual)
+        cycles.append(machine.step().cycles)
+        expected = tree(rows)
+        if plan.residual:
+            expected = residual + expected
+        expected = formats.decode(formats.encode(expected, plan.form), plan.form)
+        for rank in range(plan.ranks):
+            got = placed(machine.read("out", rank=rank).reshape(-1), plan, rank)
+            np.testing.assert_array_equal(got, expected)
+    return cycles
+
+
+CASES = [(way, ranks, values, form) for (way, ranks), (values, form) in product(
+    product(WAYS, (2, 4, 8)), ((1024, "f32"), (4160, "bf16")))]
+
+
+@pytest.mark.parametrize(("way", "ranks", "values", "form"), CASES)
+def test_every_rank_gets_the_bits_of_the_tree_sum(way: str, ranks: int, values: int, form: str) -> None:
+    plan = plan_way(way, ranks, values, form, LIMITS)
+    timed = GpuMachine(allreduce_program(TOY, plan, 3), TOY)
+    assert check_values(TOY, plan) == [timed.step().cycles for _ in range(2)]
+
+
+@pytest.mark.parametrize(("ranks", "values"), [(2, 100), (4, 7), (8, 1000)])
+def test_a_push_adds_to_a_residual_and_takes_any_length(ranks: int, values: int) -> None:
+    check_values(TOY, plan_way("push", ranks, values, "f32", LIMITS, residual=True))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_twin_takes_the_same_time(way: str) -> None:
+    plan = plan_way(way, 4, 512, "f16", LIMITS)
+    assert check_values(TOY, plan, 2, "naive") == check_values(TOY, plan, 2)
