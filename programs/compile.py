@@ -125,8 +125,9 @@ def compile_decode(
     batch: sequences in lock step. context: positions the KV cache holds (default 1024, or the
     model's own limit where that is smaller). layers (a, b): only these layers, without embedding
     and head. timing_only: no values; default for a model that has no weights. chips, tensor_parallel,
-    pipeline_parallel (LPU): the system and its split; default the fewest chips that hold the model.
-    launch (GPU): "persistent" makes the step one kernel; graph and stream run the same program.
+    pipeline_parallel (LPU): the system and its split; default the fewest chips that hold the model. GPUs
+    of a system all share every layer. launch (GPU): "persistent" makes the step one kernel; graph and stream
+    run the same program.
     Raises OptionError for an option the chip does not take, and CapacityError where the model does not fit.
     """
     from programs.decode.stored import store
@@ -191,11 +192,13 @@ def compile_stored(
     if chip.kind == "gpu":
         from programs.gpu.compile import compile_gpu
 
-        for option, value in system.items():
-            if value is not None:
-                name = option.replace("_", "-")
-                raise OptionError(f"--{name} {value} is for LPUs; {chip.name} is a GPU and runs alone")
-        program: Program = compile_gpu(stored, chip, persistent=launch == "persistent", **common)
+        if pipeline_parallel not in (None, 1):
+            raise OptionError(f"--pipeline-parallel {pipeline_parallel} is for LPUs; GPUs share every layer")
+        if None not in (chips, tensor_parallel) and chips != tensor_parallel:
+            raise OptionError(f"--chips {chips} with --tensor-parallel {tensor_parallel}: GPUs share every layer, so "
+                              "both are the same number")
+        ranks = tensor_parallel or chips
+        program: Program = compile_gpu(stored, chip, persistent=launch == "persistent", ranks=ranks, **common)
     else:
         from programs.lpu import system as lpu
         from programs.lpu.requirements import check_chip

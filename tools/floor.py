@@ -88,8 +88,10 @@ def floor(chip: Chip, work: Work, scheme: Scheme, layers: int = 0, ranks: int = 
 
 
 def link_seconds(chip: Chip, layers: int, ranks: int, stages: int) -> float:
-    """Seconds of link latency that no schedule can hide: two all-reduces a layer of two hops each, where ranks
-    share the layers, and a hop from stage to stage."""
+    """Seconds of link latency that no schedule can hide: two all-reduces a layer where ranks share the layers, of
+    two hops each on an LPU and of one on GPUs, and a hop from stage to stage."""
+    if chip.kind == "gpu":
+        return 2 * layers * int(chip["nvlink.latency"]) / chip.clock_hz
     hop = int(chip["c2c.link_latency_cycles"]) + int(chip["c2c.overhead_cycles"])
     return ((4 * layers if ranks > 1 else 0) + stages - 1) * hop / chip.clock_hz
 

@@ -155,9 +155,9 @@ arithmetic_options = option_group(
 system_options = option_group(
     click.option(
         "--chips", "system_chips", type=Count(), default=None,
-        help="LPU: chips of the system [default: the fewest that hold the model].",
+        help="Chips of the system [default: the fewest that hold the model].",
     ),
-    click.option("--tensor-parallel", type=Count(), default=None, help="LPU: chips that share a layer: 1, 2, 4 or 8."),
+    click.option("--tensor-parallel", type=Count(), default=None, help="Chips that share a layer: 1, 2, 4 or 8."),
     click.option("--pipeline-parallel", type=Count(), default=None, help="LPU: stages that layers are dealt out to."),
 )  # fmt: skip
 prompt_options = option_group(

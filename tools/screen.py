@@ -244,7 +244,8 @@ def system_cell(e: dict[str, Any]) -> str:
     """Chips and how they share the model; empty for one chip."""
     if e["chips_used"] == 1:
         return ""
-    split = f"{e['tensor_parallel']} share a layer x {e['pipeline_parallel']} stages"
+    stages = f" x {e['pipeline_parallel']} stages" if e["pipeline_parallel"] > 1 else ""
+    split = f"{e['tensor_parallel']} share a layer{stages}"
     return f"{e['chips_used']} chips: {split} ({e['system']})"
 
 

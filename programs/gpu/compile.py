@@ -5,9 +5,16 @@
 
 Parameters are constant, as in a graph replay: kernels read token and position from the step state
 in memory, and grids are sized for the context capacity. Layers share their kernels.
+
+GPUs that share the layers (programs/shard.py) run the same kernels on shares of equal shape. What o and
+down give is then one part of a sum over the ranks, and each rank knows the best of its own words only:
+
+    o, all-reduce + residual | down, all-reduce + residual | LM head, argmax, election
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 
@@ -15,14 +22,17 @@ from emulator.chip import Chip
 from emulator.gpu.memory_layout import read_numbers
 from emulator.gpu.timing import read_timing
 from isa.angles import cos_sin
-from isa.program import Program, Tensor
+from isa.program import GpuImage, Program, Tensor
 from programs.decode.stored import StoredModel
 from programs.errors import CapacityError
+from programs.gpu.allreduce_plan import plan_way
 from programs.gpu.attention_plan import AttentionPlan, plan_attention
+from programs.gpu.kernels.allreduce import allreduce_kernel
 from programs.gpu.kernels.attention import attention_kernel
 from programs.gpu.kernels.combine import WARPS as COMBINE_WARPS
 from programs.gpu.kernels.combine import combine_kernel, combine_shared_bytes
-from programs.gpu.kernels.finish import Finish, Logits, Residual, RopeAppend, SiluGate, best_entries
+from programs.gpu.kernels.elect import election_bytes
+from programs.gpu.kernels.finish import Finish, Logits, Partial, Residual, RopeAppend, SiluGate, best_entries
 from programs.gpu.kernels.linear import linear_kernel
 from programs.gpu.kernels.operand import Operand, activation_kernel, activation_warps
 from programs.gpu.kernels.small import THREADS, advance_kernel, argmax_kernel, embed_kernel
@@ -41,6 +51,7 @@ from programs.gpu.plan import (
     plan_linear,
     round_up,
 )
+from programs.shard import RANKS, check_ranks, share, share_shapes
 
 EMBED_PIECE = 8  # 16-bit values a thread looks up at a time
 SUMS_BYTES = 4 * 32  # shared memory of an activation kernel: a sum a warp
@@ -48,22 +59,59 @@ SUMS_BYTES = 4 * 32  # shared memory of an activation kernel: a sum a warp
 
 def compile_gpu(stored: StoredModel, chip: Chip, batch: int = 1, context: int = 1024, timing_only: bool = False,
                 layers: tuple[int, int] | None = None, fused_values_max: int = FUSED_VALUES_MAX,
-                split: int | None = None, persistent: bool = False) -> Program:
+                split: int | None = None, persistent: bool = False, ranks: int | None = None) -> Program:
     """The program of one decode step. See programs.compile.compile_decode for the arguments.
 
     fused_values_max: most values of x (batch x k) that linear kernels normalise themselves. split: keys of
     an attention CTA; both default to the planner's choice. persistent: one kernel for the whole step instead of
-    a graph (programs.gpu.persistent). Raises CapacityError, PlanError.
+    a graph (programs.gpu.persistent). ranks: GPUs that share the layers; default the fewest of one node that
+    hold the model. Raises CapacityError, PlanError.
     """
-    return _Compiler(stored, chip, batch, context, timing_only, layers, fused_values_max, split, persistent).program()
+    node = int(chip["nvlink.gpus"])
+    if ranks is not None:
+        check_ranks(ranks)
+        if ranks > node:
+            raise CapacityError(f"--tensor-parallel {ranks}: a node of {chip.name} has {node} GPUs", None)
+    for count in [ranks] if ranks else [r for r in RANKS if r <= node]:
+        one = partial(_Compiler, chip=chip, batch=batch, context=context, timing_only=timing_only, layers=layers,
+                      fused_values_max=fused_values_max, split=split, persistent=persistent, ranks=count,
+                      words=stored.config.vocab)
+        try:
+            if count == 1:
+                return one(stored).program()
+            if timing_only:  # ranks are alike: one image stands for all
+                return _group([one(share_shapes(stored, count)).program()] * count)
+            return _group([one(share(stored, rank, count, whole_embedding=True), rank=rank).program()
+                           for rank in range(count)])
+        except CapacityError:
+            if ranks or count == node:
+                raise
+    raise AssertionError("a node has at least one GPU")
+
+
+def _group(programs: list[Program]) -> Program:
+    """One program for the ranks of a group, each with its image; the kernels are the same for all."""
+    first = programs[0]
+    images = list({id(one): one.images[0] for one in programs}.values())
+    first.images = [image for image in images if isinstance(image, GpuImage)]
+    first.chips = [(0, min(rank, len(images) - 1), (rank,)) for rank in range(len(programs))]
+    for tensor in first.tensors.values():
+        tensor.chips = tuple(range(len(programs)))
+    first.meta |= {"tensor_parallel": len(programs), "system": "NVLink"}
+    return first
 
 
 class _Compiler:
+    """words: of the whole vocabulary, of which `stored` has this rank's share."""
+
     def __init__(self, stored: StoredModel, chip: Chip, batch: int, context: int, timing_only: bool,
-                 layers: tuple[int, int] | None, fused_values_max: int, split: int | None,
-                 persistent: bool) -> None:
+                 layers: tuple[int, int] | None, fused_values_max: int, split: int | None, persistent: bool,
+                 ranks: int, words: int, rank: int = 0) -> None:
+        if ranks > 1 and persistent:
+            raise PlanError(f"--launch persistent is for one GPU, and {ranks} share the layers; leave it out")
         self.stored, self.chip, self.batch, self.context = stored, chip, batch, context
         self.config, self.scheme = stored.config, stored.scheme
+        self.ranks, self.rank, self.words = ranks, rank, words
         self.timing_only = timing_only
         self.whole = layers is None or layers == (0, self.config.layers)
         self.layers = (0, self.config.layers) if layers is None else layers
@@ -144,6 +192,11 @@ class _Compiler:
         normed = max(p[n].k_padded for n in ("qkv", "gate_up", "lm_head"))
         self.hidden_values = max(normed, round_up(c.hidden, EMBED_PIECE))
         self.hidden = self._activation("hidden", c.hidden, self.hidden_values)
+        if self.ranks > 1:
+            self.partial_sum = self._activation("partial_sum", c.hidden, self.hidden_values)
+            values = self.rows * self.hidden_values
+            self.allreduce = plan_way("push", self.ranks, values, "f32", self.limits, residual=True)
+            self.mail = place("mail", "u8", (1, self.allreduce.mail_bytes), "state", phantom=False)
         self.attended = self._activation("attention", c.q_size, p["o"].k_padded)
         self.gated = self._activation("gated", c.ffn, p["down"].k_padded)
         streamed = [plan for plan in p.values() if not plan.fused]
@@ -158,6 +211,12 @@ class _Compiler:
         if self.whole:
             self.logits = place("logits", "f32", (self.rows, c.vocab), "output")
             self.logits.shape = (self.batch, c.vocab)
+            if self.ranks > 1:
+                first = min(self.rank * c.vocab, self.words)
+                span = np.array([[first, min(c.vocab, self.words - first)]], dtype=np.int32)
+                self.votes = place("votes", "u8", (1, election_bytes(self.ranks, self.slice)), "state", phantom=False)
+                self.span = place("span", "s32", span.shape, "table", phantom=False, data=span)
+                self.logits.shape, self.logits.sharded = (self.batch, self.words), True
             head = p["lm_head"]
             pairs_of_cta = self.slice * best_entries(head)
             self.best = place("best", "s32", (self.slices * head.grid, 2 * pairs_of_cta), "activation")
@@ -214,9 +273,9 @@ class _Compiler:
         data = None
         if not self.timing_only:
             assert self.stored.embed is not None
-            data = np.zeros((c.vocab, pitch // 2), dtype=np.uint16)
+            data = np.zeros((self.words, pitch // 2), dtype=np.uint16)
             data[:, :c.hidden] = self.stored.embed
-        return self.arena.place("embed", self.scheme.embed, (c.vocab, c.hidden), "weight", pitch=pitch, data=data)
+        return self.arena.place("embed", self.scheme.embed, (self.words, c.hidden), "weight", pitch=pitch, data=data)
 
     def _linear(self, name: str, short: str) -> None:
         """Weights row by row, and scales and biases in item order."""
@@ -296,12 +355,12 @@ class _Compiler:
         """All launches of a step, in order."""
         c, scaled = self.config, self.scheme.scaled
         own_rms = "rms" if self.scheme.fold_norms else "cast"
-        hidden = (self.hidden, self.slice * self.hidden.pitch)
         gated = (self.gated, self.slice * self.gated.pitch)
         positions = (self.positions, self.slice * self.positions.pitch)
         pairs = (self.pairs, self.pairs.shape[0] // self.slices * self.pairs.pitch)
         if self.whole:
-            self.launches.build(embed_kernel, "embed", self.scheme.embed, c.vocab, self.embed.pitch, self.hidden.pitch)
+            self.launches.build(embed_kernel, "embed", self.scheme.embed, self.words, self.embed.pitch,
+                                self.hidden.pitch)
             self.launches.launch("embed", self.rows, THREADS, 0, "embed", table=self.embed, tokens=self.tokens,
                          hidden=self.hidden)
         for layer in range(*self.layers):
@@ -310,28 +369,43 @@ class _Compiler:
             self._linear_launches(p + "qkv", "qkv", "norm", self.hidden, rotate, p + "attn_norm", kv=self.kv[layer],
                                   pairs=pairs, rope=self.rope, positions=positions)
             self._attend(p + "attention", self.kv[layer])
-            add = Residual(scaled, self.hidden.pitch)
-            self._linear_launches(p + "o", "o", own_rms, self.attended, add, hidden=hidden)
+            self._add_launches(p + "o", "o", own_rms, self.attended)
             gate = SiluGate(scaled, self.gated.pitch)
             self._linear_launches(p + "gate_up", "gate_up", "norm", self.hidden, gate, p + "mlp_norm", out=gated)
-            add = Residual(scaled, self.hidden.pitch)
-            self._linear_launches(p + "down", "down", own_rms, self.gated, add, hidden=hidden)
+            self._add_launches(p + "down", "down", own_rms, self.gated)
         if self.whole:
             self._head(positions)
         else:
             self.launches.build(advance_kernel, "advance")
             self.launches.launch("advance", self.rows, 32, 0, "advance", positions=self.positions)
 
+    def _add_launches(self, name: str, short: str, source: str, x: Tensor) -> None:
+        """hidden += a linear layer's result, of which each rank has a part."""
+        if self.ranks == 1:
+            add = Residual(self.scheme.scaled, self.hidden.pitch)
+            self._linear_launches(name, short, source, x, add, hidden=(self.hidden, self.slice * self.hidden.pitch))
+            return
+        mine = Partial(self.scheme.scaled, self.partial_sum.pitch)
+        self._linear_launches(name, short, source, x, mine, out=(self.partial_sum, self.slice * self.partial_sum.pitch))
+        plan = self.allreduce
+        if "all_reduce" not in self.launches.index:
+            self.launches.build(allreduce_kernel, "all_reduce", plan)
+        self.launches.launch("all_reduce", plan.grid, 32 * plan.warps, 0, name, values=self.partial_sum,
+                             out=self.hidden, mail=self.mail, residual=self.hidden)
+
     def _head(self, positions: tuple[Tensor, int]) -> None:
         head = self.plans["lm_head"]
         best = (self.best, head.grid * self.best.pitch)
-        self._linear_launches("lm_head", "lm_head", "norm", self.hidden, Logits(self.scheme.scaled, self.logits.pitch),
-                              "final_norm", logits=(self.logits, self.slice * self.logits.pitch), best=best)
-        self.launches.build(argmax_kernel, "argmax", self.slice, head.grid, best_entries(head))
+        logits = Logits(self.scheme.scaled, self.logits.pitch, self.ranks > 1)
+        span, votes = ({"span": self.span}, {"mail": self.votes}) if self.ranks > 1 else ({}, {})
+        self._linear_launches("lm_head", "lm_head", "norm", self.hidden, logits,
+                              "final_norm", logits=(self.logits, self.slice * self.logits.pitch), best=best, **span)
+        self.launches.build(argmax_kernel, "argmax", self.slice, head.grid, best_entries(head), self.ranks)
         for s in range(self.slices):
             at = s * positions[1]
             self.launches.launch("argmax", self.slice, THREADS, 8 * THREADS // 32, "argmax",
-                                 best=(best[0], s * best[1]), tokens=(self.tokens, at), positions=(self.positions, at))
+                                 best=(best[0], s * best[1]), tokens=(self.tokens, at), positions=(self.positions, at),
+                                 **votes)
 
     def _attend(self, node: str, kv: Tensor) -> None:
         """Attention, and the combine where there is more than one split."""
@@ -351,9 +425,11 @@ class _Compiler:
     def _check_capacity(self) -> None:
         size, there = self.arena.bytes, int(self.chip["dram.capacity_bytes"])
         if size > there:
-            chips = ceil_div(size, there)
-            raise CapacityError(f"{self.stored.name} with batch {self.batch} and context {self.context} takes "
-                                f"{size:,} bytes; {self.chip.name} has {there:,} ({chips} chips would hold it)", chips)
+            chips = ceil_div(size * self.ranks, there)
+            on_each = f" on each of {self.ranks} GPUs" if self.ranks > 1 else ""
+            what = f"{self.stored.name} with batch {self.batch} and context {self.context}"
+            raise CapacityError(f"{what} takes {size:,} bytes{on_each}; {self.chip.name} has {there:,} ({chips} chips "
+                                "would hold it)", chips)
 
     def program(self) -> Program:
         self._check_capacity()

@@ -78,8 +78,8 @@ def test_a_flag_is_seen_when_it_arrives(engine: str) -> None:
         return bool(both[0][32])
 
     # Issued at 0, taken by the load-store unit at 1; a header and a sector, 40 bytes, leave the SM in 2, crossbar 8,
-    # port 3, link 30: at the peer's slice at 44. A load that is issued at 35 would be there: the crossbar's 8 and a cycle
-    # later. It is issued `delay` + 1 after the store.
+    # port 3, link 30: at the peer's slice at 44. A load that is issued at 35 would be there: the crossbar's 8 and a
+    # cycle later. It is issued `delay` + 1 after the store.
     assert not seen(33)
     assert seen(34)
 
@@ -117,7 +117,8 @@ def test_what_is_stored_to_a_peer_lands_there_and_nowhere_else(engine: str) -> N
     machine.step()
     for rank in range(4):
         memory = words(machine, rank).reshape(-1, 32)
-        assert [int(memory[row, 0]) for row in range(5)] == [10 + rank, *(10 + (rank ^ d) for d in (1, 2, 3)), 10 + rank]
+        landed = [10 + (rank ^ d) for d in (1, 2, 3)]
+        assert [int(memory[row, 0]) for row in range(5)] == [10 + rank, *landed, 10 + rank]
         assert (memory == memory[:, :1]).all()
 
 

@@ -11,7 +11,7 @@ import pytest
 from emulator.chip import load_chip
 from emulator.gpu.machine import GpuMachine
 from isa import formats
-from programs.gpu.allreduce_plan import WAYS, AllreducePlan, candidates, plan_way
+from programs.gpu.allreduce_plan import WAYS, AllreducePlan, plan_way
 from programs.gpu.lone_allreduce import allreduce_program
 from programs.gpu.plan import Limits
 

@@ -32,6 +32,7 @@ class Finish:
     """Common part: item numbers and per-row scales."""
 
     parameters: tuple[str, ...] = ()
+    short = False  # whether a rank may have fewer outputs than the plan says
 
     def __init__(self, scaled: bool) -> None:
         self.scaled = scaled
@@ -58,7 +59,7 @@ class Finish:
         item.number = self.keep(k, item, "item")
         k.MOV(item.number, self.u["first"])
         k.ADD("s32", item.number, item.number, item.row)
-        if plan.outputs % plan.items or item.valid is not None or plan.passes > 1:
+        if plan.outputs % plan.items or item.valid is not None or plan.passes > 1 or self.short:
             if item.valid is not None:
                 k.MOVI("s32", item.number, FAR, guard=~item.valid)
             item.good = item.good or k.pred("good")
@@ -122,6 +123,22 @@ class Residual(Finish):
         self.scale(k, item, sums)
         k.ADD("f32", sums[0], sums[0], item.loaded["old"])
         k.STG(32, item.loaded["at"], self.u["hidden"], 0, sums[0], guard=item.good)
+
+
+class Partial(Finish):
+    """out = result: one rank's part of a sum over ranks."""
+
+    parameters = ("out",)
+
+    def __init__(self, scaled: bool, pitch: int) -> None:
+        super().__init__(scaled)
+        self.pitch = pitch
+
+    def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
+        self.scale(k, item, sums)
+        at = k.reg("address")
+        self.address(k, item, self.pitch, at)
+        k.STG(32, at, self.u["out"], 0, sums[0], guard=item.good)
 
 
 class SiluGate(Finish):
@@ -206,17 +223,24 @@ class Logits(Finish):
     """Logits to memory, and each warp's best (value, id) of every sequence: stage one of the argmax.
 
     Comparisons are arithmetic (SELECT by a sign), so that poison goes through them. Ties keep the lower id.
+    shared: the vocabulary is split over ranks; `span` in memory is this rank's (first id, number of ids).
     """
 
-    parameters = ("logits", "best")
+    parameters: tuple[str, ...] = ("logits", "best")
 
-    def __init__(self, scaled: bool, pitch: int) -> None:
+    def __init__(self, scaled: bool, pitch: int, shared: bool = False) -> None:
         super().__init__(scaled)
-        self.pitch = pitch
+        self.pitch, self.short = pitch, shared
+        if shared:
+            self.parameters = (*self.parameters, "span")
         self.best: list[tuple[Reg, Reg]] = []
 
     def begin(self, k: Kernel, t: Thread, plan: LinearPlan) -> None:
         super().begin(k, t, plan)
+        if self.short:
+            self.u["first_id"] = k.ureg("first_id")
+            k.ULDG(32, self.u["first_id"], self.u["span"], 0)
+            k.ULDG(32, self.u["outputs"], self.u["span"], 4)
         for j in range(best_rounds(plan)):
             value, number = k.reg(f"best{j}"), k.reg(f"best_id{j}")
             k.MOVI("f32", value, float("-inf"))
@@ -232,7 +256,11 @@ class Logits(Finish):
         lead = k.reg("lead")
         assert item.number is not None
         k.SUB("f32", lead, value, sums[0])
-        k.SELECT("f32", number, lead, number, item.number, guard=item.good)
+        token = item.number
+        if self.short:
+            token = k.reg("token")
+            k.ADD("s32", token, item.number, self.u["first_id"])
+        k.SELECT("f32", number, lead, number, token, guard=item.good)
         k.SELECT("f32", value, lead, value, sums[0], guard=item.good)
 
     def end(self, k: Kernel, t: Thread, plan: LinearPlan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from isa.builder import UZERO, ZERO, Kernel, Reg, UReg
 from programs.gpu.kernels.common import Maker, Thread, below, constant, divide, skip_idle_warps, thread
+from programs.gpu.kernels.elect import elect
 from programs.gpu.kernels.finish import FAR, better, reduce_best
 from programs.gpu.plan import ceil_div
 
@@ -53,14 +54,15 @@ def embed_kernel(name: str, form: str, vocab: int, row_bytes: int, hidden_pitch:
     return k
 
 
-def argmax_kernel(name: str, batch: int, ctas: int, entries: int, make: Maker = Kernel) -> Kernel:
+def argmax_kernel(name: str, batch: int, ctas: int, entries: int, ranks: int = 1, make: Maker = Kernel) -> Kernel:
     """One CTA a sequence: the best of what the logits kernel left, lowest id on ties; ends the step.
 
-    Parameters: best ((value, id) pairs [cta][sequence][entry]), tokens, positions.
+    Parameters: best ((value, id) pairs [cta][sequence][entry]), tokens, positions. ranks: GPUs that each know the
+    best of their own words; then also mail (election_bytes, zero at the start).
     """
-    k = make(name, ("best", "tokens", "positions"))
+    k = make(name, ("best", "tokens", "positions", *(("mail",) if ranks > 1 else ())))
     t = thread(k)
-    best, tokens, positions = (k.parameter(n) for n in k.parameters)
+    best, tokens, positions = (k.parameter(n) for n in ("best", "tokens", "positions"))
     at = k.ureg("at")
     k.UMULI(at, t.cta, entries * 8)
     k.UADD(best, best, at)
@@ -97,6 +99,8 @@ def argmax_kernel(name: str, batch: int, ctas: int, entries: int, make: Maker = 
     for w in range(1, WARPS):
         k.LDS(64, pair, mine, 8 * w)
         better(k, value, number, pair[0], pair[1])
+    if ranks > 1:
+        elect(k, t, ranks, batch, k.parameter("mail"), value, number)
     _end(k, t, positions, number, tokens)
     k.label("leave")
     k.EXIT()
