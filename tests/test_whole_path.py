@@ -56,16 +56,17 @@ def test_a_published_story_comes_out(chip: str) -> None:
     assert found["token_ids"] == reference["greedy_ids"][:24]
 
 
-@pytest.mark.parametrize("chip", ["a100_sxm", "h200_sxm"])
-def test_every_gpu_generates_the_references_tokens(chip: str) -> None:
+@pytest.mark.parametrize(("chip", "ranks"), [
+    ("a100_sxm", "1"), ("h200_sxm", "1"), ("a100_sxm", "2"), ("h100_sxm", "2"), ("h200_sxm", "2")])
+def test_every_gpu_generates_the_references_tokens(chip: str, ranks: str) -> None:
     """Other numbers of the same machine: the first tokens of both checkpoints are those of their references."""
-    reference = next(iter(PROMPTS.values()))
-    found = generate("--chip", chip, "--prompt", reference["prompt"], "--tokens", "4")
+    reference, where = next(iter(PROMPTS.values())), ("--chip", chip, "--tensor-parallel", ranks)
+    found = generate(*where, "--prompt", reference["prompt"], "--tokens", "4")
     assert found["token_ids"] == reference["greedy_ids"][:4]
     assert found["logits_max_abs_error"] <= found["logits_error_bound"]
     folder = shared_checkpoint("stories260K")
     story = json.loads((folder / "reference.json").read_text(encoding="utf-8"))["once"]
-    found = generate("--model", str(folder), "--chip", chip, "--prompt", "Once upon a time", "--tokens", "4")
+    found = generate("--model", str(folder), *where, "--prompt", "Once upon a time", "--tokens", "4")
     assert found["token_ids"] == story["greedy_ids"][:4]
 
 

@@ -18,9 +18,6 @@ from programs.models.checkpoint import load_model
 from programs.shard import with_parts
 from tests.models import AWKWARD, AWKWARD_GROUPS
 from tests.programs.test_gpu_compile import QWEN, check_steps, stored_model
-from tools.measure import Job, measure
-
-CHIPS = ("a100_sxm", "h100_sxm", "h200_sxm")
 
 
 @pytest.mark.parametrize(("changes", "scheme", "chip", "batch", "ranks"), [
@@ -59,13 +56,6 @@ def test_timing_takes_one_rank_for_all_and_the_same_cycles(tmp_path: Path) -> No
     values, timing = steps
     assert (timing.cycles, timing.traffic, timing.accounting) == (values.cycles, values.traffic, values.accounting)
     assert timing.traffic["nvlink"] > 0
-
-
-@pytest.mark.parametrize("chip", CHIPS)
-def test_the_bundled_model_gives_its_tokens_on_two(chip: str) -> None:
-    found = measure(Job("tiny_kjv", chip, tensor_parallel=2, tokens=4))
-    assert (found["chips_used"], found["tensor_parallel"]) == (2, 2)
-    assert found["tokens_match_reference"] is True
 
 
 def test_a_rank_reads_its_share_of_the_weights_once() -> None:
