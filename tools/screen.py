@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LEFT_OUT = {
     "lpu": ["prefill", "mixture of experts", "instruction-fetch port conflicts"],
-    "gpu": ["several GPUs", "prefill", "mixture of experts", "WGMMA", "power capping"],
+    "gpu": ["prefill", "mixture of experts", "WGMMA", "power capping"],
 }
 
 
