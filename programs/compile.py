@@ -199,7 +199,11 @@ def compile_stored(
                               "both are the same number")
         ranks = tensor_parallel or chips
         program: Program = compile_gpu(stored, chip, persistent=launch == "persistent", ranks=ranks, **common)
+        if launch is not None:
+            program.meta["launch"] = launch
     else:
+        if launch is not None:
+            raise OptionError(f"--launch {launch} is for GPUs; {chip.name} is an LPU and launches no kernels")
         from programs.lpu import system as lpu
         from programs.lpu.requirements import check_chip
 

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emulator.assemble import assemble
 from emulator.chip import Chip, load_chip
 from emulator.gpu.errors import LaunchError
 from emulator.run import load, run
+from isa.program import GpuText
+from isa.programfile import load_program, save_program
 from programs.compile import compile_decode
 from programs.gpu.compile import compile_gpu
 from programs.gpu.plan import PlanError
@@ -90,6 +93,19 @@ def test_a_layer_of_llama_3_1_8b_takes_3_to_12_percent_less_than_in_a_graph() ->
         machine.write("position", np.array([[1023]]))
         cycles.append(machine.step().cycles)
     assert 0.88 <= cycles[1] / cycles[0] <= 0.97
+
+
+def test_the_listing_is_assembly_that_gives_the_same_words(tmp_path: Path) -> None:
+    text = compile_gpu(stored_model(tmp_path, "int8"), H100, context=128, split=64, persistent=True).texts[0]
+    assert isinstance(text, GpuText)
+    again = assemble(".chip h100_sxm\n" + "\n".join(text.source.lines) + "\n").texts[0]
+    assert np.array_equal(again.words, text.words)
+
+
+def test_a_program_file_runs_as_it_was_compiled(tmp_path: Path) -> None:
+    save_program(compile_decode(load_model("tiny_kjv"), H100, context=64, launch="persistent"), tmp_path / "step.npz")
+    machine = load(load_program(tmp_path / "step.npz"), H100)
+    assert [kernel["kernel"] for kernel in machine.step(5).kernels] == ["step"]
 
 
 def test_what_is_not_built_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from tools import console
-from tools.options import DEFAULT_CHIPS, Count, Layers, arithmetic_options, model_option, set_option, system_options
+from tools.options import (
+    DEFAULT_CHIPS,
+    Count,
+    Layers,
+    arithmetic_options,
+    launch_option,
+    model_option,
+    set_option,
+    system_options,
+)
 
 
 @click.command("compile", short_help="Compile a model's decode step for one chip to a program file.")
@@ -22,6 +31,7 @@ from tools.options import DEFAULT_CHIPS, Count, Layers, arithmetic_options, mode
 @system_options
 @click.option("--layers", type=Layers(), default=None, help="Only these layers, without embedding and head.")
 @click.option("--timing-only", is_flag=True, help="No values: weights and KV are phantom.")
+@launch_option
 @set_option
 def command(output: Path | None, settings: tuple[str, ...], **options: Any) -> None:
     """Compile one decode step for one chip; `decodelab run FILE` runs it, `disasm` shows it."""
