@@ -6,14 +6,12 @@ else one product from cold memory is the same. An attention call is replayed on 
 
 The cut of a product is chosen by trial where its weights are few: the planner's best candidates run once
 each, and the fastest one is measured. Of a large product the best by estimate is taken. An attention call
-of many query heads a KV head is tried with half and with twice the planner's keys a CTA, and with half of
-its copies in flight.
+is cut as serving frameworks cut it (programs/gpu/attention_calls.py): the candidates run where K and V are few.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -121,23 +119,17 @@ def chosen_plan(chip: Chip, m: int, n: int, k: int, form: str, copies: int) -> G
 
 
 def _attention(chip: Chip, case: Case) -> dict[str, Any]:
-    from programs.gpu.attention_plan import KEY_BLOCK, plan_attention
+    from programs.gpu.attention_calls import call_candidates
     from programs.gpu.lone_attention import WORDS, attention_program
-    from programs.gpu.plan import Limits
 
     batch, kv_len, q_heads, kv_heads, head_dim = case.numbers("batch", "kv_len", "q_heads", "kv_heads", "head_dim")
     if q_heads % kv_heads:
         raise ValueError(f"q_heads {q_heads} is no multiple of kv_heads {kv_heads}")
     form = WORDS[case["kv_dtype"]]
-    limits = Limits.of(chip)
-    shape = (batch, kv_heads, q_heads // kv_heads, head_dim, kv_len, limits)
-    first = plan_attention(*shape)
+    found = call_candidates(chip, batch, kv_heads, q_heads // kv_heads, head_dim, kv_len)
     moved = 4 * batch * kv_len * kv_heads * head_dim
-    found = [first]
-    if first.blocks > 1 and moved <= TRIAL_BYTES_ATTENTION:  # else memory decides, whatever the cut
-        splits = [split for split in (first.split // 2, 2 * first.split) if KEY_BLOCK <= split < 2 * kv_len]
-        found += [plan_attention(*shape, split) for split in splits if split % (first.warps * KEY_BLOCK) == 0]
-        found += [replace(plan, slots=plan.slots // 2) for plan in list(found) if plan.slots > 2]
+    if moved > TRIAL_BYTES_ATTENTION:  # memory decides, whatever the cut
+        found = found[:1]
     warm = moved < 2 * l2_capacity_bytes(chip)
     steps = [_replayed(chip, attention_program(chip, plan, form), warm) for plan in found]
     step = min(steps, key=lambda one: one.cycles)

@@ -29,7 +29,6 @@ from programs.gpu.allreduce_plan import plan_way
 from programs.gpu.attention_plan import AttentionPlan, plan_attention
 from programs.gpu.kernels.allreduce import allreduce_kernel
 from programs.gpu.kernels.attention import attention_kernel
-from programs.gpu.kernels.combine import WARPS as COMBINE_WARPS
 from programs.gpu.kernels.combine import combine_kernel, combine_shared_bytes
 from programs.gpu.kernels.elect import election_bytes
 from programs.gpu.kernels.finish import Finish, Logits, Partial, Residual, RopeAppend, SiluGate, best_entries
@@ -418,7 +417,7 @@ class _Compiler:
         self.launches.launch("attention", a.grid, 32 * a.warps, a.shared_bytes, node, kv=kv, positions=self.positions,
                      out=parts[0], out_ml=parts[1])
         if a.splits > 1:
-            self.launches.launch("combine", self.rows * a.heads, 32 * COMBINE_WARPS, combine_shared_bytes(a), node,
+            self.launches.launch("combine", self.rows * a.heads, 32 * a.combine_warps, combine_shared_bytes(a), node,
                          partial=self.partial, ml=self.partial_ml, positions=self.positions, out=out)
 
     # -- the program -------------------------------------------------------------------------

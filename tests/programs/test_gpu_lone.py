@@ -8,9 +8,7 @@ import pytest
 from emulator.chip import load_chip
 from emulator.run import load
 from isa import formats
-from programs.gpu.attention_plan import AttentionPlan, plan_attention
 from programs.gpu.gemm_plan import GemmPlan, candidates
-from programs.gpu.lone_attention import attention_program
 from programs.gpu.lone_gemm import gemm_program
 from programs.gpu.plan import Limits, PlanError
 
@@ -77,49 +75,3 @@ def test_candidates_cover_small_and_large_products() -> None:
     assert few[0].splits > 1  # one CTA's chain of 1,024 stages would take longer than a second kernel
     with pytest.raises(PlanError, match="no plan for a product of 1 x 32 x 32"):
         candidates(1, 32, 32, "bf16", Limits.of(load_chip("h100_sxm").with_override("sm.shared.max_per_cta", "4096")))
-
-
-# batch, positions, query heads, KV heads, head dimension, keys a CTA
-CALLS = [(1, 64, 4, 1, 64, None), (2, 200, 8, 2, 128, 64), (3, 70, 24, 1, 64, None), (1, 500, 32, 1, 128, 128)]
-
-
-def filled(plan: AttentionPlan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(region without the last position, q, K, V) in f16."""
-    def values(*shape: int) -> np.ndarray:
-        return formats.decode(formats.encode(rng.standard_normal(shape), "f16"), "f16").astype(np.float64)
-
-    q = values(plan.batch, plan.heads, plan.head_dim)
-    keys, vals = (values(plan.batch, plan.kv_heads, plan.context, plan.head_dim) for _ in range(2))
-    region = np.zeros(plan.region_bytes, dtype=np.uint8)
-    for at, array, shape in ((0, q, (plan.batch, plan.heads, plan.dim)),
-                             (plan.k_at, keys[:, :, :-1], (plan.batch, plan.kv_heads, plan.capacity, plan.dim)),
-                             (plan.v_at, vals[:, :, :-1], (plan.batch, plan.kv_heads, plan.capacity, plan.dim))):
-        words = np.zeros(shape, dtype=np.uint16)
-        words[tuple(slice(0, size) for size in array.shape)] = formats.encode(array, "f16")
-        region[at:at + words.nbytes] = words.reshape(-1).view(np.uint8)
-    return region, q, keys, vals
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_attention_agrees_with_float64(call: tuple) -> None:
-    """The last position's K and V come from the append kernel."""
-    batch, positions, heads, kv_heads, dim, split = call
-    chip = load_chip("h100_sxm")
-    plan = plan_attention(batch, kv_heads, heads // kv_heads, dim, positions, Limits.of(chip), split)
-    region, q, keys, values = filled(plan, np.random.default_rng(3))
-    machine = load(attention_program(chip, plan, "f16", region), chip)
-    new = np.zeros((batch, 2, kv_heads, plan.dim))
-    new[:, 0, :, :dim], new[:, 1, :, :dim] = keys[:, :, -1], values[:, :, -1]
-    machine.write("new", new.reshape(-1, plan.dim))
-    machine.step()
-    shared = heads // kv_heads
-    scores = np.einsum("bhd,bhld->bhl", q, np.repeat(keys, shared, 1)) / np.sqrt(dim)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    expected = np.einsum("bhl,bhld->bhd", weights / weights.sum(axis=-1, keepdims=True), np.repeat(values, shared, 1))
-    assert np.abs(machine.read("attention").reshape(expected.shape) - expected).max() < 2e-3
-
-
-def test_many_query_heads_share_a_kv_head_over_several_ctas() -> None:
-    plan = plan_attention(1, 2, 96, 128, 64, Limits.of(load_chip("h100_sxm")))
-    assert (plan.parts, plan.group, plan.heads, plan.units) == (6, 16, 192, 12)
-    assert plan.kv_stride == 2 * 64 * 256  # the cache has two heads, however many CTAs read them

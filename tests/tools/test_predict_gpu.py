@@ -93,8 +93,8 @@ def test_operations_have_the_columns_of_the_contract() -> None:
     assert names["decode_attention"] == ("batch", "kv_len", "q_heads", "kv_heads", "head_dim", "kv_dtype")
 
 
-def test_a_call_of_many_query_heads_tries_other_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixteen query heads a KV head: the fastest of several splits is told, none of them faster than it."""
+def test_a_call_of_few_ctas_tries_several_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """32 CTAs without a split, 132 SMs: the fastest of several splits is told, none of them faster than it."""
     from tools import predict_gpu
 
     seen: list[int] = []
@@ -106,7 +106,7 @@ def test_a_call_of_many_query_heads_tries_other_cuts(monkeypatch: pytest.MonkeyP
         return step
 
     monkeypatch.setattr(predict_gpu, "_replayed", replayed)
-    found = measured("h100_sxm", op="decode_attention", batch="1", kv_len="2048", q_heads="16", kv_heads="1",
+    found = measured("h100_sxm", op="decode_attention", batch="32", kv_len="1024", q_heads="16", kv_heads="1",
                      head_dim="128")
     assert len(seen) >= 2 and len(set(seen)) > 1
     assert found["cycles"] == min(seen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isa.builder import Kernel
-from programs.gpu.attention_plan import AttentionPlan
+from programs.gpu.attention_plan import PAGE, AttentionPlan
 from programs.gpu.kernels.common import add_offset, below, scale_offset, thread, uniform_divide
 
 UNIT_BYTES = 16  # of a lane
@@ -26,9 +26,9 @@ def append_kernel(name: str, plan: AttentionPlan) -> Kernel:
 
     Parameters: new ([batch, 2, kv_heads, dim], K before V, in the cache's format), kv (the layer's region), positions.
     """
-    k = Kernel(name, ("new", "kv", "positions"))
+    k = Kernel(name, ("new", "kv", "positions", "table")[:4 if plan.paged else 3])
     t = thread(k)
-    new, kv, positions = (k.parameter(n) for n in k.parameters)
+    new, kv, positions = (k.parameter(n) for n in k.parameters[:3])
     row, sequence, which, head, rest, at = (k.ureg(n) for n in ("row", "sequence", "which", "head", "rest", "at"))
     k.comment("row = (sequence * 2 + K or V) * kv_heads + head, a warp each")
     k.UMULI(row, t.cta, append_warps(plan))
@@ -45,10 +45,20 @@ def append_kernel(name: str, plan: AttentionPlan) -> Kernel:
     k.USHL(at, sequence, 2)
     k.UADD(at, at, positions)
     k.ULDG(32, at, at, 0)
-    k.UMULI(at, at, plan.row_bytes)
+    strides = [(sequence, plan.kv_stride), (which, plan.v_at - plan.k_at), (head, plan.capacity * plan.row_bytes)]
+    if plan.paged:
+        page, entry = k.ureg("page"), k.parameter("table")
+        k.UMULI(page, sequence, plan.table_row)
+        k.USHR(rest, at, PAGE.bit_length() - 1)
+        k.UADD(page, page, rest)
+        k.USHL(page, page, 2)
+        k.UADD(entry, entry, page)
+        k.ULDG(32, page, entry, 0)
+        k.UANDI(at, at, PAGE - 1)
+        strides = [(page, plan.page_bytes), (which, plan.v_at - plan.k_at), (head, plan.row_bytes)]
+    k.UMULI(at, at, plan.key_stride)
     k.UADD(kv, kv, at)
-    for count, stride in ((sequence, plan.kv_stride), (which, plan.v_at - plan.k_at),
-                          (head, plan.capacity * plan.row_bytes)):
+    for count, stride in strides:
         scale_offset(k, at, count, stride)
         k.UADD(kv, kv, at)
     add_offset(k, kv, kv, plan.k_at)

@@ -1,22 +1,24 @@
-"""Decode attention on tensor cores, the context split over CTAs, and the combine of the splits.
+"""Decode attention on tensor cores, the context split over CTAs; the combine of the splits is a kernel of its own.
 
-A CTA has `split` keys of one KV head of one sequence; every key is loaded once for all query heads that
-share it. A warp takes every fourth block of 16 keys:
+A CTA has `split` keys of one KV head of one sequence, for `group` of its query heads, and walks through them in
+tiles that its warps share (the order of FlashAttention 2, arXiv 2307.08691). A warp has 16 query heads and a part
+of a tile's keys:
 
-    S [key, head] = K q^T        A = K from shared memory, B = q in registers
+    S [head, key] = q K^T        A = q in registers, B = K from shared memory
     P = 2 ** ((S - m) c)         m: running maximum a head, c = log2(e) / sqrt(head_dim)
-    O^T [dim, head] += V^T P     A = V by transposing LDSM, B = P through 256 bytes of shared memory
+    O [head, dim] += P V         A = P, which lies in registers as S did, B = V by transposing LDSM
 
-A lane holds columns (heads) 2 (lane % 4) and + 1 of S and of O^T alike, so rescaling needs no exchange.
+K and V of a tile are copied in turn: while scores are made, V is under way, while values are added, the next K.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
-from programs.gpu.attention_plan import KEY_BLOCK, AttentionPlan
+from programs.gpu.attention_plan import KEY_BLOCK, PAGE, ROWS, AttentionPlan
 from programs.gpu.kernels.common import (
     LOG2_E,
-    WINDOW,
     Maker,
     add_offset,
     below,
@@ -25,15 +27,19 @@ from programs.gpu.kernels.common import (
     float_constant,
     max_lanes,
     reach,
+    scale_offset,
     skip_idle_warps,
     sum_lanes,
     thread,
     uniform_divide,
 )
-from programs.gpu.plan import COLUMNS, TILE_BYTES, ceil_div
+from programs.gpu.plan import ceil_div
 
 LOWEST = -1e30  # a score below every score; finite, so that differences stay finite
-ROW_MASKS = (4, 8, 16)  # lanes that hold the same heads
+QUAD = (1, 2)  # lanes that hold the same heads
+AHEAD = 4  # fragments that a warp loads before it uses the first
+COPY_REACH = 2048  # bytes that LDGSTS's 12-bit offset reaches
+GLOBAL_REACH = 32768  # bytes that its 16-bit offset reaches
 
 
 def score_factor(plan: AttentionPlan) -> float:
@@ -42,7 +48,7 @@ def score_factor(plan: AttentionPlan) -> float:
 
 
 def attention_kernel(name: str, plan: AttentionPlan, kv: str, out_pitch: int, make: Maker = Kernel) -> Kernel:
-    """Parameters: kv (the layer's region), positions, out, out_ml.
+    """Parameters: kv (the layer's region), positions, out, out_ml; table where the plan is paged.
 
     With one split, out is the attention result, fp32 rows of out_pitch bytes, and out_ml is not used.
     Otherwise out gets each split's sum of P V, [batch, unit, split, head, dim], and out_ml its
@@ -54,8 +60,10 @@ def attention_kernel(name: str, plan: AttentionPlan, kv: str, out_pitch: int, ma
 class _Attention:
     def __init__(self, name: str, plan: AttentionPlan, kv: str, out_pitch: int, make: Maker) -> None:
         self.plan, self.kv, self.out_pitch = plan, kv, out_pitch
-        self.kernel = k = make(name, ("kv", "positions", "out", "out_ml"))
+        self.kernel = k = make(name, ("kv", "positions", "out", "out_ml", "table")[:5 if plan.paged else 4])
         self.t = thread(k)
+        self.halves = 1 if plan.group <= ROWS // 2 else 2  # of a fragment's rows: the second eight may be padding
+        self.whole = plan.slots > 1 and plan.split <= plan.slots * plan.tile  # all tiles are under way at once
         self._place()
         self._addresses()
         self._fill()
@@ -81,317 +89,469 @@ class _Attention:
         start = k.ureg("start")
         k.UMULI(start, self.split, plan.split)
         k.UBR("GT", start, position, "leave")
-        k.comment("keys of this CTA, blocks of this warp")
-        self.keys = k.ureg("keys")  # from this warp's next block on
+        k.comment("warp = part of a tile's keys * warps of query heads + warp of query heads")
+        self.key_warp, self.row_warp = k.ureg("key_warp"), k.ureg("row_warp")
+        k.USHR(self.key_warp, t.warp, plan.row_warps.bit_length() - 1)
+        k.UANDI(self.row_warp, t.warp, plan.row_warps - 1)
+        k.comment("keys from this warp's part of the next tile on; tiles to go")
+        self.keys, self.tiles = k.ureg("keys"), k.ureg("tiles")
         k.USUB(self.keys, position, start)
         k.UADDI(self.keys, self.keys, 1)
         limit = constant(k, "limit", plan.split)
         k.UMIN(self.keys, self.keys, limit)
-        k.USHL(at, t.warp, 4)
+        k.UADDI(self.tiles, self.keys, plan.tile - 1)
+        k.UMULI(at, self.key_warp, plan.keys)
         k.USUB(self.keys, self.keys, at)
-        self.blocks = k.ureg("blocks")
-        k.UADDI(self.blocks, self.keys, plan.warps * KEY_BLOCK - 1)
-        k.USHR(self.blocks, self.blocks, (plan.warps * KEY_BLOCK).bit_length() - 1)
-        self.kv_base = k.parameter("kv")
-        self.k_next, self.v_next = k.ureg("k_next"), k.ureg("v_next")
+        if plan.row_warps == 1:  # a warp has its keys for itself
+            k.UADDI(self.tiles, self.keys, plan.tile - 1)
+        k.USHR(self.tiles, self.tiles, plan.tile.bit_length() - 1)
+        k.comment("first of the keys that this warp copies")
+        copied = k.ureg("copied")
+        k.UMULI(copied, self.row_warp, plan.piece)
+        self.k_left, self.v_left = k.ureg("k_left"), k.ureg("v_left")
+        k.USUB(self.k_left, self.keys, copied)
+        k.UADD(self.v_left, self.k_left, UZERO)
+        k.UADD(at, at, copied)
         k.UADD(at, at, start)
         row = self.head
         if plan.parts > 1:
             row, part = k.ureg("kv_row"), k.ureg("part")
             uniform_divide(k, row, part, self.head, plan.parts, plan.batch * plan.units)
             k.free(part)
-        k.UMULI(start, row, plan.capacity)
+        if plan.paged:
+            k.comment("the first page's entry in the table; the first key's place in its page")
+            self.k_entry, self.v_entry = k.parameter("table"), k.ureg("v_entry")
+            k.UMULI(start, self.sequence, plan.table_row)
+            k.USHR(limit, at, PAGE.bit_length() - 1)
+            k.UADD(start, start, limit)
+            k.USHL(start, start, 2)
+            k.UADD(self.k_entry, self.k_entry, start)
+            k.UADD(self.v_entry, self.k_entry, UZERO)
+            uniform_divide(k, limit, start, row, plan.kv_heads, plan.batch * plan.kv_heads)
+            k.UMULI(start, start, plan.row_bytes)
+            k.UANDI(at, at, PAGE - 1)
+        else:
+            k.UMULI(start, row, plan.capacity)
+            k.UMULI(start, start, plan.row_bytes)
+        k.UMULI(at, at, plan.key_stride)
         k.UADD(at, at, start)
-        k.UMULI(at, at, plan.row_bytes)
+        self.kv_base = k.parameter("kv")
         k.UADD(at, at, self.kv_base)
+        self.k_next, self.v_next = k.ureg("k_next"), k.ureg("v_next")
         add_offset(k, self.k_next, at, plan.k_at)
         add_offset(k, self.v_next, at, plan.v_at)
-        k.free(positions, at, position, start, limit)
+        k.free(positions, at, position, start, limit, copied)
 
     def _addresses(self) -> None:
-        """Shared addresses of a lane: where its copies go, what its LDSM reads."""
+        """Addresses of a lane: what its copies take and where they go, what its LDSM reads."""
         k, plan, t = self.kernel, self.plan, self.t
-        units = plan.dim // 8  # 16-byte units of a row
-        self.lane16 = k.reg("lane16")
-        k.SHL(self.lane16, t.lane, 4)
-        ring, warp = k.reg("ring"), k.reg("warp_r")
-        k.S2R(warp, "WARPID")
-        k.MULI("s32", ring, warp, plan.slots * plan.slot_bytes)
-        k.ADDI("s32", ring, ring, plan.ring_at)
-        self.copies: list[Reg] = []
-        row, column, unit = k.reg("copy_row"), k.reg("column"), k.reg("unit")
-        self.straight = 32 % units == 0  # each copy instruction takes whole rows
-        for i in range(1 if self.straight else plan.dim // 16):
-            k.ADDI("s32", unit, t.lane, 32 * i)
-            divide(k, row, column, unit, units, 32 * plan.dim)
-            k.MULI("s32", row, row, plan.pitch)
-            k.SHL(column, column, 4)
-            k.ADD("s32", row, row, column)
-            at = k.reg(f"copy{i}")
-            k.ADD("s32", at, row, ring)
-            self.copies.append(at)
-        if self.straight:
-            first = self.copies.pop()
-            for i in range(ceil_div(plan.slots * plan.slot_bytes, WINDOW)):
-                window = k.reg(f"window{i}")
-                k.ADDI("s32", window, first, i * WINDOW + WINDOW // 2)
-                self.copies.append(window)
-            k.free(first)
+        first, other, row, column = (k.reg(n) for n in ("first", "other", "copy_row", "column"))
+        k.comment("shared memory of this warp's keys")
+        k.S2R(other, "WARPID")
+        k.SHR(first, other, plan.row_warps.bit_length() - 1)
+        k.MULI("s32", first, first, plan.keys * plan.pitch)
+        k.ADDI("s32", first, first, plan.ring_at)
         self.k_lane, self.v_lane = k.reg("k_lane"), k.reg("v_lane")
-        k.comment("LDSM rows: K key lane % 16, 16 bytes by lane / 16; V key (lane / 16) * 8 + lane % 8")
-        k.ANDI("s32", self.k_lane, t.lane, 15)
-        k.MULI("s32", self.k_lane, self.k_lane, plan.pitch)
+        k.comment("LDSM rows: K key (lane / 16) * 8 + lane % 8, 16 bytes by lane / 8; V key lane % 16, by lane / 16")
+        k.SHR(row, t.lane, 4)
+        k.SHL(row, row, 3)
+        k.ANDI("s32", column, t.lane, 7)
+        k.ADD("s32", row, row, column)
+        k.MULI("s32", self.k_lane, row, plan.pitch)
+        k.ANDI("s32", column, t.lane, 8)
+        k.SHL(column, column, 1)
+        k.ADD("s32", self.k_lane, self.k_lane, column)
+        k.ADD("s32", self.k_lane, self.k_lane, first)
+        k.ANDI("s32", row, t.lane, 15)
+        k.MULI("s32", self.v_lane, row, plan.pitch)
         k.SHR(column, t.lane, 4)
-        k.SHL(unit, column, 4)
-        k.ADD("s32", self.k_lane, self.k_lane, unit)
-        k.ADD("s32", self.k_lane, self.k_lane, ring)
-        k.SHL(column, column, 3)
-        k.ANDI("s32", unit, t.lane, 7)
-        k.ADD("s32", column, column, unit)
-        k.MULI("s32", self.v_lane, column, plan.pitch)
-        k.ANDI("s32", unit, t.lane, 8)
-        k.SHL(unit, unit, 1)
-        k.ADD("s32", self.v_lane, self.v_lane, unit)
-        k.ADD("s32", self.v_lane, self.v_lane, ring)
-        k.ADDI("s32", self.v_lane, self.v_lane, KEY_BLOCK * plan.pitch)
-        k.comment("probabilities: written at key lane / 4, heads 2 (lane % 4); read back transposed")
-        self.p_write, self.p_read = k.reg("p_write"), k.reg("p_read")
-        k.MULI("s32", warp, warp, plan.blocks * 256)
-        k.SHL(self.p_write, t.lane, 2)  # 16 * (lane / 4) + 4 * (lane % 4)
-        k.ADD("s32", self.p_write, self.p_write, warp)
-        k.ANDI("s32", self.p_read, t.lane, 15)
-        k.SHL(self.p_read, self.p_read, 4)
-        k.ADD("s32", self.p_read, self.p_read, warp)
-        k.free(ring, warp, row, column, unit)
+        k.SHL(column, column, 4)
+        k.ADD("s32", self.v_lane, self.v_lane, column)
+        k.ADD("s32", self.v_lane, self.v_lane, first)
+        k.ADDI("s32", self.v_lane, self.v_lane, plan.tile * plan.pitch)
+        k.comment("copies: 16 bytes a lane")
+        if plan.row_warps > 1:
+            k.ANDI("s32", other, other, plan.row_warps - 1)
+            k.MULI("s32", other, other, plan.piece * plan.pitch)
+            k.ADD("s32", first, first, other)
+        self.copies: list[tuple[Reg, Reg]] = []  # of a pattern: (from, to)
+        for i in range(plan.pattern_copies):
+            source, target = k.reg(f"source{i}"), k.reg(f"target{i}")
+            k.ADDI("s32", other, t.lane, 32 * i)
+            divide(k, row, column, other, plan.row_pieces, 32 * (plan.pattern_copies + 1))
+            k.SHL(column, column, 4)
+            k.MULI("s32", source, row, plan.key_stride)
+            k.ADD("s32", source, source, column)
+            k.MULI("s32", target, row, plan.pitch)
+            k.ADD("s32", target, target, column)
+            k.ADD("s32", target, target, first)
+            self.copies.append((source, target))
+        k.free(first, other, row, column)
 
-    def _copy(self, slot: int, guard: Pred | None) -> None:
-        """One block of keys and values into a slot; the next block is `warps` blocks on."""
+    def _copy(self, slot: int, value: bool) -> None:
+        """K or V of this warp's next tile into a slot, as one copy group; keys past the last one are not asked for."""
         k, plan = self.kernel, self.plan
-        for part, base in enumerate((self.k_next, self.v_next)):
-            for i in range(plan.dim // 16):
-                at = slot * plan.slot_bytes + part * KEY_BLOCK * plan.pitch
-                if self.straight:
-                    at += i * (32 * 8 // plan.dim) * plan.pitch
-                    k.LDGSTS(self.copies[at // WINDOW], at % WINDOW - WINDOW // 2, self.lane16, base, i * TILE_BYTES,
-                             guard=guard)
-                    continue
-                with k.scratch():
-                    target = k.reg("target")
-                    k.ADDI("s32", target, self.copies[i], at)
-                    k.LDGSTS(target, 0, self.lane16, base, i * TILE_BYTES, guard=guard)
-            k.UADDI(base, base, plan.warps * KEY_BLOCK * plan.row_bytes)
+        base, left = (self.v_next, self.v_left) if value else (self.k_next, self.k_left)
+        skip, every = k.fresh("no_copy"), k.fresh("all_keys")
+        at = slot * plan.slot_bytes + value * plan.tile * plan.pitch
+        with k.scratch():
+            k.UBR("LE", left, UZERO, skip)
+            starts = self._pages(value, base) if plan.paged else [base]
+            if plan.piece > plan.guard_keys:
+                k.UBR("GE", left, constant(k, "piece", plan.piece), every)
+                number, exists = k.reg("number"), k.pred("exists")
+                for first in range(0, plan.piece, plan.guard_keys):
+                    k.MOVI("s32", number, first)
+                    k.SETP("LT", "s32", exists, number, left)
+                    self._copy_keys(first, first + plan.guard_keys, at, starts, exists)
+                k.UBR("LE", UZERO, UZERO, skip)
+                k.label(every)
+            self._copy_keys(0, plan.piece, at, starts, None)
+            k.label(skip)
+        if not plan.paged:
+            k.UADDI(base, base, plan.tile * plan.key_stride)
+        k.UADDI(left, left, -plan.tile)
         k.CPCOMMIT()
+
+    def _pages(self, value: bool, base: UReg) -> list[UReg]:
+        """Where this warp's piece of each page of its next tile lies."""
+        k, plan = self.kernel, self.plan
+        entry = self.v_entry if value else self.k_entry
+        pages = [k.ureg(f"page{i}") for i in range(ceil_div(plan.piece, PAGE))]
+        for i, page in enumerate(pages):
+            k.ULDG(32, page, entry, 4 * i)
+        for page in pages:
+            scale_offset(k, page, page, plan.page_bytes)
+            k.UADD(page, page, base)
+        k.UADDI(entry, entry, plan.tile // PAGE * 4)
+        return pages
+
+    def _copy_keys(self, first: int, end: int, at: int, starts: list[UReg], guard: Pred | None) -> None:
+        """Keys first .. end - 1 of this warp's piece, to byte `at` past its place in the ring.
+
+        starts: where the piece lies, or every 16 keys of it.
+        """
+        k, plan = self.kernel, self.plan
+        with k.scratch():
+            far, far_at = starts[0], 0
+            near: dict[int, tuple[Reg, int]] = {}
+            for key in range(first, end, plan.pattern_keys):
+                base, start_key = starts[0], 0
+                if plan.paged:
+                    base, start_key = starts[key // PAGE], key // PAGE * PAGE
+                    if key == start_key or key == first:
+                        far, far_at = base, 0
+                from_start = (key - start_key) * plan.key_stride
+                if from_start - far_at >= GLOBAL_REACH:
+                    far, far_at = k.ureg("far"), from_start
+                    k.UADDI(far, base, from_start)
+                for i, (source, target) in enumerate(self.copies):
+                    to = at + key * plan.pitch
+                    register, start = near.get(i, (target, 0))
+                    if to - start >= COPY_REACH:
+                        if register is target:
+                            register = k.reg("near")
+                        start = to + COPY_REACH
+                        k.ADDI("s32", register, target, start)
+                        near[i] = register, start
+                    k.LDGSTS(register, to - start, source, far, from_start - far_at, guard=guard)
 
     def _fill(self) -> None:
         k, plan = self.kernel, self.plan
         k.comment("fill the pipeline")
-        with k.scratch():
-            guard = k.pred("fill")
-            for slot in range(plan.slots):
-                need = k.reg("need")
-                k.MOVI("s32", need, slot)
-                k.SETP("LT", "s32", guard, need, self.blocks)
-                self._copy(slot, guard)
-                k.free(need)
-        self.refill = k.pred("refill")
-        self.left = k.ureg("left")
-        k.UADDI(self.left, self.blocks, -plan.slots)
+        for slot in range(plan.slots):
+            self._copy(slot, False)
+            if self.whole or slot + 1 < plan.slots:
+                self._copy(slot, True)
 
     def _queries(self) -> None:
-        """q as B fragments: head lane / 4, dims 2 (lane % 4) of every eight."""
+        """q as A fragments: head lane / 4 (and + 8), dims 2 (lane % 4) of every eight."""
         k, plan, t = self.kernel, self.plan, self.t
-        k.comment("q of the heads that share this KV head; columns past the group repeat its last head")
-        base = k.ureg("q")
-        k.UMULI(base, self.head, plan.group * plan.row_bytes)
-        k.UADD(base, base, self.kv_base)
-        self.q: list[list[Reg]] = []
-        piece = k.reg("piece")
+        k.comment("q of this warp's heads; rows past the group repeat its last head")
+        self.q_base = k.ureg("q")
+        k.UMULI(self.q_base, self.head, plan.group * plan.q_row_bytes)
+        k.UADD(self.q_base, self.q_base, self.kv_base)
+        number, piece = k.reg("warp_rows"), k.reg("piece")
         k.ANDI("s32", piece, t.lane, 3)
         k.SHL(piece, piece, 2)
-        at = k.reg("q_at")
-        for j in range(plan.blocks):
-            k.SHR(at, t.lane, 2)
-            k.ADDI("s32", at, at, COLUMNS * j)
-            k.MINI("s32", at, at, plan.group - 1)
-            k.MULI("s32", at, at, plan.row_bytes)
-            k.ADD("s32", at, at, piece)
-            fragments = [k.reg(f"q{j}_{s}", 2) for s in range(plan.dim // 16)]
-            for s, fragment in enumerate(fragments):
-                for half in range(2):
-                    k.LDG(32, fragment[half], at, base, 32 * s + 16 * half)
-            self.q.append(fragments)
-        k.free(piece, at, base)
+        k.S2R(number, "WARPID")
+        k.ANDI("s32", number, number, plan.row_warps - 1)
+        k.SHL(number, number, 4)
+        self.q_rows = [k.reg(f"q_row{half}") for half in range(self.halves)]
+        for half, row in enumerate(self.q_rows):
+            k.SHR(row, t.lane, 2)
+            k.ADD("s32", row, row, number)
+            k.ADDI("s32", row, row, 8 * half)
+            k.MINI("s32", row, row, plan.group - 1)
+            k.MULI("s32", row, row, plan.q_row_bytes)
+            k.ADD("s32", row, row, piece)
+        k.free(number, piece)
+        self.q = [k.reg(f"q{s}", 4) for s in range(plan.dim // 16 if plan.q_stays else 1)]
+        for fragment in self.q:
+            for half in range(self.halves, 2):
+                k.MOV(fragment[half], ZERO)
+                k.MOV(fragment[half + 2], ZERO)
+        if plan.q_stays:
+            for s, fragment in enumerate(self.q):
+                self._load_query(fragment, s)
+            k.free(*self.q_rows)
+
+    def _load_query(self, fragment: Reg, s: int) -> None:
+        """q of 16 dims."""
+        for half, row in enumerate(self.q_rows):
+            for part in range(2):
+                self.kernel.LDG(32, fragment[half + 2 * part], row, self.q_base, 32 * s + 16 * part)
 
     def _state(self) -> None:
-        k, plan = self.kernel, self.plan
+        k, plan, t = self.kernel, self.plan, self.t
         self.factor = float_constant(k, "factor", score_factor(plan))
-        # (running maximum, this lane's sum of P) of both of a lane's heads in each column block
-        self.ml = [[k.reg(f"ml{j}_{e}", 2) for e in range(2)] for j in range(plan.blocks)]
-        self.o = [[k.reg(f"o{d}_{j}", 4) for j in range(plan.blocks)] for d in range(plan.dim // 16)]
-        for pair in self.ml:
-            for ml in pair:
-                k.MOVI("f32", ml[0], LOWEST)
-                k.MOVI("f32", ml[1], 0.0)
-        for row in self.o:
-            for o in row:
-                for i in range(4):
-                    k.MOV(o[i], ZERO)
+        # (running maximum, this lane's sum of P) of the lane's heads
+        self.ml = [k.reg(f"ml{h}", 2) for h in range(self.halves)]
+        self.o = [k.reg(f"o{d}", 4) for d in range(plan.dim // 8)]
+        for ml in self.ml:
+            k.MOVI("f32", ml[0], LOWEST)
+            k.MOVI("f32", ml[1], 0.0)
+        for o in self.o:
+            for i in range(4):
+                k.MOV(o[i], ZERO)
+        self.p = [k.reg(f"p{i}", 4) for i in range(2)]
+        for p in self.p:
+            for i in (1, 3):
+                k.MOV(p[i], ZERO)
+        self.column = k.reg("key_column")  # 2 (lane % 4)
+        k.ANDI("s32", self.column, t.lane, 3)
+        k.SHL(self.column, self.column, 1)
 
     # -- the loop ----------------------------------------------------------------------------
     def _loop(self) -> None:
         k, plan = self.kernel, self.plan
-        k.UBR("LE", self.blocks, UZERO, "done")
-        k.label("block")
+        k.UBR("LE", self.tiles, UZERO, "done")
+        k.label("tile")
         for slot in range(plan.slots):
             k.comment(f"slot {slot}: scores")
-            k.CPWAIT(plan.slots - 1)
+            self._arrived(2 * (plan.slots - slot) - 1)
+            if not self.whole:
+                self._copy((slot + plan.slots - 1) % plan.slots, True)
             with k.scratch():
-                scores = [k.reg(f"s{j}", 4) for j in range(plan.blocks)]
-                self._scores(slot, scores)
-                corrections = self._softmax(scores)
-                self._values(slot, corrections)
-            if plan.split > plan.slots * plan.warps * KEY_BLOCK:
-                k.SETP("LT", "s32", self.refill, ZERO, self.left)
-                k.UADDI(self.left, self.left, -1)
-                self._copy(slot, self.refill)
-            else:
-                k.CPCOMMIT()
-            k.UADDI(self.keys, self.keys, -plan.warps * KEY_BLOCK)
-            k.UADDI(self.blocks, self.blocks, -1)
+                scores = [k.reg(f"s{n}", 4) for n in range(plan.keys // 8)]
+                self._with_keys(self._scores, slot, scores)
+                self._arrived(2 * (plan.slots - slot) - 2)
+                if not self.whole:
+                    self._copy(slot, False)
+                self._with_keys(self._probabilities, slot, scores)
+            k.UADDI(self.keys, self.keys, -plan.tile)
+            k.UADDI(self.tiles, self.tiles, -1)
             if slot + 1 < plan.slots:
-                k.UBR("LE", self.blocks, UZERO, "done")
-        k.UBR("GT", self.blocks, UZERO, "block")
+                k.UBR("LE", self.tiles, UZERO, "done")
+        if not self.whole:
+            k.UBR("GT", self.tiles, UZERO, "tile")
         k.label("done")
 
+    def _with_keys(self, work: Callable[[int, list[Reg]], None], slot: int, scores: list[Reg]) -> None:
+        """Work on a tile of which this warp has keys; a warp that shares it meets the others in any case."""
+        k, plan = self.kernel, self.plan
+        none = k.fresh("no_keys")
+        shared = plan.row_warps > 1 and plan.key_warps > 1  # else a warp without keys has left the loop
+        if shared:
+            k.UBR("LE", self.keys, UZERO, none)
+        work(slot, scores)
+        if shared:
+            k.label(none)
+
+    def _arrived(self, whole: int) -> None:
+        """The next K or V is there, for all warps that share it, and they have done with the one before it."""
+        k, plan = self.kernel, self.plan
+        k.CPWAIT(whole if self.whole else 2 * plan.slots - 2)
+        if plan.row_warps > 1:
+            k.BAR()
+
+    def _pipelined(self, loads: Sequence[Callable[[Reg], None]], uses: Sequence[Callable[[Reg], None]]) -> None:
+        """Fragments loaded by LDSM and used in the same order, AHEAD of them under way."""
+        k = self.kernel
+        with k.scratch():
+            ring = [k.reg(f"fragment{i}", 4) for i in range(min(AHEAD + 1, len(loads)))]
+            for i in range(min(AHEAD, len(loads))):
+                loads[i](ring[i])
+            for i, use in enumerate(uses):
+                if i + AHEAD < len(loads):
+                    loads[i + AHEAD](ring[(i + AHEAD) % len(ring)])
+                use(ring[i % len(ring)])
+
+    def _load(self, transposed: bool, lane: Reg, offset: int) -> Callable[[Reg], None]:
+        k = self.kernel
+
+        def load(fragment: Reg) -> None:
+            with k.scratch():
+                at, rest = reach(k, lane, offset)
+                k.LDSM(4, int(transposed), fragment, at, rest)
+        return load
+
     def _scores(self, slot: int, scores: list[Reg]) -> None:
-        k, plan, t = self.kernel, self.plan, self.t
+        k, plan = self.kernel, self.plan
         for score in scores:
             for i in range(4):
                 k.MOV(score[i], ZERO)
         at = slot * plan.slot_bytes
-        fragments = plan.dim // 16
-        for first in range(0, fragments, 4):
-            with k.scratch():
-                a = [k.reg(f"k{s}", 4) for s in range(first, min(first + 4, fragments))]
-                for s, fragment in enumerate(a, start=first):
-                    k.LDSM(4, 0, fragment, self.k_lane, at + 32 * s)
-                for s, fragment in enumerate(a, start=first):
-                    for j, score in enumerate(scores):
-                        k.MMA(self.kv, score, fragment, self.q[j][s], score)
+        loads: list[Callable[[Reg], None]] = []
+        uses: list[Callable[[Reg], None]] = []
+        for s in range(plan.dim // 16):
+            for b in range(plan.keys // KEY_BLOCK):
+                loads.append(self._load(False, self.k_lane, at + b * KEY_BLOCK * plan.pitch + 32 * s))
+                uses.append(self._score(scores[2 * b:2 * b + 2], s, b == 0 and not plan.q_stays))
+        self._pipelined(loads, uses)
         whole = k.fresh("whole")
         with k.scratch():
-            size = constant(k, "size", KEY_BLOCK)
-            k.UBR("GE", self.keys, size, whole)
+            k.UBR("GE", self.keys, constant(k, "size", plan.keys), whole)
             k.comment("keys past the position")
-            row, past = k.reg("key"), k.pred("past")
-            k.SHR(row, t.lane, 2)
-            for half in range(2):
-                k.SETP("GE", "s32", past, row, self.keys)
-                for score in scores:
-                    for e in range(2):
+            column, past = k.reg("key"), k.pred("past")
+            for n, score in enumerate(scores):
+                for e in range(2):
+                    k.ADDI("s32", column, self.column, 8 * n + e)
+                    k.SETP("GE", "s32", past, column, self.keys)
+                    for half in range(self.halves):
                         k.MOVI("f32", score[2 * half + e], LOWEST, guard=past)
-                k.ADDI("s32", row, row, 8)
         k.label(whole)
 
-    def _softmax(self, scores: list[Reg]) -> list[list[Reg]]:
-        """Scores become probabilities; returns by what earlier sums shrink, a register a head."""
-        k, plan = self.kernel, self.plan
-        k.comment("running maximum, probabilities, sums")
-        corrections = [[k.reg(f"c{j}_{e}") for e in range(2)] for j in range(plan.blocks)]
-        with k.scratch():
-            highest, other, shift = k.reg("highest"), k.reg("other"), k.reg("shift")
-            for j, score in enumerate(scores):
-                for e in range(2):
-                    maximum, total = self.ml[j][e][0], self.ml[j][e][1]
-                    k.MAX("f32", highest, score[e], score[2 + e])
-                    max_lanes(k, highest, other, ROW_MASKS)
-                    k.MAX("f32", highest, highest, maximum)
-                    k.SUB("f32", other, maximum, highest)
-                    k.MUL("f32", other, other, self.factor)
-                    k.EXP2("f32", corrections[j][e], other)
-                    k.MOV(maximum, highest)
-                    k.MUL("f32", shift, highest, self.factor)
-                    k.NEG("f32", shift, shift)
-                    k.MUL("f32", total, total, corrections[j][e])
-                    for half in range(2):
-                        p = score[2 * half + e]
-                        k.FMA("f32", p, p, self.factor, shift)
-                        k.EXP2("f32", p, p)
-                        k.ADD("f32", total, total, p)
-                for half in range(2):
-                    k.PACK(self.kv, other, score[2 * half], score[2 * half + 1])
-                    k.STS(32, self.p_write, plan.probabilities_at + 256 * j + 128 * half, other)
-        return corrections
+    def _score(self, scores: list[Reg], s: int, fetch: bool) -> Callable[[Reg], None]:
+        k, q = self.kernel, self.q[s % len(self.q)]
 
-    def _values(self, slot: int, corrections: list[list[Reg]]) -> None:
-        """O^T = O^T * correction + V^T P."""
+        def use(fragment: Reg) -> None:
+            if fetch:
+                self._load_query(q, s)
+            for n, score in enumerate(scores):
+                k.MMA(self.kv, score, q, fragment.part(2 * n, 2), score)
+        return use
+
+    def _probabilities(self, slot: int, scores: list[Reg]) -> None:
+        self._softmax(scores)
+        self._values(slot, scores)
+
+    def _softmax(self, scores: list[Reg]) -> None:
+        """Scores become probabilities, O and the sums shrink to the new maximum."""
+        k = self.kernel
+        k.comment("running maximum, probabilities, sums")
+        halves = range(self.halves)
+        with k.scratch():
+            other = k.reg("other")
+            highest = [k.reg(f"highest{h}") for h in halves]
+            shrink, shift = [k.reg(f"shrink{h}") for h in halves], [k.reg(f"shift{h}") for h in halves]
+            for h in halves:
+                k.MAX("f32", highest[h], scores[0][2 * h], scores[0][2 * h + 1])
+                k.MAX("f32", shift[h], scores[1][2 * h], scores[1][2 * h + 1])
+            for n in range(2, len(scores)):
+                for h in halves:
+                    for e in range(2):
+                        chain = (highest, shift)[e][h]
+                        k.MAX("f32", chain, chain, scores[n][2 * h + e])
+            for h in halves:
+                maximum, total = self.ml[h][0], self.ml[h][1]
+                k.MAX("f32", highest[h], highest[h], shift[h])
+                max_lanes(k, highest[h], other, QUAD)
+                k.MAX("f32", highest[h], highest[h], maximum)
+                k.SUB("f32", other, maximum, highest[h])
+                k.MUL("f32", other, other, self.factor)
+                k.EXP2("f32", shrink[h], other)
+                k.MOV(maximum, highest[h])
+                k.MUL("f32", shift[h], highest[h], self.factor)
+                k.NEG("f32", shift[h], shift[h])
+                k.MUL("f32", total, total, shrink[h])
+            values = [(h, score[2 * h + e]) for score in scores for e in range(2) for h in halves]
+            lag = 4  # a sum waits for its exponential: other exponentials start meanwhile
+            for i in range(len(values) + lag):
+                if i < len(values):
+                    h, value = values[i]
+                    k.FMA("f32", value, value, self.factor, shift[h])
+                    k.EXP2("f32", value, value)
+                if i >= lag:
+                    h, value = values[i - lag]
+                    k.ADD("f32", self.ml[h][1], self.ml[h][1], value)
+            for o in self.o:
+                for h in halves:
+                    for e in range(2):
+                        k.MUL("f32", o[2 * h + e], o[2 * h + e], shrink[h])
+
+    def _values(self, slot: int, scores: list[Reg]) -> None:
+        """O += P V."""
         k, plan = self.kernel, self.plan
         k.comment("values")
-        p = [k.reg(f"p{j}", 2) for j in range(plan.blocks)]
-        for j, fragment in enumerate(p):
-            k.LDSM(2, 1, fragment, self.p_read, plan.probabilities_at + 256 * j)
         at = slot * plan.slot_bytes
-        for d, row in enumerate(self.o):
-            with k.scratch():
-                a = k.reg(f"v{d % 2}", 4)
-                k.LDSM(4, 1, a, self.v_lane, at + 32 * d)
-                for j, o in enumerate(row):
-                    for i in range(4):
-                        k.MUL("f32", o[i], o[i], corrections[j][i % 2])
-                for j, o in enumerate(row):
-                    k.MMA(self.kv, o, a, p[j], o)
+        loads: list[Callable[[Reg], None]] = []
+        uses: list[Callable[[Reg], None]] = []
+        for b in range(plan.keys // KEY_BLOCK):
+            for d in range(plan.dim // 16):
+                loads.append(self._load(True, self.v_lane, at + b * KEY_BLOCK * plan.pitch + 32 * d))
+                uses.append(self._value(scores[2 * b:2 * b + 2] if d == 0 else None, self.p[b % 2], d))
+        self._pipelined(loads, uses)
+
+    def _value(self, scores: list[Reg] | None, p: Reg, d: int) -> Callable[[Reg], None]:
+        """The products of a block of keys with 16 dims; with scores they become the fragment p first."""
+        k = self.kernel
+
+        def use(fragment: Reg) -> None:
+            for n, score in enumerate(scores or ()):
+                for half in range(self.halves):
+                    k.PACK(self.kv, p[2 * n + half], score[2 * half], score[2 * half + 1])
+            for n in range(2):
+                o = self.o[2 * d + n]
+                k.MMA(self.kv, o, p, fragment.part(2 * n, 2), o)
+        return use
 
     # -- the end -----------------------------------------------------------------------------
     def _combine_warps(self) -> None:
-        """Maxima and sums of all warps; every lane scales its part of O to the common maximum."""
+        """Maxima and sums of all warps of a head; every lane scales its part of O to the common maximum."""
         k, plan, t = self.kernel, self.plan, self.t
         k.comment("maxima and sums of the warps")
         with k.scratch():
-            other, at = k.reg("other"), k.reg("at")
-            for pair in self.ml:
-                for ml in pair:
-                    sum_lanes(k, ml[1], other, ROW_MASKS)
-            self.ml_lane = k.reg("ml_lane")
-            k.ANDI("s32", self.ml_lane, t.lane, 3)
-            k.SHL(self.ml_lane, self.ml_lane, 4)
-            warp = k.reg("warp_r")
-            k.S2R(warp, "WARPID")
-            k.MULI("s32", at, warp, plan.blocks * 64)
-            k.ADD("s32", at, at, self.ml_lane)
-            leader = below(k, t.lane, 4)
-            for j, pair in enumerate(self.ml):
-                for e, ml in enumerate(pair):
-                    k.STS(64, at, 64 * j + 8 * e, ml, guard=leader)
+            other, at, mine = k.reg("other"), k.reg("at"), k.reg("mine")
+            for ml in self.ml:
+                sum_lanes(k, ml[1], other, QUAD)
+            row = k.reg("row")  # of this lane in a key warp's rows
+            k.S2R(mine, "WARPID")
+            k.ANDI("s32", row, mine, plan.row_warps - 1)
+            k.SHL(row, row, 4)
+            k.SHR(other, t.lane, 2)
+            k.ADD("s32", row, row, other)
+            k.SHL(mine, mine, 4)
+            k.ADD("s32", mine, mine, other)  # warp * 16 + lane / 4: of all warps' rows
+            leader = k.pred("leader")
+            k.SETP("EQ", "s32", leader, self.column, UZERO)
+            if plan.key_warps > 1:
+                k.SHL(at, mine, 3)
+                for h, ml in enumerate(self.ml):
+                    k.STS(64, at, 64 * h, ml, guard=leader)
             k.BAR()
-            factors = [[self._common(j, e) for e in range(2)] for j in range(plan.blocks)]
+            factors = [self._common(h, row) for h in range(self.halves)]
             if plan.splits > 1:
-                self._write_ml(warp, leader)
+                self._write_ml(row, leader)
             k.comment("O of this warp, [head][dim]")
-            out = k.reg("out_lane")
-            k.ANDI("s32", out, t.lane, 3)
-            k.MULI("s32", out, out, 2 * plan.output_pitch)
-            k.SHR(at, t.lane, 2)
-            k.SHL(at, at, 2)
-            k.ADD("s32", out, out, at)
-            k.MULI("s32", warp, warp, plan.blocks * COLUMNS * plan.output_pitch)
-            k.ADD("s32", out, out, warp)
-            for d, row in enumerate(self.o):
-                for j, o in enumerate(row):
-                    for i in range(4):
-                        k.MUL("f32", o[i], o[i], factors[j][i % 2])
-                        offset = (COLUMNS * j + i % 2) * plan.output_pitch + (16 * d + 8 * (i // 2)) * 4
-                        k.STS(32, out, plan.ring_at + offset, o[i])
+            k.MULI("s32", at, mine, plan.output_pitch)
+            k.SHL(other, self.column, 2)
+            k.ADD("s32", at, at, other)
+            k.ADDI("s32", at, at, plan.ring_at)
+            for d, o in enumerate(self.o):
+                for h in range(self.halves):
+                    for e in range(2):
+                        k.MUL("f32", o[2 * h + e], o[2 * h + e], factors[h])
+                    k.STS(64, at, 8 * h * plan.output_pitch + 32 * d, o.part(2 * h, 2))
             k.BAR()
 
-    def _common(self, j: int, e: int) -> Reg:
-        """The lane's factor for head 8 j + 2 (lane % 4) + e; ml becomes the CTA's maximum and sum."""
+    def _common(self, h: int, row: Reg) -> Reg:
+        """What this lane's O of a half is multiplied by; ml becomes the CTA's maximum and sum."""
         k, plan = self.kernel, self.plan
-        factor = k.reg(f"factor{j}_{e}")
-        ml = self.ml[j][e]
+        factor = k.reg(f"factor{h}")
+        ml = self.ml[h]
+        if plan.key_warps == 1:
+            if plan.splits == 1:
+                k.RCP("f32", factor, ml[1])
+            else:
+                k.MOVI("f32", factor, 1.0)
+            return factor
         with k.scratch():
-            all_warps = [k.reg(f"ml_w{w}", 2) for w in range(plan.warps)]
+            at = k.reg("ml_at")
+            k.SHL(at, row, 3)
+            all_warps = [k.reg(f"ml_w{w}", 2) for w in range(plan.key_warps)]
             for w, other in enumerate(all_warps):
-                k.LDS(64, other, self.ml_lane, (w * plan.blocks + j) * 64 + 8 * e)
+                k.LDS(64, other, at, 8 * (ROWS * plan.row_warps * w + 8 * h))
             highest = k.reg("highest")
             k.MOV(highest, all_warps[0][0])
             for other in all_warps[1:]:
@@ -411,8 +571,8 @@ class _Attention:
                 k.MUL("f32", factor, factor, highest)
         return factor
 
-    def _write_ml(self, warp: Reg, leader: Pred) -> None:
-        """(maximum, sum) of every head: lanes 0..3 of every warp hold the same, one after the other writes it."""
+    def _write_ml(self, row: Reg, leader: Pred) -> None:
+        """(maximum, sum) of every head, by the first key warp."""
         k, plan = self.kernel, self.plan
         base, at = k.parameter("out_ml"), k.ureg("at")
         k.UMULI(at, self.head, plan.splits)
@@ -420,23 +580,16 @@ class _Attention:
         k.UMULI(at, at, plan.group * 8)
         k.UADD(base, base, at)
         end = "ml_written"
-        k.UBR("GT", self.t.warp, UZERO, end)
+        k.UBR("GT", self.key_warp, UZERO, end)
         with k.scratch():
-            head, lane = k.reg("head"), k.reg("head_lane")
-            k.SHR(lane, self.ml_lane, 3)  # 2 (lane % 4)
+            head, far, exists = k.reg("head"), k.reg("far"), k.pred("exists")
             limit = constant(k, "limit", plan.group)
-            for j, pair in enumerate(self.ml):
-                for e, ml in enumerate(pair):
-                    k.ADDI("s32", head, lane, COLUMNS * j + e)
-                    k.SHL(head, head, 3)
-                    exists = k.pred("exists")
-                    far = k.reg("far")
-                    k.MOVI("s32", far, 1 << 20)
-                    k.ADDI("s32", far, head, 0, guard=leader)
-                    k.SHR(far, far, 3)
-                    k.SETP("LT", "s32", exists, far, limit)
-                    k.STG(64, head, base, 0, ml, guard=exists)
-                    k.free(exists, far)
+            for h, ml in enumerate(self.ml):
+                k.MOVI("s32", far, 1 << 20)
+                k.ADDI("s32", far, row, 8 * h, guard=leader)
+                k.SETP("LT", "s32", exists, far, limit)
+                k.SHL(head, far, 3)
+                k.STG(64, head, base, 0, ml, guard=exists)
         k.label(end)
 
     def _write(self) -> None:
@@ -468,9 +621,9 @@ class _Attention:
                 k.MULI("s32", source, head, plan.output_pitch)
                 k.SHL(number, column, 4)
                 k.ADD("s32", source, source, number)
-                parts = [k.reg(f"part{w}", 4) for w in range(plan.warps)]
+                parts = [k.reg(f"part{w}", 4) for w in range(plan.key_warps)]
                 for w, part in enumerate(parts):
-                    at_w, offset = reach(k, source, plan.ring_at + w * plan.blocks * COLUMNS * plan.output_pitch)
+                    at_w, offset = reach(k, source, plan.ring_at + w * plan.row_warps * ROWS * plan.output_pitch)
                     k.LDS(128, part, at_w, offset, guard=guard)
                 for part in parts[1:]:
                     for i in range(4):

@@ -8,23 +8,20 @@ from programs.gpu.kernels.attention import LOWEST, score_factor, store_dims
 from programs.gpu.kernels.common import Maker, below, float_constant, max_lanes, sum_lanes, thread, uniform_divide
 from programs.gpu.plan import ceil_div
 
-WARPS = 4
-UNROLL = 4  # splits a warp has in flight
-
 
 def combine_shared_bytes(plan: AttentionPlan) -> int:
     """Weights of all splits for every warp, then the warps' sums."""
-    return WARPS * 4 * 32 * ceil_div(plan.splits, 32) + WARPS * 16 * 32 * ceil_div(plan.dim, 128)
+    return plan.combine_warps * (4 * 32 * ceil_div(plan.splits, 32) + 16 * 32 * ceil_div(plan.dim, 128))
 
 
 def combine_kernel(name: str, plan: AttentionPlan, out_pitch: int, make: Maker = Kernel) -> Kernel:
     """out = sum over splits of O 2**((m - M) c) / sum of l 2**((m - M) c), M the largest m.
 
     Parameters: partial [batch, unit, split, head, dim], ml, positions, out (fp32 rows of out_pitch
-    bytes). A warp takes every fourth split that the position reaches; the warps' sums are added in order.
+    bytes). A warp takes every combine_warps-th split that the position reaches; the warps' sums are added in order.
     """
     k = make(name, ("partial", "ml", "positions", "out"))
-    t = thread(k)
+    t, warps = thread(k), plan.combine_warps
     partial, ml, positions, out = (k.parameter(n) for n in k.parameters)
     k.comment("cta = sequence * heads + head")
     row, group_head, sequence, head, at = (k.ureg(n) for n in ("row", "group_head", "sequence", "head", "at"))
@@ -34,7 +31,10 @@ def combine_kernel(name: str, plan: AttentionPlan, out_pitch: int, make: Maker =
     k.USHL(at, sequence, 2)
     k.UADD(at, at, positions)
     k.ULDG(32, live, at, 0)
-    k.USHR(live, live, plan.split.bit_length() - 1)
+    with k.scratch():
+        position, rest = k.ureg("position"), k.ureg("rest")
+        k.UADD(position, live, UZERO)
+        uniform_divide(k, live, rest, position, plan.split, plan.context)
     k.UADDI(live, live, 1)
     k.UMULI(at, row, plan.splits * plan.group)
     k.UADD(at, at, group_head)
@@ -64,18 +64,18 @@ def combine_kernel(name: str, plan: AttentionPlan, out_pitch: int, make: Maker =
     k.UADD(partial, partial, offset)
     k.S2R(weight_at, "WARPID")
     k.MULI("s32", weight_at, weight_at, 4 + 4 * 32 * ceil_div(plan.splits, 32))
-    stride = WARPS * plan.group * plan.dim * 4
-    for count in (UNROLL, 1):
+    stride = warps * plan.group * plan.dim * 4
+    for count in dict.fromkeys((plan.combine_ahead, 1)):
         skip, loop = k.fresh("skip"), k.fresh("splits")
         last = k.ureg("last")
-        k.UADDI(last, split, WARPS * (count - 1))
+        k.UADDI(last, split, warps * (count - 1))
         k.UBR("GE", last, live, skip)
         k.label(loop)
         with k.scratch():
             weights = [k.reg(f"weight{u}") for u in range(count)]
             values = [[k.reg(f"o{u}_{c}", 4) for c in range(columns)] for u in range(count)]
             for u in range(count):
-                k.LDS(32, weights[u], weight_at, 4 * WARPS * u)
+                k.LDS(32, weights[u], weight_at, 4 * warps * u)
                 for c in range(columns):
                     k.LDG(128, values[u][c], lane16, partial, 512 * c, guard=guards[c])
                 k.UADDI(partial, partial, stride)
@@ -83,27 +83,27 @@ def combine_kernel(name: str, plan: AttentionPlan, out_pitch: int, make: Maker =
                 for c in range(columns):
                     for i in range(4):
                         k.FMA("f32", sums[c][i], values[u][c][i], weights[u], sums[c][i])
-        k.ADDI("s32", weight_at, weight_at, 4 * WARPS * count)
-        k.UADDI(split, split, WARPS * count)
-        k.UADDI(last, last, WARPS * count)
+        k.ADDI("s32", weight_at, weight_at, 4 * warps * count)
+        k.UADDI(split, split, warps * count)
+        k.UADDI(last, last, warps * count)
         k.UBR("LT", last, live, loop)
         k.label(skip)
         k.free(last)
 
     k.comment("add the warps in order, divide, write")
-    area = WARPS * 4 * 32 * ceil_div(plan.splits, 32)
+    area = warps * 4 * 32 * ceil_div(plan.splits, 32)
     mine = k.reg("mine")
     k.SHL(mine, t.tid, 4)
     for c in range(columns):
-        k.STS(128, mine, area + c * WARPS * 512, sums[c])
+        k.STS(128, mine, area + c * warps * 512, sums[c])
     k.BAR()
     k.UBR("GT", t.warp, UZERO, "leave")
     k.RCP("f32", total, total)
     for c in range(columns):
         with k.scratch():
-            for w in range(1, WARPS):
+            for w in range(1, warps):
                 other = k.reg("other", 4)
-                k.LDS(128, other, lane16, area + (c * WARPS + w) * 512)
+                k.LDS(128, other, lane16, area + (c * warps + w) * 512)
                 for i in range(4):
                     k.ADD("f32", sums[c][i], sums[c][i], other[i])
                 k.free(other)
