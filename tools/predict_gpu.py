@@ -126,13 +126,14 @@ def _attention(chip: Chip, case: Case) -> dict[str, Any]:
     if q_heads % kv_heads:
         raise ValueError(f"q_heads {q_heads} is no multiple of kv_heads {kv_heads}")
     form = WORDS[case["kv_dtype"]]
-    found = call_candidates(chip, batch, kv_heads, q_heads // kv_heads, head_dim, kv_len)
-    moved = 4 * batch * kv_len * kv_heads * head_dim
+    size = 1 if form == "e4m3" else 2
+    found = call_candidates(chip, batch, kv_heads, q_heads // kv_heads, head_dim, kv_len, size)
+    moved = 2 * size * batch * kv_len * kv_heads * head_dim
     if moved > TRIAL_BYTES_ATTENTION:  # memory decides, whatever the cut
         found = found[:1]
     warm = moved < 2 * l2_capacity_bytes(chip)
     steps = [_replayed(chip, attention_program(chip, plan, form), warm) for plan in found]
     step = min(steps, key=lambda one: one.cycles)
     macs = 2 * batch * kv_len * q_heads * head_dim
-    parts = _parts(chip, form, macs, moved, moved <= l2_capacity_bytes(chip))
+    parts = _parts(chip, "f16" if size == 1 else form, macs, moved, moved <= l2_capacity_bytes(chip))
     return _outcome(chip, step.cycles, step.traffic, parts)

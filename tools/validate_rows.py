@@ -18,7 +18,7 @@ LATENCY = "lat_us_"
 BYTES = {"bfloat16": 2, "float16": 2, "fp8": 1, "int8": 1}
 COLUMNS = {"gemm": ("m", "n", "k", "dtype"),
            "decode_attention": ("batch", "kv_len", "q_heads", "kv_heads", "head_dim", "kv_dtype")}
-BUILT = {"gemm": ("bfloat16", "float16", "fp8", "int8"), "decode_attention": ("bfloat16", "float16")}
+BUILT = {"gemm": ("bfloat16", "float16", "fp8", "int8"), "decode_attention": ("bfloat16", "float16", "fp8")}
 M_MAX = 64  # decode: more rows than these are prefill
 # Upper ends of the size classes in us of measured time; rows below the first are reported apart from the score.
 CLASSES = {"gemm": (10.0, 30.0, 100.0), "decode_attention": (20.0, 100.0)}

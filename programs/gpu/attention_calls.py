@@ -11,8 +11,9 @@ whatever the group, and tiles of 128 keys; K and V lie in pages.
     around it           groups and sequences are swapped: q      nothing
                         is copied before, q and output after
 
-Calls without groups have other kernels too: FlashAttention 2's interface splits only calls with groups, other
-frameworks split all; TensorRT-LLM's masked attention shares the keys of a tile among its warps.
+K and V of 8 bits have TensorRT-LLM's kernel for groups (XQA) on Hopper: as many rows as heads ask for, and warps that
+share the keys of a tile. Calls without groups have other kernels too: FlashAttention 2's interface splits only calls
+with groups, other frameworks split all; TensorRT-LLM's masked attention shares the keys of a tile among its warps.
 """
 
 from __future__ import annotations
@@ -43,16 +44,16 @@ _WITHOUT_BULK = _Generation(1, 2, 1, 1, True)
 _WITH_BULK = _Generation(2, 1, 4, 4, False)
 
 
-def call_candidates(chip: Chip, batch: int, kv_heads: int, group: int, head_dim: int, context: int
-                    ) -> list[AttentionPlan]:
+def call_candidates(chip: Chip, batch: int, kv_heads: int, group: int, head_dim: int, context: int,
+                    kv_bytes: int = 2) -> list[AttentionPlan]:
     """Cuts that may be fastest, the likeliest first. group: query heads of a KV head. Raises PlanError."""
     limits = Limits.of(chip)
     generation = _WITH_BULK if chip["sm.bulk.engines"] else _WITHOUT_BULK
-    first = _library_plan(limits, generation, batch, kv_heads, group, head_dim, context)
+    first = _library_plan(limits, generation, batch, kv_heads, group, head_dim, context, kv_bytes)
     if first is None:
-        return [plan_attention(batch, kv_heads, group, head_dim, context, limits)]
+        return [plan_attention(batch, kv_heads, group, head_dim, context, limits, kv_bytes=kv_bytes)]
     units, blocks = batch * first.units, ceil_div(context, first.tile)
-    at_once = limits.sms * generation.ctas_per_sm
+    at_once = limits.sms * generation.ctas_per_sm * 2 // kv_bytes
     usual = heuristic_splits(units, blocks, at_once)
     counts = [usual]
     if generation.swaps:
@@ -61,29 +62,37 @@ def call_candidates(chip: Chip, batch: int, kv_heads: int, group: int, head_dim:
         counts += [max(1, min(blocks, waves * at_once // units)) for waves in (1, 2)]
     sizes = dict.fromkeys(first.tile * ceil_div(blocks, count) for count in counts)
     found = [replace(first, split=size) for size in sizes]
-    if group == 1 and not generation.swaps:
+    if group == 1 and first.key_warps == 1 and not generation.swaps:
         keys = replace(first, row_warps=1, key_warps=ROW_WARPS, keys=first.keys // ROW_WARPS)
         found.append(replace(keys, split=keys.tile * ceil_div(blocks, usual)))
     return found
 
 
 def _library_plan(limits: Limits, generation: _Generation, batch: int, kv_heads: int, group: int, head_dim: int,
-                  context: int) -> AttentionPlan | None:
+                  context: int, kv_bytes: int) -> AttentionPlan | None:
     """The plan that is not split, with the largest tile that fits; None: no such CTA fits an SM."""
     parts = next(p for p in range(1, group + 1) if group % p == 0 and group // p <= ROWS * ROW_WARPS_MAX)
-    rows = 1 << (ceil_div(group // parts, ROWS) - 1).bit_length()
+    rows = rows_of(group // parts)
     copies = 0
     if generation.swaps and group > 1:
         copies = 1 if batch == 1 or kv_heads == 1 else 4
-    keys = TILE_KEYS
-    while keys >= ROWS:
-        plan = AttentionPlan(batch, kv_heads, group // parts, head_dim, context, max(rows, ROW_WARPS), 1, keys,
-                             generation.slots, keys * ceil_div(context, keys), parts, True, copies,
+    rows, key_warps = max(rows, ROW_WARPS), 1
+    if kv_bytes == 1 and not generation.swaps:
+        rows, key_warps = rows_of(group // parts), max(1, ROW_WARPS // rows_of(group // parts))
+    tile = TILE_KEYS
+    while tile >= ROWS * key_warps:
+        plan = AttentionPlan(batch, kv_heads, group // parts, head_dim, context, rows, key_warps, tile // key_warps,
+                             generation.slots, tile * ceil_div(context, tile), parts, True, kv_bytes, copies,
                              generation.combine_warps, generation.combine_ahead)
         if plan.fits(limits):
             return plan
-        keys //= 2
+        tile //= 2
     return None
+
+
+def rows_of(group: int) -> int:
+    """Warps of 16 rows for the query heads of a CTA: a power of two."""
+    return 1 << (ceil_div(group, ROWS) - 1).bit_length()
 
 
 def heuristic_splits(units: int, blocks: int, at_once: int) -> int:

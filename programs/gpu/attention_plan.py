@@ -35,6 +35,7 @@ class AttentionPlan:
     split: int  # keys of a CTA: whole tiles
     parts: int = 1  # CTAs that share a KV head's query heads
     paged: bool = False  # K and V lie in pages of 16 keys of all KV heads, which a table names; else head by head
+    kv_bytes: int = 2  # of a value of K or V; 1: e4m3, which becomes f16 in registers
     copies: int = 0  # of q and the output before and after: 1, the output; 4, q and the output to and fro
     combine_warps: int = 4  # of the combine, which share a head's splits
     combine_ahead: int = 4  # splits that each of them has under way
@@ -59,8 +60,8 @@ class AttentionPlan:
 
     @property
     def dim(self) -> int:
-        """head_dim, padded to tensor-core k."""
-        return round_up(self.head_dim, 16)
+        """head_dim, padded to tensor-core k, and to what one LDSM reads of a key."""
+        return round_up(self.head_dim, 32 // self.kv_bytes)
 
     @property
     def capacity(self) -> int:
@@ -70,7 +71,7 @@ class AttentionPlan:
     @property
     def row_bytes(self) -> int:
         """Bytes of K (or V) of a key."""
-        return 2 * self.dim
+        return self.kv_bytes * self.dim
 
     @property
     def q_row_bytes(self) -> int:
@@ -173,7 +174,8 @@ class AttentionPlan:
     @property
     def registers(self) -> int:
         """Estimate: q, O, scores, fragments, P, addresses."""
-        return (self.dim // 4 if self.q_stays else 4) + self.dim // 2 + self.keys // 2 + 28 + 36
+        widened = 12 if self.kv_bytes == 1 else 0
+        return (self.dim // 4 if self.q_stays else 4) + self.dim // 2 + self.keys // 2 + 28 + 36 + widened
 
     @property
     def q_stays(self) -> bool:
@@ -196,7 +198,7 @@ class AttentionPlan:
 
 
 def plan_attention(batch: int, kv_heads: int, group: int, head_dim: int, context: int, limits: Limits,
-                   split: int | None = None) -> AttentionPlan:
+                   split: int | None = None, kv_bytes: int = 2) -> AttentionPlan:
     """The fastest split by AttentionPlan.cycles. Raises PlanError.
 
     group: query heads of a KV head; more than one CTA can have are shared out over several.
@@ -213,7 +215,7 @@ def plan_attention(batch: int, kv_heads: int, group: int, head_dim: int, context
         sizes = [split] if split else [tile << n for n in range(max(0, ceil_div(context, tile) - 1).bit_length() + 1)]
         for size in sizes:
             plan = AttentionPlan(batch, kv_heads, group, head_dim, context, row_warps, key_warps, keys, slots, size,
-                                 parts)
+                                 parts, kv_bytes=kv_bytes)
             cost = plan.cycles(limits)
             if cost < best_cost and size % tile == 0 and plan.fits(limits):
                 best, best_cost = plan, cost

@@ -21,7 +21,7 @@ from programs.gpu.launches import Argument, Launches
 from programs.gpu.layout import Arena
 from programs.gpu.plan import ceil_div
 
-WORDS = {"bfloat16": "bf16", "float16": "f16"}  # K and V type of a case -> number type
+WORDS = {"bfloat16": "bf16", "float16": "f16", "fp8": "e4m3"}  # K and V type of a case -> number type
 
 
 def page_table(plan: AttentionPlan) -> np.ndarray:
@@ -33,7 +33,7 @@ def page_table(plan: AttentionPlan) -> np.ndarray:
 
 
 def attention_program(chip: Chip, plan: AttentionPlan, kv: str, cache: np.ndarray | None = None) -> Program:
-    """The program of one call. kv: bf16 or f16.
+    """The program of one call. kv: bf16, f16 or e4m3 (q is f16 then).
 
     Tensors: query [batch * heads, dim] (where the plan copies it, else q is in kv), position [batch, 1],
     new [batch * 2 * kv_heads, dim] (rows of K, then of V, of each sequence), table [batch, pages] (of a paged cache),
@@ -67,7 +67,7 @@ def attention_program(chip: Chip, plan: AttentionPlan, kv: str, cache: np.ndarra
         swapped = place("swapped", "f32", out.shape, "activation", pitch=out.pitch)
         launches.add(copy_kernel("copy_out", plan.batch * out.pitch))
     if plan.copies > 1:
-        query = (place("query", kv, (plan.batch * plan.heads, plan.dim), "activation"), 0)
+        query = (place("query", "f16" if kv == "e4m3" else kv, (plan.batch * plan.heads, plan.dim), "activation"), 0)
         launches.add(copy_kernel("copy_q", plan.batch * plan.q_stride))
 
     def copy(kernel: str, source: Argument, target: Argument, size: int) -> None:

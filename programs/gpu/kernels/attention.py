@@ -15,36 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
-from programs.gpu.attention_plan import KEY_BLOCK, PAGE, ROWS, AttentionPlan
-from programs.gpu.kernels.common import (
-    LOG2_E,
-    Maker,
-    add_offset,
-    below,
-    constant,
-    divide,
-    float_constant,
-    max_lanes,
-    reach,
-    scale_offset,
-    skip_idle_warps,
-    sum_lanes,
-    thread,
-    uniform_divide,
-)
-from programs.gpu.plan import ceil_div
+from isa.builder import UZERO, ZERO, Kernel, Reg
+from programs.gpu.attention_plan import KEY_BLOCK, ROWS, AttentionPlan
+from programs.gpu.kernels.attention_end import QUAD, End, score_factor
+from programs.gpu.kernels.common import Maker, constant, float_constant, max_lanes, reach
 
 LOWEST = -1e30  # a score below every score; finite, so that differences stay finite
-QUAD = (1, 2)  # lanes that hold the same heads
 AHEAD = 4  # fragments that a warp loads before it uses the first
-COPY_REACH = 2048  # bytes that LDGSTS's 12-bit offset reaches
-GLOBAL_REACH = 32768  # bytes that its 16-bit offset reaches
-
-
-def score_factor(plan: AttentionPlan) -> float:
-    """Scores times this are exponents of two."""
-    return LOG2_E / float(plan.head_dim) ** 0.5
 
 
 def attention_kernel(name: str, plan: AttentionPlan, kv: str, out_pitch: int, make: Maker = Kernel) -> Kernel:
@@ -57,15 +34,13 @@ def attention_kernel(name: str, plan: AttentionPlan, kv: str, out_pitch: int, ma
     return _Attention(name, plan, kv, out_pitch, make).kernel
 
 
-class _Attention:
+class _Attention(End):
     def __init__(self, name: str, plan: AttentionPlan, kv: str, out_pitch: int, make: Maker) -> None:
-        self.plan, self.kv, self.out_pitch = plan, kv, out_pitch
-        self.kernel = k = make(name, ("kv", "positions", "out", "out_ml", "table")[:5 if plan.paged else 4])
-        self.t = thread(k)
+        super().__init__(name, plan, make)
+        k, self.out_pitch = self.kernel, out_pitch
+        self.form = "f16" if plan.kv_bytes == 1 else kv  # of what is multiplied
         self.halves = 1 if plan.group <= ROWS // 2 else 2  # of a fragment's rows: the second eight may be padding
         self.whole = plan.slots > 1 and plan.split <= plan.slots * plan.tile  # all tiles are under way at once
-        self._place()
-        self._addresses()
         self._fill()
         self._queries()
         self._state()
@@ -74,187 +49,6 @@ class _Attention:
         self._write()
         k.label("leave")
         k.EXIT()
-
-    def _place(self) -> None:
-        """Which keys: sequence, KV head, split; leave when the split starts past the position."""
-        k, plan, t = self.kernel, self.plan, self.t
-        k.comment("cta = (sequence * units + unit) * splits + split; a unit is a KV head, or a part of its query heads")
-        self.head, self.split, self.unit, self.sequence = (k.ureg(n) for n in ("row", "split", "unit", "seq"))
-        uniform_divide(k, self.head, self.split, t.cta, plan.splits, plan.grid)
-        uniform_divide(k, self.sequence, self.unit, self.head, plan.units, plan.batch * plan.units)
-        positions, at, position = k.parameter("positions"), k.ureg("at"), k.ureg("position")
-        k.USHL(at, self.sequence, 2)
-        k.UADD(at, at, positions)
-        k.ULDG(32, position, at, 0)
-        start = k.ureg("start")
-        k.UMULI(start, self.split, plan.split)
-        k.UBR("GT", start, position, "leave")
-        k.comment("warp = part of a tile's keys * warps of query heads + warp of query heads")
-        self.key_warp, self.row_warp = k.ureg("key_warp"), k.ureg("row_warp")
-        k.USHR(self.key_warp, t.warp, plan.row_warps.bit_length() - 1)
-        k.UANDI(self.row_warp, t.warp, plan.row_warps - 1)
-        k.comment("keys from this warp's part of the next tile on; tiles to go")
-        self.keys, self.tiles = k.ureg("keys"), k.ureg("tiles")
-        k.USUB(self.keys, position, start)
-        k.UADDI(self.keys, self.keys, 1)
-        limit = constant(k, "limit", plan.split)
-        k.UMIN(self.keys, self.keys, limit)
-        k.UADDI(self.tiles, self.keys, plan.tile - 1)
-        k.UMULI(at, self.key_warp, plan.keys)
-        k.USUB(self.keys, self.keys, at)
-        if plan.row_warps == 1:  # a warp has its keys for itself
-            k.UADDI(self.tiles, self.keys, plan.tile - 1)
-        k.USHR(self.tiles, self.tiles, plan.tile.bit_length() - 1)
-        k.comment("first of the keys that this warp copies")
-        copied = k.ureg("copied")
-        k.UMULI(copied, self.row_warp, plan.piece)
-        self.k_left, self.v_left = k.ureg("k_left"), k.ureg("v_left")
-        k.USUB(self.k_left, self.keys, copied)
-        k.UADD(self.v_left, self.k_left, UZERO)
-        k.UADD(at, at, copied)
-        k.UADD(at, at, start)
-        row = self.head
-        if plan.parts > 1:
-            row, part = k.ureg("kv_row"), k.ureg("part")
-            uniform_divide(k, row, part, self.head, plan.parts, plan.batch * plan.units)
-            k.free(part)
-        if plan.paged:
-            k.comment("the first page's entry in the table; the first key's place in its page")
-            self.k_entry, self.v_entry = k.parameter("table"), k.ureg("v_entry")
-            k.UMULI(start, self.sequence, plan.table_row)
-            k.USHR(limit, at, PAGE.bit_length() - 1)
-            k.UADD(start, start, limit)
-            k.USHL(start, start, 2)
-            k.UADD(self.k_entry, self.k_entry, start)
-            k.UADD(self.v_entry, self.k_entry, UZERO)
-            uniform_divide(k, limit, start, row, plan.kv_heads, plan.batch * plan.kv_heads)
-            k.UMULI(start, start, plan.row_bytes)
-            k.UANDI(at, at, PAGE - 1)
-        else:
-            k.UMULI(start, row, plan.capacity)
-            k.UMULI(start, start, plan.row_bytes)
-        k.UMULI(at, at, plan.key_stride)
-        k.UADD(at, at, start)
-        self.kv_base = k.parameter("kv")
-        k.UADD(at, at, self.kv_base)
-        self.k_next, self.v_next = k.ureg("k_next"), k.ureg("v_next")
-        add_offset(k, self.k_next, at, plan.k_at)
-        add_offset(k, self.v_next, at, plan.v_at)
-        k.free(positions, at, position, start, limit, copied)
-
-    def _addresses(self) -> None:
-        """Addresses of a lane: what its copies take and where they go, what its LDSM reads."""
-        k, plan, t = self.kernel, self.plan, self.t
-        first, other, row, column = (k.reg(n) for n in ("first", "other", "copy_row", "column"))
-        k.comment("shared memory of this warp's keys")
-        k.S2R(other, "WARPID")
-        k.SHR(first, other, plan.row_warps.bit_length() - 1)
-        k.MULI("s32", first, first, plan.keys * plan.pitch)
-        k.ADDI("s32", first, first, plan.ring_at)
-        self.k_lane, self.v_lane = k.reg("k_lane"), k.reg("v_lane")
-        k.comment("LDSM rows: K key (lane / 16) * 8 + lane % 8, 16 bytes by lane / 8; V key lane % 16, by lane / 16")
-        k.SHR(row, t.lane, 4)
-        k.SHL(row, row, 3)
-        k.ANDI("s32", column, t.lane, 7)
-        k.ADD("s32", row, row, column)
-        k.MULI("s32", self.k_lane, row, plan.pitch)
-        k.ANDI("s32", column, t.lane, 8)
-        k.SHL(column, column, 1)
-        k.ADD("s32", self.k_lane, self.k_lane, column)
-        k.ADD("s32", self.k_lane, self.k_lane, first)
-        k.ANDI("s32", row, t.lane, 15)
-        k.MULI("s32", self.v_lane, row, plan.pitch)
-        k.SHR(column, t.lane, 4)
-        k.SHL(column, column, 4)
-        k.ADD("s32", self.v_lane, self.v_lane, column)
-        k.ADD("s32", self.v_lane, self.v_lane, first)
-        k.ADDI("s32", self.v_lane, self.v_lane, plan.tile * plan.pitch)
-        k.comment("copies: 16 bytes a lane")
-        if plan.row_warps > 1:
-            k.ANDI("s32", other, other, plan.row_warps - 1)
-            k.MULI("s32", other, other, plan.piece * plan.pitch)
-            k.ADD("s32", first, first, other)
-        self.copies: list[tuple[Reg, Reg]] = []  # of a pattern: (from, to)
-        for i in range(plan.pattern_copies):
-            source, target = k.reg(f"source{i}"), k.reg(f"target{i}")
-            k.ADDI("s32", other, t.lane, 32 * i)
-            divide(k, row, column, other, plan.row_pieces, 32 * (plan.pattern_copies + 1))
-            k.SHL(column, column, 4)
-            k.MULI("s32", source, row, plan.key_stride)
-            k.ADD("s32", source, source, column)
-            k.MULI("s32", target, row, plan.pitch)
-            k.ADD("s32", target, target, column)
-            k.ADD("s32", target, target, first)
-            self.copies.append((source, target))
-        k.free(first, other, row, column)
-
-    def _copy(self, slot: int, value: bool) -> None:
-        """K or V of this warp's next tile into a slot, as one copy group; keys past the last one are not asked for."""
-        k, plan = self.kernel, self.plan
-        base, left = (self.v_next, self.v_left) if value else (self.k_next, self.k_left)
-        skip, every = k.fresh("no_copy"), k.fresh("all_keys")
-        at = slot * plan.slot_bytes + value * plan.tile * plan.pitch
-        with k.scratch():
-            k.UBR("LE", left, UZERO, skip)
-            starts = self._pages(value, base) if plan.paged else [base]
-            if plan.piece > plan.guard_keys:
-                k.UBR("GE", left, constant(k, "piece", plan.piece), every)
-                number, exists = k.reg("number"), k.pred("exists")
-                for first in range(0, plan.piece, plan.guard_keys):
-                    k.MOVI("s32", number, first)
-                    k.SETP("LT", "s32", exists, number, left)
-                    self._copy_keys(first, first + plan.guard_keys, at, starts, exists)
-                k.UBR("LE", UZERO, UZERO, skip)
-                k.label(every)
-            self._copy_keys(0, plan.piece, at, starts, None)
-            k.label(skip)
-        if not plan.paged:
-            k.UADDI(base, base, plan.tile * plan.key_stride)
-        k.UADDI(left, left, -plan.tile)
-        k.CPCOMMIT()
-
-    def _pages(self, value: bool, base: UReg) -> list[UReg]:
-        """Where this warp's piece of each page of its next tile lies."""
-        k, plan = self.kernel, self.plan
-        entry = self.v_entry if value else self.k_entry
-        pages = [k.ureg(f"page{i}") for i in range(ceil_div(plan.piece, PAGE))]
-        for i, page in enumerate(pages):
-            k.ULDG(32, page, entry, 4 * i)
-        for page in pages:
-            scale_offset(k, page, page, plan.page_bytes)
-            k.UADD(page, page, base)
-        k.UADDI(entry, entry, plan.tile // PAGE * 4)
-        return pages
-
-    def _copy_keys(self, first: int, end: int, at: int, starts: list[UReg], guard: Pred | None) -> None:
-        """Keys first .. end - 1 of this warp's piece, to byte `at` past its place in the ring.
-
-        starts: where the piece lies, or every 16 keys of it.
-        """
-        k, plan = self.kernel, self.plan
-        with k.scratch():
-            far, far_at = starts[0], 0
-            near: dict[int, tuple[Reg, int]] = {}
-            for key in range(first, end, plan.pattern_keys):
-                base, start_key = starts[0], 0
-                if plan.paged:
-                    base, start_key = starts[key // PAGE], key // PAGE * PAGE
-                    if key == start_key or key == first:
-                        far, far_at = base, 0
-                from_start = (key - start_key) * plan.key_stride
-                if from_start - far_at >= GLOBAL_REACH:
-                    far, far_at = k.ureg("far"), from_start
-                    k.UADDI(far, base, from_start)
-                for i, (source, target) in enumerate(self.copies):
-                    to = at + key * plan.pitch
-                    register, start = near.get(i, (target, 0))
-                    if to - start >= COPY_REACH:
-                        if register is target:
-                            register = k.reg("near")
-                        start = to + COPY_REACH
-                        k.ADDI("s32", register, target, start)
-                        near[i] = register, start
-                    k.LDGSTS(register, to - start, source, far, from_start - far_at, guard=guard)
 
     def _fill(self) -> None:
         k, plan = self.kernel, self.plan
@@ -273,7 +67,7 @@ class _Attention:
         k.UADD(self.q_base, self.q_base, self.kv_base)
         number, piece = k.reg("warp_rows"), k.reg("piece")
         k.ANDI("s32", piece, t.lane, 3)
-        k.SHL(piece, piece, 2)
+        k.SHL(piece, piece, 3 if plan.kv_bytes == 1 else 2)
         k.S2R(number, "WARPID")
         k.ANDI("s32", number, number, plan.row_warps - 1)
         k.SHL(number, number, 4)
@@ -297,10 +91,22 @@ class _Attention:
             k.free(*self.q_rows)
 
     def _load_query(self, fragment: Reg, s: int) -> None:
-        """q of 16 dims."""
+        """q of 16 dims; for bytes of K the even ones before the odd ones of every four."""
+        k = self.kernel
         for half, row in enumerate(self.q_rows):
+            if self.plan.kv_bytes == 1:
+                with k.scratch():
+                    pairs, even, odd = k.reg("pairs", 2), fragment[half], fragment[half + 2]
+                    k.LDG(64, pairs, row, self.q_base, 32 * s)
+                    k.ANDI("s32", even, pairs[0], 0xFFFF)
+                    k.SHR(odd, pairs[0], 16)
+                    k.ANDI("s32", pairs[0], pairs[1], 0xFFFF0000)
+                    k.SHL(pairs[1], pairs[1], 16)
+                    k.OR("s32", even, even, pairs[1])
+                    k.OR("s32", odd, odd, pairs[0])
+                continue
             for part in range(2):
-                self.kernel.LDG(32, fragment[half + 2 * part], row, self.q_base, 32 * s + 16 * part)
+                k.LDG(32, fragment[half + 2 * part], row, self.q_base, 32 * s + 16 * part)
 
     def _state(self) -> None:
         k, plan, t = self.kernel, self.plan, self.t
@@ -394,7 +200,7 @@ class _Attention:
         at = slot * plan.slot_bytes
         loads: list[Callable[[Reg], None]] = []
         uses: list[Callable[[Reg], None]] = []
-        for s in range(plan.dim // 16):
+        for s in range(plan.row_bytes // 32):
             for b in range(plan.keys // KEY_BLOCK):
                 loads.append(self._load(False, self.k_lane, at + b * KEY_BLOCK * plan.pitch + 32 * s))
                 uses.append(self._score(scores[2 * b:2 * b + 2], s, b == 0 and not plan.q_stays))
@@ -413,18 +219,41 @@ class _Attention:
         k.label(whole)
 
     def _score(self, scores: list[Reg], s: int, fetch: bool) -> Callable[[Reg], None]:
-        k, q = self.kernel, self.q[s % len(self.q)]
+        k, count = self.kernel, len(self.q)
 
         def use(fragment: Reg) -> None:
+            if self.plan.kv_bytes == 1:
+                for i, raw in enumerate(fragment[j] for j in range(4)):
+                    q = self.q[(2 * s + i % 2) % count]
+                    if not self.plan.q_stays:
+                        self._load_query(q, 2 * s + i % 2)
+                    with k.scratch():
+                        wide = k.reg("wide", 2)
+                        self._widen(raw, wide[0], wide[1])
+                        k.MMA(self.form, scores[i // 2], q, wide, scores[i // 2])
+                return
+            q = self.q[s % count]
             if fetch:
                 self._load_query(q, s)
             for n, score in enumerate(scores):
-                k.MMA(self.kv, score, q, fragment.part(2 * n, 2), score)
+                k.MMA(self.form, score, q, fragment.part(2 * n, 2), score)
         return use
 
     def _probabilities(self, slot: int, scores: list[Reg]) -> None:
         self._softmax(scores)
         self._values(slot, scores)
+
+    def _widen(self, raw: Reg, even: Reg, odd: Reg) -> None:
+        """Four e4m3 numbers as two pairs of f16: sign, and exponent and mantissa one bit lower; 2**-8 of the value."""
+        k = self.kernel
+        with k.scratch():
+            sign = k.reg("sign")
+            k.SHL(even, raw, 8)
+            for source, target in ((even, even), (raw, odd)):
+                k.ANDI("s32", sign, source, 0x80008000)
+                k.SHR(target, source, 1)
+                k.ANDI("s32", target, target, 0x3F803F80)
+                k.OR("s32", target, target, sign)
 
     def _softmax(self, scores: list[Reg]) -> None:
         """Scores become probabilities, O and the sums shrink to the new maximum."""
@@ -478,181 +307,28 @@ class _Attention:
         loads: list[Callable[[Reg], None]] = []
         uses: list[Callable[[Reg], None]] = []
         for b in range(plan.keys // KEY_BLOCK):
-            for d in range(plan.dim // 16):
+            for d in range(plan.row_bytes // 32):
                 loads.append(self._load(True, self.v_lane, at + b * KEY_BLOCK * plan.pitch + 32 * d))
                 uses.append(self._value(scores[2 * b:2 * b + 2] if d == 0 else None, self.p[b % 2], d))
         self._pipelined(loads, uses)
 
     def _value(self, scores: list[Reg] | None, p: Reg, d: int) -> Callable[[Reg], None]:
-        """The products of a block of keys with 16 dims; with scores they become the fragment p first."""
+        """The products of a block of keys with 32 bytes of dims; with scores they become the fragment p first."""
         k = self.kernel
 
         def use(fragment: Reg) -> None:
             for n, score in enumerate(scores or ()):
                 for half in range(self.halves):
-                    k.PACK(self.kv, p[2 * n + half], score[2 * half], score[2 * half + 1])
+                    k.PACK(self.form, p[2 * n + half], score[2 * half], score[2 * half + 1])
             for n in range(2):
-                o = self.o[2 * d + n]
-                k.MMA(self.kv, o, p, fragment.part(2 * n, 2), o)
+                if self.plan.kv_bytes == 2:
+                    o = self.o[2 * d + n]
+                    k.MMA(self.form, o, p, fragment.part(2 * n, 2), o)
+                    continue
+                with k.scratch():
+                    even, odd = k.reg("even", 2), k.reg("odd", 2)  # dims of 16
+                    for half in range(2):
+                        self._widen(fragment[2 * n + half], even[half], odd[half])
+                    for dims, o in ((even, self.o[4 * d + 2 * n]), (odd, self.o[4 * d + 2 * n + 1])):
+                        k.MMA(self.form, o, p, dims, o)
         return use
-
-    # -- the end -----------------------------------------------------------------------------
-    def _combine_warps(self) -> None:
-        """Maxima and sums of all warps of a head; every lane scales its part of O to the common maximum."""
-        k, plan, t = self.kernel, self.plan, self.t
-        k.comment("maxima and sums of the warps")
-        with k.scratch():
-            other, at, mine = k.reg("other"), k.reg("at"), k.reg("mine")
-            for ml in self.ml:
-                sum_lanes(k, ml[1], other, QUAD)
-            row = k.reg("row")  # of this lane in a key warp's rows
-            k.S2R(mine, "WARPID")
-            k.ANDI("s32", row, mine, plan.row_warps - 1)
-            k.SHL(row, row, 4)
-            k.SHR(other, t.lane, 2)
-            k.ADD("s32", row, row, other)
-            k.SHL(mine, mine, 4)
-            k.ADD("s32", mine, mine, other)  # warp * 16 + lane / 4: of all warps' rows
-            leader = k.pred("leader")
-            k.SETP("EQ", "s32", leader, self.column, UZERO)
-            if plan.key_warps > 1:
-                k.SHL(at, mine, 3)
-                for h, ml in enumerate(self.ml):
-                    k.STS(64, at, 64 * h, ml, guard=leader)
-            k.BAR()
-            factors = [self._common(h, row) for h in range(self.halves)]
-            if plan.splits > 1:
-                self._write_ml(row, leader)
-            k.comment("O of this warp, [head][dim]")
-            k.MULI("s32", at, mine, plan.output_pitch)
-            k.SHL(other, self.column, 2)
-            k.ADD("s32", at, at, other)
-            k.ADDI("s32", at, at, plan.ring_at)
-            for d, o in enumerate(self.o):
-                for h in range(self.halves):
-                    for e in range(2):
-                        k.MUL("f32", o[2 * h + e], o[2 * h + e], factors[h])
-                    k.STS(64, at, 8 * h * plan.output_pitch + 32 * d, o.part(2 * h, 2))
-            k.BAR()
-
-    def _common(self, h: int, row: Reg) -> Reg:
-        """What this lane's O of a half is multiplied by; ml becomes the CTA's maximum and sum."""
-        k, plan = self.kernel, self.plan
-        factor = k.reg(f"factor{h}")
-        ml = self.ml[h]
-        if plan.key_warps == 1:
-            if plan.splits == 1:
-                k.RCP("f32", factor, ml[1])
-            else:
-                k.MOVI("f32", factor, 1.0)
-            return factor
-        with k.scratch():
-            at = k.reg("ml_at")
-            k.SHL(at, row, 3)
-            all_warps = [k.reg(f"ml_w{w}", 2) for w in range(plan.key_warps)]
-            for w, other in enumerate(all_warps):
-                k.LDS(64, other, at, 8 * (ROWS * plan.row_warps * w + 8 * h))
-            highest = k.reg("highest")
-            k.MOV(highest, all_warps[0][0])
-            for other in all_warps[1:]:
-                k.MAX("f32", highest, highest, other[0])
-            k.SUB("f32", factor, ml[0], highest)
-            k.MUL("f32", factor, factor, self.factor)
-            k.EXP2("f32", factor, factor)
-            k.MOV(ml[0], highest)
-            k.MOV(ml[1], ZERO)
-            for other in all_warps:
-                k.SUB("f32", other[0], other[0], highest)
-                k.MUL("f32", other[0], other[0], self.factor)
-                k.EXP2("f32", other[0], other[0])
-                k.FMA("f32", ml[1], other[0], other[1], ml[1])
-            if plan.splits == 1:
-                k.RCP("f32", highest, ml[1])
-                k.MUL("f32", factor, factor, highest)
-        return factor
-
-    def _write_ml(self, row: Reg, leader: Pred) -> None:
-        """(maximum, sum) of every head, by the first key warp."""
-        k, plan = self.kernel, self.plan
-        base, at = k.parameter("out_ml"), k.ureg("at")
-        k.UMULI(at, self.head, plan.splits)
-        k.UADD(at, at, self.split)
-        k.UMULI(at, at, plan.group * 8)
-        k.UADD(base, base, at)
-        end = "ml_written"
-        k.UBR("GT", self.key_warp, UZERO, end)
-        with k.scratch():
-            head, far, exists = k.reg("head"), k.reg("far"), k.pred("exists")
-            limit = constant(k, "limit", plan.group)
-            for h, ml in enumerate(self.ml):
-                k.MOVI("s32", far, 1 << 20)
-                k.ADDI("s32", far, row, 8 * h, guard=leader)
-                k.SETP("LT", "s32", exists, far, limit)
-                k.SHL(head, far, 3)
-                k.STG(64, head, base, 0, ml, guard=exists)
-        k.label(end)
-
-    def _write(self) -> None:
-        """Sum of the warps' O, four dims a thread."""
-        k, plan, t = self.kernel, self.plan, self.t
-        k.comment("add the warps' O in order and write")
-        out, at = k.parameter("out"), k.ureg("out_at")
-        if plan.splits > 1:
-            k.UMULI(at, self.head, plan.splits)
-            k.UADD(at, at, self.split)
-            k.UMULI(at, at, plan.group * plan.dim * 4)
-        else:
-            other = k.ureg("out_head")
-            k.UMULI(at, self.sequence, self.out_pitch)
-            k.UMULI(other, self.unit, plan.group * plan.head_dim * 4)
-            k.UADD(at, at, other)
-        k.UADD(out, out, at)
-        threads, total = 32 * plan.warps, plan.group * plan.dim // 4
-        for r in range(ceil_div(total, threads)):
-            with k.scratch():
-                number, head, column = k.reg("number"), k.reg("head"), k.reg("column")
-                k.ADDI("s32", number, t.tid, r * threads)
-                guard = None
-                if (r + 1) * threads > total:
-                    skip_idle_warps(k, t, total - r * threads, "leave")
-                    guard = below(k, number, total) if total % 32 else None
-                divide(k, head, column, number, plan.dim // 4, total + threads)
-                source = k.reg("source")
-                k.MULI("s32", source, head, plan.output_pitch)
-                k.SHL(number, column, 4)
-                k.ADD("s32", source, source, number)
-                parts = [k.reg(f"part{w}", 4) for w in range(plan.key_warps)]
-                for w, part in enumerate(parts):
-                    at_w, offset = reach(k, source, plan.ring_at + w * plan.row_warps * ROWS * plan.output_pitch)
-                    k.LDS(128, part, at_w, offset, guard=guard)
-                for part in parts[1:]:
-                    for i in range(4):
-                        k.ADD("f32", parts[0][i], parts[0][i], part[i])
-                if plan.splits > 1:
-                    k.MULI("s32", head, head, plan.dim * 4)
-                    k.ADD("s32", head, head, number)
-                    k.STG(128, head, out, 0, parts[0], guard=guard)
-                else:
-                    store_dims(k, plan, head, column, out, parts[0], guard)
-
-
-def store_dims(k: Kernel, plan: AttentionPlan, head: Reg, column: Reg, out: UReg, values: Reg,
-               guard: Pred | None) -> None:
-    """Dims 4 column .. + 3 of `head` (destroyed) to out + head * head_dim * 4; dims past head_dim are dropped."""
-    k.MULI("s32", head, head, plan.head_dim * 4)
-    with k.scratch():
-        dim, exists = k.reg("dim"), k.pred("exists")
-        k.SHL(dim, column, 2)
-        if guard is not None:
-            k.MOVI("s32", dim, 1 << 20, guard=~guard)
-        limit = constant(k, "limit", plan.head_dim)
-        k.SHL(column, column, 4)
-        k.ADD("s32", head, head, column)
-        if plan.head_dim % 4 == 0:
-            k.SETP("LT", "s32", exists, dim, limit)
-            k.STG(128, head, out, 0, values, guard=exists)
-            return
-        for i in range(4):
-            k.SETP("LT", "s32", exists, dim, limit)
-            k.STG(32, head, out, 4 * i, values[i], guard=exists)
-            k.ADDI("s32", dim, dim, 1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from isa.builder import UZERO, ZERO, Kernel, Reg, UReg
 from programs.gpu.attention_plan import AttentionPlan
-from programs.gpu.kernels.attention import LOWEST, score_factor, store_dims
+from programs.gpu.kernels.attention import LOWEST
+from programs.gpu.kernels.attention_end import score_factor, store_dims
 from programs.gpu.kernels.common import Maker, below, float_constant, max_lanes, sum_lanes, thread, uniform_divide
 from programs.gpu.plan import ceil_div
 
