@@ -288,8 +288,8 @@ def plan_linear(outputs: int, k: int, weights: str, batch: int, paired: bool, li
     """The cheapest cut of a linear layer for a chip, by LinearPlan.cycles; ties go to the smaller.
 
     A kernel by itself has the libraries' CTAs of 64 rows where those cost little more (WIDE_COST): k_proj of an 8B
-    model, 16 such CTAs, takes 8.3 us on an H100, as long as an SM's port needs for 64 rows. outputs: rows, or pairs
-    of rows; batch at most 64. Raises PlanError when nothing fits.
+    model, 16 such CTAs, takes 8.3 us on an H100, of which an SM's port needs 7.2 for 64 rows. outputs: rows, or
+    pairs of rows; batch at most 64. Raises PlanError when nothing fits.
     """
     shape = (outputs, k, weights, batch, paired)
     for fused in (True, False) if batch * k <= fused_values_max else (False,):
