@@ -4,7 +4,7 @@ Three ways, for messages from small to large; times in link latencies L and byte
 
   push     every GPU stores its values to all peers, each line with a flag in it, and polls its own memory until the
            peers' lines are there: one L, 4/3 (N - 1) messages.
-  pull     a flag to every peer, then all peers' values are read: three L, N - 1 messages.
+  pull     a flag to every peer, then all peers' values are read, and a flag again: four L, N - 1 messages.
   two      a flag; every GPU reads and adds one N-th of the message; a flag; it reads the other parts, already added,
            from the peers: six L, 2 (N - 1) / N messages.
 
@@ -24,6 +24,8 @@ PACKET_WORDS = 3  # of the 4 of 16 bytes that a lane stores; the last is the fla
 PUSH_WORDS = 32 * PACKET_WORDS  # of a warp
 WARPS_MAX = 16  # of a CTA
 REGISTERS = 96  # that a lane of these kernels needs at most
+# Up to so many bytes libraries read or push whole messages: "one shot" (the thresholds of vLLM's custom_all_reduce).
+ONE_SHOT = {2: 1 << 62, 4: 512 << 10, 8: 256 << 10}
 NEAR = 1.3  # ways whose estimate is within this of the best are worth a trial
 
 
@@ -103,17 +105,27 @@ def estimate(chip: Chip, plan: AllreducePlan) -> float:
     peers, lines = plan.ranks - 1, plan.bytes / 128
     packets = {"push": 4 / 3 * peers * lines * (128 + header), "pull": peers * lines * (128 + 2 * header),
                "two": 2 * peers / plan.ranks * lines * (128 + 2 * header)}[plan.way]
-    ways = {"push": latency + 2 * near, "pull": 3 * latency + 4 * near, "two": 6 * latency + 8 * near}[plan.way]
+    ways = {"push": latency + 2 * near, "pull": 4 * latency + 6 * near, "two": 6 * latency + 8 * near}[plan.way]
     return float(ways + packets / max(1, rate) if rate else ways)
 
 
 def candidates(chip: Chip, ranks: int, values: int, form: str) -> list[AllreducePlan]:
-    """Plans worth a trial, the best by estimate first."""
+    """Plans worth a trial among those that libraries use, the best by estimate first.
+
+    Libraries go over to two shots at ONE_SHOT bytes (here it would pay earlier), and push where the chip is a Hopper or
+    later (the kernels of TensorRT-LLM and SGLang that do so ask for compute capability 9.0); on an A100 they have
+    flags at both ends.
+    """
+    fits = values * FORMS[form] <= ONE_SHOT.get(ranks, 0)
     plans = []
     for way in WAYS:
+        if (way == "two") == fits or way == "push" and chip["sm.bulk.engines"] == 0:
+            continue
         try:
             plans.append(plan_way(way, ranks, values, form, Limits.of(chip)))
         except ValueError:
             continue
+    if not plans:  # a length that cannot be cut in parts
+        plans = [plan_way("push", ranks, values, form, Limits.of(chip))]
     plans.sort(key=lambda plan: estimate(chip, plan))
     return [plan for plan in plans if estimate(chip, plan) <= NEAR * estimate(chip, plans[0])]

@@ -1,7 +1,6 @@
 """One all-reduce by itself on N GPUs, as a graph of calls on the same values.
 
-out[values] = the sum over all ranks of values. Where a GPU reads its peers' values (pull), two input buffers take
-turns, as the kernel needs it.
+out[values] = the sum over all ranks of values.
 """
 
 from __future__ import annotations
@@ -19,12 +18,11 @@ from programs.gpu.plan import round_up
 
 
 def allreduce_program(chip: Chip, plan: AllreducePlan, calls: int = 1, timing_only: bool = True) -> Program:
-    """The program of `calls` all-reduces for plan.ranks GPUs. Tensors: values0 and (pull) values1 [1, values], out, and
-    residual where the plan has one. Raises CapacityError when a GPU's memory is too small.
+    """The program of `calls` all-reduces for plan.ranks GPUs. Tensors: values [1, values], out, and residual where the
+    plan has one. Raises CapacityError when a GPU's memory is too small.
     """
     arena, launches = Arena(timing_only), Launches()
-    inputs = [arena.place(f"values{i}", plan.form, (1, plan.values), "activation")
-              for i in range(2 if plan.way == "pull" else 1)]
+    values = arena.place("values", plan.form, (1, plan.values), "activation")
     out = arena.place("out", plan.form, (1, plan.values), "output")
     extra = {}
     if plan.residual:
@@ -36,8 +34,8 @@ def allreduce_program(chip: Chip, plan: AllreducePlan, calls: int = 1, timing_on
                             f"{there:,}", 1)
     launches.add(allreduce_kernel("allreduce", plan))
     for call in range(calls):
-        launches.launch("allreduce", plan.grid, 32 * plan.warps, 0, f"call{call}", values=inputs[call % len(inputs)],
-                        out=out, mail=mail, **extra)
+        launches.launch("allreduce", plan.grid, 32 * plan.warps, 0, f"call{call}", values=values, out=out, mail=mail,
+                        **extra)
     meta = {"op": "allreduce", "timing_only": timing_only, "calls": calls, "tensor_parallel": plan.ranks}
     program = launches.program(chip, arena.close(), arena.tensors, meta)
     image = program.images[0]

@@ -4,9 +4,9 @@ A kernel names peers by distance: the peer at distance d of rank r is rank r XOR
 on (emulator/gpu/ranks.py). Values are added in fp32, in a tree over distances, ((0, 1), (2, 3)), ((4, 5), (6, 7)):
 as addition commutes, every rank gets the same bits without knowing its number.
 
-Nothing is cleared and nothing waits at the end. A mailbox counts its uses; the flag of a use is its number, and two
-halves take turns: a peer writes to a half again only when it has this GPU's flag of the use between, which this GPU
-sends when it has read that half.
+Nothing is cleared. A mailbox counts its uses; the flag of a use is its number, and two halves take turns: a peer
+writes to a half again only when it has this GPU's flag of the use between, which this GPU sends when it has read that
+half. Where peers read this GPU's values themselves (pull), the ranks meet at the end, too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ def allreduce_kernel(name: str, plan: AllreducePlan) -> Kernel:
 
     Parameters: values, out, mail (AllreducePlan.mail_bytes, real, zero at the start), and residual. Grid and block are
     the plan's (32 x plan.warps threads), no shared memory. All launches of a step may share one mailbox if their
-    plans are equal. push: values may be overwritten when the kernel is over. pull: not before the next all-reduce is
-    over, so let two buffers take turns. two: values may be overwritten, and values and out have their N parts in an
+    plans are equal; values may be overwritten when the kernel is over. two: values and out have their N parts in an
     order of their own in each rank: part p of rank r stands at place p XOR r.
     """
     parameters = ("values", "out", "mail", *(("residual",) if plan.residual else ()))
@@ -191,7 +190,11 @@ def _pull(k: Kernel, plan: AllreducePlan) -> None:
     k.UADD(out, out, at)
     _meet(k, plan, t, flags, peers, epoch)
     if not two:
-        _reduce(k, plan, t, offset, values, [out], 0)
+        with k.scratch():
+            _reduce(k, plan, t, offset, values, [out], 0)
+        if plan.warps > 1:
+            k.BAR()
+        _meet(k, plan, t, flags, peers, epoch)
     else:
         half, parts = k.ureg("half"), k.ureg("parts")
         k.UANDI(half, epoch, 2)  # two flags a use
