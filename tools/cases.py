@@ -211,6 +211,7 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
         "lstm_cell_published": Operation(_CELL, _on_lpu(_published_program, _lstm_floor, calibrated=True)),
     },
     "gpu": {
+        "allreduce": Operation((Column("num_gpus", other="chips"), Column("message_bytes")), _on_gpu),
         "gemm": Operation(
             (Column("m"), Column("n"), Column("k"), Column("dtype", ("bfloat16", "float16", "fp8", "int8")),
              Column("weight_copies", default=6)),

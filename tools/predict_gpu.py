@@ -6,7 +6,8 @@ else one product from cold memory is the same. An attention call is replayed on 
 
 The cut of a product is chosen by trial where its weights are few: the planner's best candidates run once
 each, and the fastest one is measured. Of a large product the best by estimate is taken. An attention call
-is cut as serving frameworks cut it (programs/gpu/attention_calls.py): the candidates run where K and V are few.
+is cut as serving frameworks cut it (programs/gpu/attention_calls.py): the candidates run where K and V are few. An
+all-reduce is a graph of five calls on 16-bit values; the ways that libraries would take are tried.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def check_machine(chip: Chip) -> None:
 
 def measure(chip: Chip, case: Case) -> dict[str, Any]:
     """Cycles, utilisation, bound and traffic of a case, from an emulated run. Raises ValueError."""
-    return {"gemm": _gemm, "decode_attention": _attention}[case.op](chip, case)
+    return {"gemm": _gemm, "decode_attention": _attention, "allreduce": _allreduce}[case.op](chip, case)
 
 
 def _outcome(chip: Chip, cycles: int, traffic: Mapping[str, int], parts: dict[str, Fraction]) -> dict[str, Any]:
@@ -113,6 +114,36 @@ def chosen_plan(chip: Chip, m: int, n: int, k: int, form: str, copies: int) -> G
     warm = copies * n * found[0].row_bytes <= l2_capacity_bytes(chip)
     times = [_replayed(chip, gemm_program(chip, plan), warm).cycles for plan in found]
     return found[times.index(min(times))]
+
+
+# -- all-reduce --------------------------------------------------------------------------------
+
+CALLS = 5  # of a graph
+
+
+def _allreduce(chip: Chip, case: Case) -> dict[str, Any]:
+    from programs.gpu.allreduce_plan import candidates
+    from programs.gpu.lone_allreduce import allreduce_program
+
+    ranks, message = case.numbers("num_gpus", "message_bytes")
+    possible = [n for n in (2, 4, 8) if n <= chip["nvlink.gpus"]]
+    if ranks not in possible:
+        raise ValueError(f"num_gpus {ranks} is not one of {', '.join(map(str, possible))}: {chip.name} has nodes of "
+                         f"{chip['nvlink.gpus']} GPUs")
+    # Values, result and parts: where they could stay in L2 the second replay counts; else one call is like the next.
+    warm = 3 * message < 2 * l2_capacity_bytes(chip)
+    calls = CALLS if warm else 1
+    start = 0 if warm else round(Fraction(int(chip["launch.graph_start"]) * (CALLS - 1), CALLS))
+    steps = [_replayed(chip, allreduce_program(chip, plan, calls), warm)
+             for plan in candidates(chip, ranks, message, "bf16")]
+    step = min(steps, key=lambda one: one.cycles)
+    share = {level: round(Fraction(total, calls)) for level, total in step.traffic.items()}
+    rate = int(chip["nvlink.bytes"]) * chip.clock_hz
+    least = Fraction(2 * (ranks - 1) * message, ranks)  # what each GPU must send, and receive
+    parts = {"HBM read": Fraction(0) if warm else message / hbm_bytes_per_second(chip)}
+    if rate:
+        parts["NVLink"] = least / rate
+    return _outcome(chip, round(Fraction(step.cycles - start, calls)), share, parts)
 
 
 # -- attention ---------------------------------------------------------------------------------

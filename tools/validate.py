@@ -143,6 +143,7 @@ def validate(rows: Sequence[Measured], left: dict[str, dict[str, int]], chip_nam
     chip = load_chip_with(chip_name, settings)
     if chip.kind != "gpu":
         raise ValueError(f"{chip.name} is no GPU: measured kernels are those of GPUs")
+    peaks = {"allreduce": float(chip["nvlink.bytes"]) * chip.clock_hz}
     peak = float(hbm_bytes_per_second(chip))
     emulated, failed = emulate(rows, chip_name, settings, results)
     groups: dict[str, list[tuple[Measured, float]]] = {}
@@ -151,7 +152,8 @@ def validate(rows: Sequence[Measured], left: dict[str, dict[str, int]], chip_nam
             groups.setdefault(row.group, []).append((row, us))
     if not groups:
         raise ValueError(f"{chip.name} could emulate none of {len(rows)} rows; first: {failed[0] if failed else ''}")
-    judged = [judge(name, [r for r, _ in pairs], [us for _, us in pairs], peak) for name, pairs in groups.items()]
+    judged = [judge(name, [r for r, _ in pairs], [us for _, us in pairs], peaks.get(pairs[0][0].op, peak))
+              for name, pairs in groups.items()]
     return Validation(chip.name, chip.hash, judged, left, failed)
 
 

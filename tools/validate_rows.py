@@ -1,7 +1,8 @@
 """Measured kernel times from CSV files: what a row asks for, how it was sampled, what models without a machine say.
 
 Files have the columns of one operation (gemm: m,n,k,dtype; decode_attention: batch,kv_len,q_heads,kv_heads,
-head_dim,kv_dtype) and one lat_us_<framework> column a framework; other columns are not looked at.
+head_dim,kv_dtype; allreduce: num_gpus,message_bytes) and one lat_us_<framework> column a framework; other columns are
+not looked at.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from tools.predict import read_table
 LATENCY = "lat_us_"
 BYTES = {"bfloat16": 2, "float16": 2, "fp8": 1, "int8": 1}
 COLUMNS = {"gemm": ("m", "n", "k", "dtype"),
-           "decode_attention": ("batch", "kv_len", "q_heads", "kv_heads", "head_dim", "kv_dtype")}
-BUILT = {"gemm": ("bfloat16", "float16", "fp8", "int8"), "decode_attention": ("bfloat16", "float16", "fp8")}
+           "decode_attention": ("batch", "kv_len", "q_heads", "kv_heads", "head_dim", "kv_dtype"),
+           "allreduce": ("num_gpus", "message_bytes")}
+BUILT = {"gemm": ("bfloat16", "float16", "fp8", "int8"), "decode_attention": ("bfloat16", "float16", "fp8"),
+         "allreduce": ("16 bit",)}
 M_MAX = 64  # decode: more rows than these are prefill
 # Upper ends of the size classes in us of measured time; rows below the first are reported apart from the score.
-CLASSES = {"gemm": (10.0, 30.0, 100.0), "decode_attention": (20.0, 100.0)}
+CLASSES = {"gemm": (10.0, 30.0, 100.0), "decode_attention": (20.0, 100.0), "allreduce": (0.0, 10.0, 100.0)}
 TRIVIAL_FRACTION, TRIVIAL_US = 0.8, 3.0  # of peak bandwidth, and on top: a vendor's estimate for memory-bound kernels
 
 
@@ -38,7 +41,7 @@ class Measured:
 
     @property
     def dtype(self) -> str:
-        return self.cells[-1]
+        return "16 bit" if self.op == "allreduce" else self.cells[-1]
 
     @property
     def group(self) -> str:
@@ -55,7 +58,10 @@ class Measured:
 
     @property
     def bytes(self) -> int:
-        """Bytes that must move once: weights, x and y, or K and V."""
+        """Bytes that must move once: weights, x and y, or K and V; out of each GPU's port."""
+        if self.op == "allreduce":
+            gpus, message = (int(cell) for cell in self.cells)
+            return 2 * (gpus - 1) * message // gpus
         size = BYTES[self.dtype]
         if self.op == "gemm":
             m, n, k = (int(cell) for cell in self.cells[:3])

@@ -26,6 +26,7 @@ WARPS_MAX = 16  # of a CTA
 REGISTERS = 96  # that a lane of these kernels needs at most
 # Up to so many bytes libraries read or push whole messages: "one shot" (the thresholds of vLLM's custom_all_reduce).
 ONE_SHOT = {2: 1 << 62, 4: 512 << 10, 8: 256 << 10}
+PUSH_BYTES = 1 << 20  # that a GPU pushes at most: its mailbox is two and a half times as large, and it polls meanwhile
 NEAR = 1.3  # ways whose estimate is within this of the best are worth a trial
 
 
@@ -109,23 +110,21 @@ def estimate(chip: Chip, plan: AllreducePlan) -> float:
     return float(ways + packets / max(1, rate) if rate else ways)
 
 
-def candidates(chip: Chip, ranks: int, values: int, form: str) -> list[AllreducePlan]:
+def candidates(chip: Chip, ranks: int, message_bytes: int, form: str) -> list[AllreducePlan]:
     """Plans worth a trial among those that libraries use, the best by estimate first.
 
     Libraries go over to two shots at ONE_SHOT bytes (here it would pay earlier), and push where the chip is a Hopper or
     later (the kernels of TensorRT-LLM and SGLang that do so ask for compute capability 9.0); on an A100 they have
-    flags at both ends.
+    flags at both ends. A message is filled up to whole pieces.
     """
-    fits = values * FORMS[form] <= ONE_SHOT.get(ranks, 0)
+    fits = message_bytes <= ONE_SHOT.get(ranks, 0)
+    values = round_up(message_bytes, 16 if fits else 16 * ranks) // FORMS[form]
     plans = []
     for way in WAYS:
-        if (way == "two") == fits or way == "push" and chip["sm.bulk.engines"] == 0:
+        if (way == "two") == fits:
             continue
-        try:
-            plans.append(plan_way(way, ranks, values, form, Limits.of(chip)))
-        except ValueError:
+        if way == "push" and (chip["sm.bulk.engines"] == 0 or (ranks - 1) * message_bytes > PUSH_BYTES):
             continue
-    if not plans:  # a length that cannot be cut in parts
-        plans = [plan_way("push", ranks, values, form, Limits.of(chip))]
+        plans.append(plan_way(way, ranks, values, form, Limits.of(chip)))
     plans.sort(key=lambda plan: estimate(chip, plan))
     return [plan for plan in plans if estimate(chip, plan) <= NEAR * estimate(chip, plans[0])]
