@@ -2,7 +2,7 @@
 
 The cut is the one of the libraries whose kernels have been measured: a CTA owns `rows` outputs of
 all columns and walks over k in stages of 128 bytes that its warps share; where that leaves SMs
-without work, k is split over CTAs and a second kernel adds the parts.
+without work, k is split over CTAs and a second kernel adds the parts (8-bit operands: WHOLE_COLUMNS).
 
     weights [n, k] and x [m, k] lie row by row, as the layer before and the checkpoint leave them
     stage   128 bytes of k: of `rows` weight rows and of all columns of x; `slots` stages are in flight
@@ -32,6 +32,10 @@ CTA_COLUMNS = 64  # columns of x that a CTA takes
 SLOTS_MAX = 8  # a warp may have 16 copy groups open
 SPLITS_MAX = 32  # parts that a thread of the reduction has in flight
 SPLIT_STAGES_MIN = 16  # of a part: libraries cut k into parts of about a thousand values at least
+# Up to so many columns products of 8-bit operands do not split k: the libraries' (CUTLASS, scaled) never do, and
+# measured times grow with k as one chain of stages does. With more columns they use WGMMA, which this machine has
+# not: there a split makes up for the longer chain.
+WHOLE_COLUMNS = 16
 WINDOW = 65536  # bytes that the signed 16-bit offset of LDSM reaches
 RING_MAX = 2 * WINDOW
 CANDIDATES = 4
@@ -209,9 +213,10 @@ def candidates(m: int, n: int, k: int, form: str, limits: Limits, count: int = C
 
 
 def _cuts(m: int, n: int, k: int, form: str) -> Iterator[GemmPlan]:
+    whole = FORMS[form] == 1 and m <= WHOLE_COLUMNS
     for warps, tiles in (*((warps, 1) for warps in range(1, 9)), (4, 2), (5, 2), (6, 2), (8, 2)):
         for slots in (2, 3, 4, 6, 8):
-            for splits in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
+            for splits in (1,) if whole else (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
                 plan = GemmPlan(m, n, k, form, warps, tiles, slots, splits,
                                 {8: 4, 6: 2, 4: 2}.get(slots, 1))
                 if splits > 1:
