@@ -213,7 +213,7 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
     "gpu": {
         "allreduce": Operation((Column("num_gpus", other="chips"), Column("message_bytes")), _on_gpu),
         "gemm": Operation(
-            (Column("m"), Column("n"), Column("k"), Column("dtype", ("bfloat16", "float16", "fp8", "int8")),
+            (Column("m"), Column("n"), Column("k"), Column("dtype", ("bfloat16", "float16", "fp8", "int8", "int8_wo")),
              Column("weight_copies", default=6)),
             _on_gpu),
         "decode_attention": Operation((*_CALL, Column("kv_dtype", ("bfloat16", "float16"), default="bfloat16")),

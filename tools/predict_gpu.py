@@ -91,9 +91,8 @@ def _gemm(chip: Chip, case: Case) -> dict[str, Any]:
     rotate = copies * weights < 2 * l2_capacity_bytes(chip)
     count = copies if rotate else 1
     step = _replayed(chip, gemm_program(chip, plan, count), warm=rotate)
-    size = FORMS[form]
-    moved = n * k * size + m * k * size + 2 * m * n
-    parts = _parts(chip, form, m * n * k, moved, copies * weights <= l2_capacity_bytes(chip))
+    moved = n * k * FORMS[form] + m * k * FORMS[plan.mma_form] + 2 * m * n
+    parts = _parts(chip, plan.mma_form, m * n * k, moved, copies * weights <= l2_capacity_bytes(chip))
     # A replay holds all copies: one that runs alone has its share of the graph's start.
     start = 0 if rotate else round(Fraction(int(chip["launch.graph_start"]) * (copies - 1), copies))
     share = {level: round(Fraction(total, count)) for level, total in step.traffic.items()}

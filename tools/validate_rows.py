@@ -16,11 +16,13 @@ from pathlib import Path
 from tools.predict import read_table
 
 LATENCY = "lat_us_"
-BYTES = {"bfloat16": 2, "float16": 2, "fp8": 1, "int8": 1}
+BYTES = {"bfloat16": 2, "float16": 2, "fp8": 1, "int8": 1, "int8_wo": 1}  # of a weight, or of a value of K and V
+X_BYTES = BYTES | {"int8_wo": 2}  # of a value of x
 COLUMNS = {"gemm": ("m", "n", "k", "dtype"),
            "decode_attention": ("batch", "kv_len", "q_heads", "kv_heads", "head_dim", "kv_dtype"),
            "allreduce": ("num_gpus", "message_bytes")}
-BUILT = {"gemm": ("bfloat16", "float16", "fp8", "int8"), "decode_attention": ("bfloat16", "float16", "fp8"),
+BUILT = {"gemm": ("bfloat16", "float16", "fp8", "int8", "int8_wo"),
+         "decode_attention": ("bfloat16", "float16", "fp8"),
          "allreduce": ("16 bit",)}
 M_MAX = 64  # decode: more rows than these are prefill
 # Upper ends of the size classes in us of measured time; rows below the first are reported apart from the score.
@@ -65,7 +67,7 @@ class Measured:
         size = BYTES[self.dtype]
         if self.op == "gemm":
             m, n, k = (int(cell) for cell in self.cells[:3])
-            return size * (n * k + m * k) + 2 * m * n
+            return size * n * k + X_BYTES[self.dtype] * m * k + 2 * m * n
         batch, kv_len, _, kv_heads, head_dim = (int(cell) for cell in self.cells[:5])
         return 2 * size * batch * kv_len * kv_heads * head_dim
 

@@ -39,7 +39,8 @@ WHOLE_COLUMNS = 16
 WINDOW = 65536  # bytes that the signed 16-bit offset of LDSM reaches
 RING_MAX = 2 * WINDOW
 CANDIDATES = 4
-FORMS = {"bf16": 2, "f16": 2, "s8": 1, "e4m3": 1}  # bytes of an operand's value
+# Bytes of a weight. s8_bf16: 8-bit weights that become bf16 in registers, and a bf16 x; the others are both operands'.
+FORMS = {"bf16": 2, "f16": 2, "s8": 1, "e4m3": 1, "s8_bf16": 1}
 
 STAGE_CYCLES = 150  # estimate: four dependent MMAs, a barrier
 START_CYCLES = 1400  # estimate: first loads, last stores
@@ -53,7 +54,7 @@ OVERLAP = 0.1  # estimate: of the shorter of memory time and chain that is not h
 
 @dataclass(frozen=True)
 class GemmPlan:
-    """One matrix product y[m, n] = x[m, k] W[n, k]. form: number type of both operands."""
+    """One matrix product y[m, n] = x[m, k] W[n, k]. form: number type of the operands, of FORMS."""
 
     m: int
     n: int
@@ -66,6 +67,26 @@ class GemmPlan:
     burst: int = 1  # stages whose copies start together; divides slots
 
     @property
+    def widened(self) -> bool:
+        """Whether weights are made as wide as x in registers."""
+        return self.form == "s8_bf16"
+
+    @property
+    def quantised(self) -> bool:
+        """Whether x is 16-bit and becomes 8-bit in a kernel before."""
+        return self.form in ("s8", "e4m3")
+
+    @property
+    def mma_form(self) -> str:
+        """Number type that the tensor cores take."""
+        return "bf16" if self.widened else self.form
+
+    @property
+    def x_pieces(self) -> int:
+        """Pieces of 128 bytes of a column of x that belong to a stage."""
+        return 2 if self.widened else 1
+
+    @property
     def row_bytes(self) -> int:
         """Bytes from row to row of weights: whole 16-byte copies."""
         return round_up(self.k * FORMS[self.form], 16)
@@ -73,7 +94,7 @@ class GemmPlan:
     @property
     def x_pitch(self) -> int:
         """Bytes from row to row of x: whole stages, zeros past k."""
-        return round_up(self.k * FORMS[self.form], STAGE_BYTES)
+        return round_up(self.k * FORMS[self.form], STAGE_BYTES) * self.x_pieces
 
     @property
     def stages(self) -> int:
@@ -138,8 +159,13 @@ class GemmPlan:
         return self.rows * STAGE_BYTES
 
     @property
+    def x_piece(self) -> int:
+        """Bytes in shared memory of a stage's piece of x, all columns."""
+        return self.blocks * COLUMNS * STAGE_BYTES
+
+    @property
     def stage_bytes(self) -> int:
-        return self.weight_stage + self.blocks * COLUMNS * STAGE_BYTES
+        return self.weight_stage + self.x_pieces * self.x_piece
 
     @property
     def result_pitch(self) -> int:
@@ -154,7 +180,7 @@ class GemmPlan:
     def registers(self) -> int:
         """Estimate of the registers of a lane."""
         fragments = 8 * self.tiles + 8 * self.blocks
-        return 4 * self.tiles * self.blocks + fragments + 5 * self.tiles + 48
+        return 4 * self.tiles * self.blocks + fragments + 5 * self.tiles + 48 + 14 * self.widened
 
     def ctas_per_sm(self, limits: Limits) -> int:
         """CTAs that fit an SM together."""
@@ -189,8 +215,8 @@ class GemmPlan:
         stream *= 1 + QUARTER * HALF_RATE_BYTES / min(resident * slots * self.stage_bytes, limits.in_flight_bytes / 2)
         waves = ceil_div(self.grid, limits.sms * resident)
         stream += (ceil_div(self.grid, limits.sms) - 1) * START_CYCLES / resident**2  # of CTAs that start alone
-        tensor = STAGE_KSTEPS * limits.mma_interval * self.tiles * self.blocks * resident * ceil_div(self.warps, 4)
-        chain = waves * self.split_stages * max(STAGE_CYCLES, tensor)
+        mmas = STAGE_KSTEPS * self.x_pieces * self.tiles * self.blocks * resident * ceil_div(self.warps, 4)
+        chain = waves * self.split_stages * max(STAGE_CYCLES, mmas * limits.mma_interval)
         ends = START_CYCLES + END_CYCLES * self.tiles * self.warps * self.blocks * resident
         total = max(chain, stream) + OVERLAP * min(chain, stream) + ends
         if self.splits > 1:
@@ -213,7 +239,7 @@ def candidates(m: int, n: int, k: int, form: str, limits: Limits, count: int = C
 
 
 def _cuts(m: int, n: int, k: int, form: str) -> Iterator[GemmPlan]:
-    whole = FORMS[form] == 1 and m <= WHOLE_COLUMNS
+    whole = form in ("s8", "e4m3") and m <= WHOLE_COLUMNS
     for warps, tiles in (*((warps, 1) for warps in range(1, 9)), (4, 2), (5, 2), (6, 2), (8, 2)):
         for slots in (2, 3, 4, 6, 8):
             for splits in (1,) if whole else (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):

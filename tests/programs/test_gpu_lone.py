@@ -8,11 +8,12 @@ import pytest
 from emulator.chip import load_chip
 from emulator.run import load
 from isa import formats
-from programs.gpu.gemm_plan import GemmPlan, candidates
+from programs.gpu.gemm_plan import FORMS, GemmPlan, candidates
 from programs.gpu.lone_gemm import gemm_program
 from programs.gpu.plan import Limits, PlanError
 
-ERROR = {"bf16": 4e-3, "f16": 1e-3, "e4m3": 0.06, "s8": 0.02}  # of the largest output; 8 bits: x is rounded to 4 or 8
+# Of the largest output; 8-bit operands: x is rounded to 4 bits or 8.
+ERROR = {"bf16": 4e-3, "f16": 1e-3, "e4m3": 0.06, "s8": 0.02, "s8_bf16": 4e-3}
 
 # m, n, k, form, warps, tiles, slots, splits: k with and without a rest of a stage, columns of several
 # eights and of several CTAs, outputs that fill no CTA, more slots than stages and fewer.
@@ -28,21 +29,25 @@ PRODUCTS = [
     (2, 33, 3000, "s8", 1, 1, 3, 2),
     (64, 300, 300, "bf16", 8, 2, 4, 1, 2),
     (4, 40, 1900, "f16", 3, 1, 8, 2, 4),
+    (11, 70, 300, "s8_bf16", 2, 1, 3, 1),
+    (64, 96, 1400, "s8_bf16", 4, 2, 4, 2, 2),
+    (70, 40, 136, "s8_bf16", 4, 1, 2, 1),
 ]
 
 
 def weights_of(plan: GemmPlan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(bytes, values) of random weights."""
     values = rng.standard_normal((plan.n, plan.k))
-    raw = formats.encode(np.round(values * 30) if plan.form == "s8" else values, plan.form)
-    return formats.to_bytes(raw, plan.form), formats.decode(raw, plan.form).astype(np.float64)
+    form = "s8" if plan.widened else plan.form
+    raw = formats.encode(np.round(values * 30) if form == "s8" else values, form)
+    return formats.to_bytes(raw, form), formats.decode(raw, form).astype(np.float64)
 
 
 @pytest.mark.parametrize("shape", PRODUCTS)
 def test_products_agree_with_float64(shape: tuple) -> None:
     plan, chip, rng = GemmPlan(*shape), load_chip("h100_sxm"), np.random.default_rng(1)
     raw, weights = weights_of(plan, rng)
-    scales = rng.uniform(0.5, 2, plan.n).astype(np.float32) if plan.form in ("e4m3", "s8") else None
+    scales = rng.uniform(0.5, 2, plan.n).astype(np.float32) if FORMS[plan.form] == 1 else None
     machine = load(gemm_program(chip, plan, 2, raw, scales), chip)
     machine.write("x", rng.standard_normal((plan.m, plan.k)))
     x = machine.read("x").astype(np.float64)
@@ -51,7 +56,8 @@ def test_products_agree_with_float64(shape: tuple) -> None:
     assert np.abs(machine.read("y") - expected).max() < ERROR[plan.form] * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("shape", [(3, 40, 200, "bf16", 2, 1, 3, 1), (2, 20, 1100, "e4m3", 1, 1, 2, 2)])
+@pytest.mark.parametrize("shape", [(3, 40, 200, "bf16", 2, 1, 3, 1), (2, 20, 1100, "e4m3", 1, 1, 2, 2),
+                                   (9, 40, 300, "s8_bf16", 2, 1, 2, 1)])
 def test_without_values_a_product_takes_the_same_cycles_and_the_twin_agrees(shape: tuple) -> None:
     plan, chip = GemmPlan(*shape), load_chip("toy_gpu")
     for key, value in (("sm.l1.bytes", "65536"), ("sm.shared.bytes", "32768"), ("sm.shared.max_per_cta", "32512")):

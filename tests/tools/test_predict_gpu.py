@@ -52,6 +52,15 @@ def test_rows_keep_their_order_and_bad_rows_are_told_by_line(capsys, tmp_path: P
     assert int(rows[1]["cycles"]) > int(rows[0]["cycles"])
 
 
+def test_weights_alone_in_8_bits_need_no_kernel_before_the_product() -> None:
+    """Half of the bytes of bf16, and no kernel that quantises x: between the two kernels of int8 and bf16's one."""
+    times = {dtype: measured("h100_sxm", op="gemm", m="1", n="4096", k="7168", dtype=dtype)
+             for dtype in ("bfloat16", "int8", "int8_wo")}
+    assert times["int8_wo"]["cycles"] < times["int8"]["cycles"] < times["bfloat16"]["cycles"]
+    weights = 4096 * 7168
+    assert weights <= times["int8_wo"]["traffic"]["hbm_read"] < 1.02 * weights
+
+
 def test_what_fits_l2_comes_from_l2_and_what_does_not_comes_from_memory() -> None:
     """50 MB of L2: six copies of 1024 x 1024 bf16 (12.6 MB) stay there; 4096 x 7168 (58.7 MB each) come in whole."""
     warm = measured("h100_sxm", op="gemm", m="1", n="1024", k="1024", dtype="bfloat16")

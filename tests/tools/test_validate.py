@@ -19,7 +19,7 @@ bfloat16,1,1024,1024,4.5,4.0,,two of three
 bfloat16,1,2048,8192,,19.0,20.0,
 bfloat16,1,64,64,2.6,,,only one
 bfloat16,128,64,64,3,4,5,prefill
-int8_wo,1,64,64,9,9,,
+int4_wo,1,64,64,9,9,,
 fp8,2,64,256,5.0,4.6,,
 """
 
@@ -40,7 +40,7 @@ def test_the_fastest_of_at_least_two_frameworks_counts(data: Path) -> None:
     rows, left = read_measured(data)
     assert [(row.line, row.us, row.dtype) for row in rows] == [(3, 4.0, "bfloat16"), (4, 19.0, "bfloat16"),
                                                                (8, 4.6, "fp8")]
-    assert left == {"fewer than two frameworks": 1, "m over 64": 1, "int8_wo is not built": 1}
+    assert left == {"fewer than two frameworks": 1, "m over 64": 1, "int4_wo is not built": 1}
 
 
 def test_bytes_are_weights_x_and_y() -> None:
@@ -104,7 +104,7 @@ def test_the_command_prints_all_models_and_fails_past_max(capsys, data: Path, tm
     assert code == 0
     assert "kernels.csv, bfloat16 (gemm)" in out and "kernels.csv, fp8 (gemm)" in out
     assert "emulated" in out and "trivial" in out and "fitted line" in out
-    assert "left out 1 (fewer than two frameworks), 1 (int8_wo is not built), 1 (m over 64)" in out
+    assert "left out 1 (fewer than two frameworks), 1 (int4_wo is not built), 1 (m over 64)" in out
     before = kept.read_bytes()
     code, out, err = run(capsys, *arguments, "--json", "--max", "0.000001")  # nothing is emulated again
     assert code == 1 and "median error" in err and "3 of 3 rows are in" in err

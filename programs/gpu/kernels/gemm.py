@@ -10,10 +10,12 @@ the tensor cores work. Words of the plan are explained in programs/gpu/gemm_plan
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from isa.builder import UZERO, ZERO, Kernel, Pred, Reg, UReg
 from programs.gpu.gemm_plan import STAGE_BYTES, STAGE_KSTEPS, WINDOW, GemmPlan
 from programs.gpu.kernels.common import below, constant, divide, reach, skip_idle_warps, thread, uniform_divide
+from programs.gpu.kernels.gemm_ends import output_form, scale_parameters
 from programs.gpu.plan import COLUMNS, TILE_BYTES, TILE_ROWS, ceil_div, round_up
 
 COPY_ROWS = 4  # rows of a stage that one copy instruction takes
@@ -25,8 +27,8 @@ FAR = 1 << 30  # more bytes than any row has
 def gemm_kernel(name: str, plan: GemmPlan) -> Kernel:
     """y[m, n] = x[m, k] W[n, k], or one split's part of it.
 
-    Parameters: weights, x, out; 8-bit forms without splits also row_scales (fp32 an output) and x_scales
-    (fp32 a column). out: 16-bit rows of plan.y_values, or with splits raw sums [split][column][y_values].
+    Parameters: weights, x, out; without splits also row_scales (fp32 an output) of 8-bit weights and x_scales
+    (fp32 a column) of an 8-bit x. out: 16-bit rows of plan.y_values, or with splits raw sums [split][column][y_values].
     """
     return _Gemm(name, plan).kernel
 
@@ -34,8 +36,8 @@ def gemm_kernel(name: str, plan: GemmPlan) -> Kernel:
 class _Gemm:
     def __init__(self, name: str, plan: GemmPlan) -> None:
         self.plan = plan
-        self.scaled = plan.form in ("s8", "e4m3") and plan.splits == 1
-        scales = ("row_scales", "x_scales") if self.scaled else ()
+        scales = scale_parameters(plan) if plan.splits == 1 else ()
+        self.scaled = bool(scales)
         self.kernel = k = Kernel(name, ("weights", "x", "out", *scales))
         self.t = thread(k)
         self._place()
@@ -88,8 +90,9 @@ class _Gemm:
         k.UADD(rest, rest, first)
         k.UADD(self.weights, self.weights, rest)
         k.UMULI(rest, self.column, plan.x_pitch)
-        k.UADD(rest, rest, first)
         k.UADD(self.x, self.x, rest)
+        for _ in range(plan.x_pieces):
+            k.UADD(self.x, self.x, first)
         k.free(rest, first)
 
     def _copies(self) -> None:
@@ -124,7 +127,8 @@ class _Gemm:
         k.SHL(lane16, t.lane, 4)
         k.S2R(warp, "WARPID")
         self.weight_targets = self._targets(lane16, warp, len(self.weight_sources), plan.tiles * TILE_ROWS, 0)
-        self.x_targets = self._targets(lane16, warp, len(self.x_sources), x_rows, plan.weight_stage)
+        self.x_targets = [self._targets(lane16, warp, len(self.x_sources), x_rows, plan.weight_stage + p * plan.x_piece)
+                          for p in range(plan.x_pieces)]
         k.free(lane16, warp)
 
     def _row(self, row: Reg, rows: int, i: int) -> None:
@@ -189,16 +193,17 @@ class _Gemm:
             k.CPCOMMIT()
             k.UADDI(self.left, self.left, -STAGE_BYTES)
             step = plan.stage_bytes if at + 1 < plan.slots else -(plan.slots - 1) * plan.stage_bytes
-            for target in (*self.weight_targets, *self.x_targets):
+            for target in (*self.weight_targets, *chain.from_iterable(self.x_targets)):
                 k.ADDI("s32", target, target, step)
             k.UADDI(self.weights, self.weights, STAGE_BYTES)
-            k.UADDI(self.x, self.x, STAGE_BYTES)
+            k.UADDI(self.x, self.x, plan.x_pieces * STAGE_BYTES)
             if plan.turns > 1:
                 on = k.fresh("on")
                 k.UADDI(self.turn, self.turn, -STAGE_BYTES)
                 k.UBR("GT", self.turn, UZERO, on)
                 k.USUB(self.weights, self.weights, self.circle)
-                k.USUB(self.x, self.x, self.circle)
+                for _ in range(plan.x_pieces):
+                    k.USUB(self.x, self.x, self.circle)
                 k.UADD(self.turn, self.turn, self.circle)
                 k.label(on)
 
@@ -221,7 +226,9 @@ class _Gemm:
                          guard=guarded(self.weight_keys[parity]))
         for i, source in enumerate(self.x_sources):
             offset = (i % COPY_WINDOW - COPY_WINDOW // 2) * TILE_BYTES
-            k.LDGSTS(self.x_targets[i // COPY_WINDOW], offset, source, self.x, 0, guard=guarded(self.x_keys[i]))
+            for p, targets in enumerate(self.x_targets):
+                k.LDGSTS(targets[i // COPY_WINDOW], offset, source, self.x, p * STAGE_BYTES,
+                         guard=guarded(self.x_keys[i]))
 
     def _fragments(self) -> None:
         """What LDSM reads, for every window of the ring: A by k-step, B by pair of k-steps."""
@@ -266,6 +273,10 @@ class _Gemm:
                     k.MOV(acc[e], ZERO)
         self.a = [[k.reg(f"a{s}_{i}", 4) for i in range(plan.tiles)] for s in range(2)]
         self.b = [[k.reg(f"b{s}_{j}", 4) for j in range(plan.blocks)] for s in range(2)]
+        if plan.widened:
+            self.wide = [k.reg(f"wide{h}", 4) for h in range(2)]
+            self.bytes = [k.reg(f"byte{i}") for i in range(4)]
+            self.two_bytes = constant(k, "two_bytes", 1 << 16)
 
     # -- the loop ----------------------------------------------------------------------------
     def _load_a(self, slot: int, step: int) -> None:
@@ -277,14 +288,37 @@ class _Gemm:
     def _load_b(self, slot: int, pair: int) -> None:
         plan = self.plan
         for j in range(plan.blocks):
-            at = slot * plan.stage_bytes + plan.weight_stage + j * COLUMNS * STAGE_BYTES
-            self.kernel.LDSM(4, 0, self.b[pair][j], self.b_at[at // WINDOW][pair], at % WINDOW - WINDOW // 2)
+            at = slot * plan.stage_bytes + plan.weight_stage + pair // 2 * plan.x_piece + j * COLUMNS * STAGE_BYTES
+            self.kernel.LDSM(4, 0, self.b[pair % 2][j], self.b_at[at // WINDOW][pair % 2], at % WINDOW - WINDOW // 2)
 
     def _multiply(self, step: int) -> None:
+        if self.plan.widened:
+            self._multiply_widened(step)
+            return
         for i, row in enumerate(self.accumulators):
             for j, acc in enumerate(row):
                 b = self.b[step // 2][j].part(2 * (step % 2), 2)
                 self.kernel.MMA(self.plan.form, acc, self.a[step % 2][i], b, acc)
+
+    def _multiply_widened(self, step: int) -> None:
+        """32 bytes of a row are two k-steps of the wider type: each half of the A fragment gives one."""
+        k = self.kernel
+        for i, row in enumerate(self.accumulators):
+            for half, wide in enumerate(self.wide):
+                for e in range(2):
+                    self._widen(wide[e], wide[2 + e], self.a[step % 2][i][2 * half + e])
+                for j, acc in enumerate(row):
+                    k.MMA(self.plan.mma_form, acc, wide, self.b[step % 2][j].part(2 * half, 2), acc)
+
+    def _widen(self, low: Reg, high: Reg, word: Reg) -> None:
+        """Four signed bytes of a word become four bf16 values, exactly: bytes 0 and 1 in low, 2 and 3 in high."""
+        k, v = self.kernel, self.bytes
+        for i in range(4):
+            if i:
+                k.SHR(v[i], word, 8 * i)
+            k.CVT(self.plan.mma_form, "s8", v[i], v[i] if i else word)
+        k.FMA("s32", low, v[1], self.two_bytes, v[0])
+        k.FMA("s32", high, v[3], self.two_bytes, v[2])
 
     def _loop(self) -> None:
         """Stages in order; the text has one copy of the loop a slot."""
@@ -301,8 +335,12 @@ class _Gemm:
             self._load_b(slot, 1)
             self._multiply(0)
             self._load_a(slot, 2)
+            if plan.widened:  # a k-step of weights takes a pair of k-steps of x
+                self._load_b(slot, 2)
             self._multiply(1)
             self._load_a(slot, 3)
+            if plan.widened:
+                self._load_b(slot, 3)
             self._multiply(2)
             k.UADDI(self.todo, self.todo, -1)
             k.UBR("LE", self.todo, UZERO, f"last{slot}")
@@ -383,12 +421,13 @@ class _Gemm:
         k.UADD(base, base, self.group)
         k.USHL(base, base, 1)
         k.UADD(base, base, out)
-        form = "bf16" if plan.form not in ("f16", "s8") else "f16"
+        form = output_form(plan.form)
         if self.scaled:
-            row_scales, x_scales = k.parameter("row_scales"), k.parameter("x_scales")
-            first = k.ureg("first")
+            row_scales, first = k.parameter("row_scales"), k.ureg("first")
             k.USHL(first, self.group, 2)
             k.UADD(row_scales, row_scales, first)
+        if plan.quantised:
+            x_scales = k.parameter("x_scales")
             k.USHL(first, self.column, 2)
             k.UADD(x_scales, x_scales, first)
         for source, at, guard in self._pieces(8, plan.y_values * 2):
@@ -399,13 +438,15 @@ class _Gemm:
                 row_scale, x_scale = [k.reg("row_low", 4), k.reg("row_high", 4)], k.reg("x_scale")
                 for h in range(2):
                     k.LDG(128, row_scale[h], self.row4, row_scales, 16 * h, guard=guard)
-                k.LDG(32, x_scale, self.column4, x_scales, 0, guard=guard)
+                if plan.quantised:
+                    k.LDG(32, x_scale, self.column4, x_scales, 0, guard=guard)
                 for h in range(2):
                     for i in range(4):
                         if plan.form == "s8":
                             k.CVT("f32", "s32", value[h][i], value[h][i], guard=guard)
                         k.MUL("f32", value[h][i], value[h][i], row_scale[h][i], guard=guard)
-                        k.MUL("f32", value[h][i], value[h][i], x_scale, guard=guard)
+                        if plan.quantised:
+                            k.MUL("f32", value[h][i], value[h][i], x_scale, guard=guard)
             words = k.reg("words", 4)
             for i in range(4):
                 k.PACK(form, words[i], value[i // 2][2 * i % 4], value[i // 2][2 * i % 4 + 1], guard=guard)

@@ -16,7 +16,12 @@ PIECES_MAX = 8  # of a thread, in flight together
 
 def output_form(form: str) -> str:
     """16-bit type of y, and of x before it is quantised."""
-    return "bf16" if form in ("bf16", "e4m3") else "f16"
+    return "f16" if form in ("f16", "s8") else "bf16"
+
+
+def scale_parameters(plan: GemmPlan) -> tuple[str, ...]:
+    """Scales that the sums are multiplied by: of the rows of 8-bit weights, of the columns of an 8-bit x."""
+    return (*(("row_scales",) if FORMS[plan.form] == 1 else ()), *(("x_scales",) if plan.quantised else ()))
 
 
 def reduce_warps(plan: GemmPlan) -> int:
@@ -37,10 +42,11 @@ def reduce_grid(plan: GemmPlan) -> int:
 def reduce_kernel(name: str, plan: GemmPlan) -> Kernel:
     """y = sum over splits, scaled where the operands were 8-bit; a warp adds every so many-th split, then warp by warp.
 
-    Parameters: parts [split][column][y_values] (fp32; s32 for s8), out, and for 8-bit forms row_scales, x_scales.
+    Parameters: parts [split][column][y_values] (fp32; s32 for s8), out, for 8-bit weights row_scales, and for an
+    8-bit x x_scales.
     """
     scaled = FORMS[plan.form] == 1
-    k = Kernel(name, ("parts", "out", *(("row_scales", "x_scales") if scaled else ())))
+    k = Kernel(name, ("parts", "out", *scale_parameters(plan)))
     t = thread(k)
     parts, out = k.parameter("parts"), k.parameter("out")
     warps, size = reduce_warps(plan), 4 * plan.m * plan.y_values
@@ -74,10 +80,12 @@ def reduce_kernel(name: str, plan: GemmPlan) -> Kernel:
         k.LDG(128, value, at, parts, 0, guard=guard)
         k.UADDI(parts, parts, warps * size)
     if scaled:
-        row_scale, x_scale, column4 = k.reg("row_scale", 4), k.reg("x_scale"), k.reg("column4")
+        row_scale = k.reg("row_scale", 4)
+        k.LDG(128, row_scale, at, k.parameter("row_scales"), 0, guard=guard)
+    if plan.quantised:
+        x_scale, column4 = k.reg("x_scale"), k.reg("column4")
         k.MOV(column4, column)
         k.SHL(column4, column4, 2)
-        k.LDG(128, row_scale, at, k.parameter("row_scales"), 0, guard=guard)
         k.LDG(32, x_scale, column4, k.parameter("x_scales"), 0, guard=guard)
     first = values[0]
     for value in values[1:]:
@@ -99,7 +107,8 @@ def reduce_kernel(name: str, plan: GemmPlan) -> Kernel:
             if plan.form == "s8":
                 k.CVT("f32", "s32", first[i], first[i], guard=guard)
             k.MUL("f32", first[i], first[i], row_scale[i], guard=guard)
-            k.MUL("f32", first[i], first[i], x_scale, guard=guard)
+            if plan.quantised:
+                k.MUL("f32", first[i], first[i], x_scale, guard=guard)
     for i in range(2):
         k.PACK(output_form(plan.form), first[i], first[2 * i], first[2 * i + 1], guard=guard)
     k.SHL(at, number, 3)
