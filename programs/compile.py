@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FORMATS = {"fp16": "f16", "bf16": "bf16", "fp8": "e4m3", "int8": "s8"}  # people's words -> number types
 ARITHMETIC = ("fp16", "int8", "cast8")  # LPU
 WEIGHTS = ("bf16", "fp16", "fp8", "int8")  # GPU
-KV = ("fp16", "bf16")
+KV = ("fp16", "bf16", "fp8")
 VALUES_BUCKET = 64  # positions a default context is rounded up to, with values
 TIMING_CONTEXT = 1024  # default context of a timing-only run
 
@@ -53,8 +53,8 @@ def scheme_for(
         arithmetic = arithmetic or "fp16"
         if arithmetic not in ARITHMETIC:
             raise OptionError(f"--arithmetic {arithmetic} is unknown; known: {', '.join(ARITHMETIC)}")
-        if kv_format == "bf16":
-            raise OptionError(f"--kv-format bf16: the matrix planes of {chip.name} multiply fp16 and int8 only")
+        if kv_format in ("bf16", "fp8"):
+            raise OptionError(f"--kv-format {kv_format}: the matrix planes of {chip.name} multiply fp16 and int8 only")
         if arithmetic == "fp16":
             return Scheme(weights="f16", activations="f16", kv="f16", fold_norms=False)
         if arithmetic == "cast8":

@@ -216,7 +216,7 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
             (Column("m"), Column("n"), Column("k"), Column("dtype", ("bfloat16", "float16", "fp8", "int8", "int8_wo")),
              Column("weight_copies", default=6)),
             _on_gpu),
-        "decode_attention": Operation((*_CALL, Column("kv_dtype", ("bfloat16", "float16"), default="bfloat16")),
+        "decode_attention": Operation((*_CALL, Column("kv_dtype", ("bfloat16", "float16", "fp8"), default="bfloat16")),
                                       _on_gpu),
     },
 }

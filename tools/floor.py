@@ -128,7 +128,7 @@ def gpu_parts(chip: Chip, work: Work, scheme: Scheme) -> dict[str, Fraction]:
     hz = chip.clock_hz
     parts = {
         "arithmetic": Fraction(work.weight_macs, tensor_macs_per_cycle(chip, scheme.activations) * hz)
-        + Fraction(work.attention_macs, tensor_macs_per_cycle(chip, scheme.kv) * hz),
+        + Fraction(work.attention_macs, tensor_macs_per_cycle(chip, scheme.wide) * hz),
     }
     if l2_bytes_per_cycle(chip):
         parts["L2 read"] = Fraction(work.memory_bytes, l2_bytes_per_cycle(chip) * hz)

@@ -148,8 +148,8 @@ arithmetic_options = option_group(
         help="GPU: number format of the weights [default: the checkpoint's 16-bit type].",
     ),
     click.option(
-        "--kv-format", default=None, metavar="fp16|bf16",
-        help="Number format of the KV cache [default: fp16 on the LPU, the activations' on the GPU].",
+        "--kv-format", default=None, metavar="fp16|bf16|fp8",
+        help="Number format of the KV cache [default: fp16 on the LPU, the activations' on the GPU; fp8: GPU].",
     ),
 )  # fmt: skip
 system_options = option_group(

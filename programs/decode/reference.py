@@ -90,7 +90,7 @@ class Reference:
         heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
         qkv = self._linear(f"layers.{i}.qkv", x, normed=True)
         q, k, v = np.split(qkv, [config.q_size, config.q_size + config.kv_size], axis=1)
-        q = self._cast(rope(q.reshape(-1, heads, head_dim), positions, self.frequency))
+        q = self._cast_wide(rope(q.reshape(-1, heads, head_dim), positions, self.frequency))
         k = self._cast(rope(k.reshape(-1, kv_heads, head_dim), positions, self.frequency))
         self.keys[i][sequence, :, positions] = k
         self.values[i][sequence, :, positions] = self._cast(v.reshape(-1, kv_heads, head_dim))
@@ -101,7 +101,7 @@ class Reference:
             value = self.values[i][s, :, : position + 1]
             query = q[row].reshape(kv_heads, config.group, head_dim)
             score = query @ key.transpose(0, 2, 1) / np.sqrt(head_dim)  # [kv_heads, group, positions]
-            weight = self._cast(np.exp(score - score.max(axis=2, keepdims=True)))
+            weight = self._cast_wide(np.exp(score - score.max(axis=2, keepdims=True)))
             out[row] = (weight @ value / weight.sum(axis=2, keepdims=True)).reshape(-1)
         return self._linear(f"layers.{i}.o", self._fp32(out), normed=False)
 
@@ -139,8 +139,12 @@ class Reference:
         return self._fp32(y if weight is None else y * weight.astype(np.float64))
 
     def _cast(self, x: np.ndarray) -> np.ndarray:
-        """q, K, V and probabilities are held in the KV format by the machines."""
+        """K and V are held in the KV format by the machines."""
         return rounded(x, self.stored.scheme.kv) if self.machine_like else x
+
+    def _cast_wide(self, x: np.ndarray) -> np.ndarray:
+        """So are q and probabilities; beside K and V of 8 bits they are fp16."""
+        return rounded(x, self.stored.scheme.wide) if self.machine_like else x
 
     def _fp32(self, x: np.ndarray) -> np.ndarray:
         if not self.machine_like:

@@ -35,7 +35,7 @@ class Scheme:
     """Number formats of a compiled model.
 
     weights: of all linear layers. activations: what a linear layer's input is cast to. kv: of the
-    cache, of q and of the probabilities; also of the embedding where weights are 8 bit.
+    cache; `wide`, of q and of the probabilities, is the same or f16, also of the embedding where weights are 8 bit.
     fold_norms: RMSNorm weights are multiplied into the columns of the matrix that follows.
     """
 
@@ -46,7 +46,7 @@ class Scheme:
 
     def __post_init__(self) -> None:
         allowed = {("f16", "f16"), ("bf16", "bf16"), ("s8", "f16"), ("s8", "bf16"), ("s8", "s8"), ("e4m3", "e4m3")}
-        if (self.weights, self.activations) not in allowed or self.kv not in ("f16", "bf16"):
+        if (self.weights, self.activations) not in allowed or self.kv not in ("f16", "bf16", "e4m3"):
             words = f"{self.weights} weights, {self.activations} activations, {self.kv} KV"
             raise ModelError(f"{words}: no machine computes this")
         if self.fold_norms != (self.activations in ACTIVATION_FACTOR):
@@ -60,7 +60,12 @@ class Scheme:
     @property
     def embed(self) -> str:
         """Format of the embedding table."""
-        return self.kv if self.scaled else self.weights
+        return self.wide if self.scaled else self.weights
+
+    @property
+    def wide(self) -> str:
+        """16-bit format that meets K and V in products."""
+        return "f16" if self.kv == "e4m3" else self.kv
 
 
 SCHEMES = {  # LPU: fp16, cast8, int8. GPU: fp16, bf16, int8, fp8 (with the kv format the user asks for)

@@ -23,7 +23,7 @@ from emulator.gpu.memory_layout import read_numbers
 from emulator.gpu.timing import read_timing
 from isa.angles import cos_sin
 from isa.program import GpuImage, Program, Tensor
-from programs.decode.stored import StoredModel
+from programs.decode.stored import BYTES, StoredModel
 from programs.errors import CapacityError
 from programs.gpu.allreduce_plan import plan_way
 from programs.gpu.attention_plan import AttentionPlan, plan_attention
@@ -156,7 +156,8 @@ class _Compiler:
                     raise
                 self.slices = min(2 * self.slices, self.batch)
         self.rows = self.slices * self.slice  # sequences, the padding's included
-        self.attention = plan_attention(self.rows, c.kv_heads, c.group, c.head_dim, self.context, self.limits, split)
+        self.attention = plan_attention(self.rows, c.kv_heads, c.group, c.head_dim, self.context, self.limits, split,
+                                        BYTES[self.scheme.kv])
 
     def _plan_parts(self, shapes: dict[str, tuple[int, int, bool]], split: int | None) -> None:
         """Plans of kernels that share CTAs."""
@@ -172,7 +173,8 @@ class _Compiler:
                     for name, (outputs, k, paired) in shapes.items()}
 
         def attention(limits: Limits) -> AttentionPlan:
-            return plan_attention(self.batch, c.kv_heads, c.group, c.head_dim, self.context, limits, split)
+            return plan_attention(self.batch, c.kv_heads, c.group, c.head_dim, self.context, limits, split,
+                                  BYTES[self.scheme.kv])
 
         self.plans, self.attention = plan_parts(linear, attention, self.limits)
 
@@ -255,9 +257,11 @@ class _Compiler:
         head, i = np.divmod(np.arange(plan.outputs), half)
         is_q, is_v = head < c.heads, head >= c.heads + c.kv_heads
         kv_head = np.where(is_v, head - c.heads - c.kv_heads, head - c.heads)
+        size = np.where(is_q, 2, a.kv_bytes)
         table = np.zeros((self.slices, plan.passes * plan.grid * plan.items, 4), dtype=np.int64)
         stride = np.where(is_q, a.q_stride, a.kv_stride)
-        base = np.where(is_q, head * row, np.where(is_v, a.v_at, a.k_at) + kv_head * a.capacity * row) + 2 * i
+        base = np.where(is_q, head * a.q_row_bytes, np.where(is_v, a.v_at, a.k_at) + kv_head * a.capacity * row)
+        base = base + size * i
         for s in range(self.slices):
             out = table[s, :plan.outputs]
             out[:, 0] = base + s * self.slice * stride

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,29 @@ def test_logits_agree_with_the_oracle(
 ) -> None:
     stored = stored_model(tmp_path, scheme, **name)
     check_steps(stored, compile_gpu(stored, load_chip(chip), batch=batch, context=64), chip, batch, 3)
+
+
+@pytest.mark.parametrize(("model", "scheme", "chip"), [
+    (AWKWARD, "fp16", "h100_sxm"), (AWKWARD_GROUPS, "int8", "toy_gpu"), (ODD_HEADS, "bf16", "a100_sxm")])
+def test_k_and_v_of_8_bits_agree_with_the_oracle(model: dict[str, Any], scheme: str, chip: str, tmp_path: Path) -> None:
+    found = load_model(str(random_llama(tmp_path / "model", **model)))
+    stored = store(found, replace(SCHEMES[scheme], kv="e4m3"))
+    check_steps(stored, compile_gpu(stored, load_chip(chip), batch=2, context=64), chip, 2, 3)
+
+
+def test_k_and_v_are_rounded_where_the_oracle_rounds(tmp_path: Path) -> None:
+    """Far nearer to the oracle that rounds K and V to 8 bits than to the one that rounds nothing."""
+    stored = store(load_model(str(random_llama(tmp_path / "model", **AWKWARD))), replace(SCHEMES["fp16"], kv="e4m3"))
+    chip = load_chip("h100_sxm")
+    machine = load(compile_gpu(stored, chip, batch=1, context=64), chip)
+    exact, alike = Reference(stored, 1), Reference(stored, 1, machine_like=True)
+    far = near = 0.0
+    for position in range(4):
+        machine.step([3 + position])
+        logits = machine.read("logits")
+        far = max(far, float(np.abs(logits - exact.step([3 + position], [position])).max()))
+        near = max(near, float(np.abs(logits - alike.step([3 + position], [position])).max()))
+    assert near < far / 10
 
 
 @pytest.mark.parametrize("scheme", ["fp16", "int8", "fp8"])

@@ -160,7 +160,7 @@ COMPARE_REFUSALS = [
     (["--chip", "groq_tsp_v1", "--launch", "graph"], "--launch graph is for GPUs"),
     (["--arithmetic", "int4"], "--arithmetic int4 is unknown; known: fp16, int8, cast8"),
     (["--weights", "int4"], "--weights int4 is unknown; known: bf16, fp16, fp8, int8"),
-    (["--kv-format", "int8"], "--kv-format int8 is unknown; known: fp16, bf16"),
+    (["--kv-format", "int8"], "--kv-format int8 is unknown; known: fp16, bf16, fp8"),
     (["--context", "8", "--tokens", "16"], "over --context 8"),
     (["--prompt-ids", "5,2000"], "token 2000 is not in the vocabulary of 1024 tokens"),
     (["--prompt", "a", "--prompt-ids", "5"], "cannot be given together"),

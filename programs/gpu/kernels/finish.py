@@ -167,6 +167,8 @@ class SiluGate(Finish):
 class RopeAppend(Finish):
     """Rotate q and k, and store q, K and V in the KV format; an item is a pair (i, i + head_dim / 2).
 
+    Beside K and V of 8 bits q is f16.
+
     pairs: four words an item: byte offset of the pair's first value in `kv`, byte offset in a row of
     the rope table, bytes from sequence to sequence, bytes from position to position (0 for q).
     rope: a row a position of (cos, sin) pairs; V uses the last pair, (1, 0).
@@ -212,11 +214,29 @@ class RopeAppend(Finish):
         k.FMA("f32", first, a, cos, first)
         k.MUL("f32", second, a, sin)
         k.FMA("f32", second, b, cos, second)
+        target = item.loaded["target"]
+        if self.kv == "e4m3":
+            self._store_bytes(k, item, target, first, second)
+            return
         k.CVT(self.kv, "f32", first, first)
         k.CVT(self.kv, "f32", second, second)
-        target = item.loaded["target"]
         k.STG(16, target, self.u["kv"], 0, first, guard=item.good)
         k.STG(16, target, self.u["kv"], self.head_dim, second, guard=item.good)
+
+    def _store_bytes(self, k: Kernel, item: Item, target: Reg, first: Reg, second: Reg) -> None:
+        """q in 16 bits, K and V, which move with the position, in 8."""
+        step = item.loaded["pairs"][3]
+        is_q, is_kv = k.pred("is_q"), k.pred("is_kv")
+        for predicate, comparison in ((is_q, "EQ"), (is_kv, "NE")):
+            k.SETP("LT", "s32", predicate, ZERO, ZERO)
+            k.SETP(comparison, "s32", predicate, step, ZERO, guard=item.good)
+        with k.scratch():
+            half = k.reg("half")
+            for form, size, predicate in (("f16", 2, is_q), ("e4m3", 1, is_kv)):
+                for i, value in enumerate((first, second)):
+                    k.CVT(form, "f32", half, value)
+                    k.STG(8 * size, target, self.u["kv"], i * self.head_dim // 2 * size, half, guard=predicate)
+        k.free(is_q, is_kv)
 
 
 class Logits(Finish):
