@@ -47,6 +47,7 @@ START_CYCLES = 1400  # estimate: first loads, last stores
 END_CYCLES = 8  # estimate: of 16 x 8 results on their way out
 REDUCE_CYCLES = 1000  # estimate: the reduction's loads, which wait for each other
 LATENCY_CYCLES = 1700  # estimate: from a copy's start to its data, under load
+IDLE_LATENCY_CYCLES = 800  # estimate: the same without load
 QUARTER = 0.25  # estimate: the bytes in flight that a stream needs are counted in LATENCY_CYCLES already
 STREAM_SHARE = {1: 0.80, 2: 0.88, 4: 0.90}  # estimate: of peak DRAM bandwidth, by the stages asked for together
 OVERLAP = 0.1  # estimate: of the shorter of memory time and chain that is not hidden
@@ -216,7 +217,11 @@ class GemmPlan:
         waves = ceil_div(self.grid, limits.sms * resident)
         stream += (ceil_div(self.grid, limits.sms) - 1) * START_CYCLES / resident**2  # of CTAs that start alone
         mmas = STAGE_KSTEPS * self.x_pieces * self.tiles * self.blocks * resident * ceil_div(self.warps, 4)
-        chain = waves * self.split_stages * max(STAGE_CYCLES, mmas * limits.mma_interval)
+        loads = 4 * self.warps * (STAGE_KSTEPS * self.tiles + 2 * self.x_pieces * self.blocks)  # LDSM: 4 cycles each
+        shared = resident * (loads + self.stage_bytes // STAGE_BYTES)  # and a cycle for each copied 128 bytes
+        stage = max(STAGE_CYCLES, mmas * limits.mma_interval, shared)
+        # A slot is filled again when its burst is multiplied, and waits for the data.
+        chain = waves * self.split_stages * max(stage, (IDLE_LATENCY_CYCLES + self.burst * stage) / slots)
         ends = START_CYCLES + END_CYCLES * self.tiles * self.warps * self.blocks * resident
         total = max(chain, stream) + OVERLAP * min(chain, stream) + ends
         if self.splits > 1:
