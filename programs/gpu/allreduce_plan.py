@@ -3,8 +3,8 @@
 Three ways, for messages from small to large; times in link latencies L and bytes through a GPU's port:
 
   push     every GPU stores its values to all peers, each line with a flag in it, and polls its own memory until the
-           peers' lines are there: one L, 4/3 (N - 1) messages.
-  pull     a flag to every peer, then all peers' values are read, and a flag again: four L, N - 1 messages.
+           peers' lines are there: two L, for the kernel ends with the last acknowledgement; 4/3 (N - 1) messages.
+  pull     a flag to every peer, then all peers' values are read, and a flag again: five L, N - 1 messages.
   two      a flag; every GPU reads and adds one N-th of the message; a flag; it reads the other parts, already added,
            from the peers: six L, 2 (N - 1) / N messages.
 
@@ -106,7 +106,7 @@ def estimate(chip: Chip, plan: AllreducePlan) -> float:
     peers, lines = plan.ranks - 1, plan.bytes / 128
     packets = {"push": 4 / 3 * peers * lines * (128 + header), "pull": peers * lines * (128 + 2 * header),
                "two": 2 * peers / plan.ranks * lines * (128 + 2 * header)}[plan.way]
-    ways = {"push": latency + 2 * near, "pull": 4 * latency + 6 * near, "two": 6 * latency + 8 * near}[plan.way]
+    ways = {"push": 2 * latency + 2 * near, "pull": 5 * latency + 5 * near, "two": 6 * latency + 6 * near}[plan.way]
     return float(ways + packets / max(1, rate) if rate else ways)
 
 

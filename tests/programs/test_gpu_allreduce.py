@@ -11,7 +11,7 @@ import pytest
 from emulator.chip import load_chip
 from emulator.gpu.machine import GpuMachine
 from isa import formats
-from programs.gpu.allreduce_plan import WAYS, AllreducePlan, plan_way
+from programs.gpu.allreduce_plan import WAYS, AllreducePlan, candidates, plan_way
 from programs.gpu.lone_allreduce import allreduce_program
 from programs.gpu.plan import Limits
 
@@ -78,3 +78,35 @@ def test_a_push_adds_to_a_residual_and_takes_any_length(ranks: int, values: int)
 def test_the_twin_takes_the_same_time(way: str) -> None:
     plan = plan_way(way, 4, 512, "f16", LIMITS)
     assert check_values(TOY, plan, 2, "naive") == check_values(TOY, plan, 2)
+
+
+def test_ways_follow_the_size_of_the_message() -> None:
+    """Flags at both ends on A100, letters on H100; above the libraries' thresholds parts are reduced and gathered."""
+    def first(name: str, ranks: int, size: int) -> str:
+        return candidates(load_chip(name), ranks, size, "bf16")[0].way
+
+    assert [first("h100_sxm", 8, size) for size in (256, 16 << 10, 256 << 10, 1 << 20)] == ["push", "push", "pull", "two"]
+    assert [first("a100_sxm", 8, size) for size in (256, 256 << 10, 1 << 20)] == ["pull", "pull", "two"]
+    assert first("h100_sxm", 2, 256 << 20) == "pull"  # of two GPUs two shots move as much
+
+
+def test_plans_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="over 3 GPUs; 2, 4 or 8"):
+        plan_way("push", 3, 64, "f32", LIMITS)
+    with pytest.raises(ValueError, match="multiple of 128 bytes"):
+        plan_way("two", 8, 100, "f32", LIMITS)
+
+
+@pytest.mark.parametrize("ranks", [2, 8])
+def test_a_push_takes_two_latencies_a_pull_five_and_two_shots_six(ranks: int) -> None:
+    """The last store's acknowledgement comes back before a kernel ends. Polls find a flag up to a round trip late."""
+    def body(way: str, latency: int) -> int:
+        chip = H100.with_override("nvlink.latency", str(latency))
+        machine = GpuMachine(allreduce_program(chip, plan_way(way, ranks, 1024, "bf16", Limits.of(chip)), 2), chip)
+        machine.step()
+        last = machine.step().kernels[1]
+        return last["end"] - last["start"]
+
+    for way, times in (("push", 2), ("pull", 5), ("two", 6)):
+        grown = (body(way, 3000) - body(way, 1000)) / 2000
+        assert abs(grown - times) < 0.35, (way, grown)

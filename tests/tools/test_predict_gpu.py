@@ -119,3 +119,24 @@ def test_a_call_of_few_ctas_tries_several_splits(monkeypatch: pytest.MonkeyPatch
                      head_dim="128")
     assert len(seen) >= 2 and len(set(seen)) > 1
     assert found["cycles"] == min(seen)
+
+
+def test_an_all_reduce_shares_its_graphs_start_among_five_calls() -> None:
+    """toy_gpu, 4 GPUs, 1024 bytes, which each reads from 3 peers: 8 lines, 6 bytes to ask and 6 + 128 to answer. Both
+    CTAs send every peer a flag, a sector, before and after, and get a header back."""
+    found = measured("toy_gpu", op="allreduce", num_gpus="4", message_bytes="1024")
+    assert found["traffic"]["nvlink"] == 4 * 3 * (8 * (6 + 6 + 128) + 2 * 2 * (6 + 32 + 6))
+    # A rank must send 2 x 3/4 of the message, 16 bytes a cycle.
+    clock = load_chip("toy_gpu").clock_hz
+    assert found["utilisation"] == pytest.approx(1536 / 16 / clock / (found["time_us"] * 1e-6))
+    late = load_chip("toy_gpu").with_override("launch.graph_start", "5000")
+    case = parse_case({"op": "allreduce", "chips": "4", "message_bytes": "1024"}, late)
+    assert measure(late, case)["cycles"] == pytest.approx(found["cycles"] + 1000, abs=1)
+
+
+def test_a_node_has_only_so_many_gpus() -> None:
+    with pytest.raises(ValueError, match="num_gpus 16 is not one of 2, 4, 8: toy_gpu has nodes of 8 GPUs"):
+        measured("toy_gpu", op="allreduce", num_gpus="16", message_bytes="1024")
+    small = load_chip("toy_gpu").with_override("nvlink.gpus", "4")
+    with pytest.raises(ValueError, match="num_gpus 8 is not one of 2, 4: toy_gpu has nodes of 4 GPUs"):
+        measure(small, parse_case({"op": "allreduce", "num_gpus": "8", "message_bytes": "64"}, small))

@@ -133,3 +133,12 @@ def test_published_points_have_sources() -> None:
     assert all(point.source and point.us > 0 for point in h100 + a100)
     largest = max((p for p in h100 if p.op == "gemm"), key=lambda p: p.bytes)
     assert largest.cells[:3] == ("1", "65536", "16384")
+
+
+def test_all_reduces_are_judged_by_what_each_gpu_must_send(tmp_path: Path) -> None:
+    path = tmp_path / "sums.csv"
+    path.write_text("num_gpus,elements_16bit,message_bytes,lat_us_one,lat_us_two\n8,512,1024,3.2,3.4\n2,128,256,2.4,\n")
+    rows, left = read_measured(path)
+    assert [(row.op, row.cells, row.us, row.bytes, row.scored) for row in rows] == [
+        ("allreduce", ("8", "1024"), 3.2, 2 * 7 * 128, True)]
+    assert left == {"fewer than two frameworks": 1}
