@@ -209,7 +209,7 @@ def check_tensor(tensor: Tensor, lpu: bool, memory: int, chips: int = 1) -> None
     table."""
     if not tensor.chips or len(set(tensor.chips)) != len(tensor.chips) or not all(0 <= c < chips for c in tensor.chips):
         raise InvalidText(f"tensor {tensor.name} lies on chips {list(tensor.chips)}; there are {chips}")
-    if tensor.sharded and (tensor.replicated or not lpu):
+    if tensor.sharded and tensor.replicated:
         raise InvalidText(f"tensor {tensor.name} cannot be sharded")
     name, shape = tensor.name, tensor.shape
     known = tensor.dtype in TYPES and tensor.role in ROLES
@@ -223,8 +223,10 @@ def check_tensor(tensor: Tensor, lpu: bool, memory: int, chips: int = 1) -> None
             raise InvalidText(f"tensor {name}: its word table is damaged")
         if words.min() < 0:
             raise InvalidText(f"tensor {name} holds a negative word number")
-    elif not (0 <= tensor.address and 0 <= tensor.pitch
-              and tensor.address + (shape[0] - 1) * tensor.pitch + shape[1] * tensor.itemsize <= memory):
+        return
+    columns = -(-shape[1] // len(tensor.chips)) if tensor.sharded else shape[1]
+    if not (0 <= tensor.address and 0 <= tensor.pitch
+            and tensor.address + (shape[0] - 1) * tensor.pitch + columns * tensor.itemsize <= memory):
         raise InvalidText(f"tensor {name} lies outside the memory image")
 
 

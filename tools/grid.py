@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,15 +76,24 @@ class GpuRecorder:
         self.start = self.engine.now
         self.found: list[tuple[int, int, int]] = []  # unit, cycle, opcode
         self.first: int | None = None
-        self.original = self.engine.advance
-        self.engine.advance = self.advance  # type: ignore[method-assign]
+        self.steps: int | None = 1  # cycles that all GPUs of a group run at a time; None: as many as they like
+        self.originals = [one.advance for one in machine.engines]
+        for one, original in zip(machine.engines[1:], self.originals[1:]):
+            one.advance = partial(self.keep_up, original)
+        self.machine, self.original = machine, self.originals[0]
+        self.engine.advance = self.advance  # type: ignore[method-assign, assignment]
 
-    def advance(self, kernel: int, windows: int = 0, cycles: int | None = None) -> int:
+    def keep_up(self, original: Callable[..., int], kernel: int, windows: int) -> int:
+        """FastEngine.advance of a GPU beside the one that is watched: as far as that one went."""
+        return int(original(kernel, windows, self.steps))
+
+    def advance(self, kernel: int, windows: int) -> int:
         """FastEngine.advance for one cycle in which something happens, writing down what was issued in it."""
         engine, y = self.engine, self.engine.layout
         cycle = engine.now - self.start
         if cycle >= self.window[1] and self.first is not None:
-            return int(self.original(kernel))
+            self.steps = None
+            return int(self.original(kernel, windows))
         busy = engine.subs[:, :, y.SUB_REASONS].copy()
         warps = engine.blocks[:, y.SM_WARPS : y.SM_WARPS + y.WARP * y.MAX_WARPS].reshape(len(busy), y.MAX_WARPS, y.WARP)
         counters = warps[:, :, y.W_PC].copy()
@@ -99,7 +109,8 @@ class GpuRecorder:
 
     def events(self) -> Events:
         """What was recorded; the engine runs unwatched again."""
-        self.engine.advance = self.original
+        for one, original in zip(self.machine.engines, self.originals):
+            one.advance = original
         names = [f"SM{sm}.{sub}" for sm in range(len(self.engine.subs)) for sub in range(SUB_CORES)]
         columns = np.array(self.found, dtype=np.int64).reshape(-1, 3)
         return Events(names, columns[:, 0], columns[:, 1], columns[:, 2], self.first or 0)

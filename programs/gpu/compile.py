@@ -71,7 +71,7 @@ def compile_gpu(stored: StoredModel, chip: Chip, batch: int = 1, context: int = 
         check_ranks(ranks)
         if ranks > node:
             raise CapacityError(f"--tensor-parallel {ranks}: a node of {chip.name} has {node} GPUs", None)
-    for count in [ranks] if ranks else [r for r in RANKS if r <= node]:
+    for count in [ranks] if ranks else [r for r in RANKS if r <= max(1, node)]:
         one = partial(_Compiler, chip=chip, batch=batch, context=context, timing_only=timing_only, layers=layers,
                       fused_values_max=fused_values_max, split=split, persistent=persistent, ranks=count,
                       words=stored.config.vocab)
@@ -83,9 +83,9 @@ def compile_gpu(stored: StoredModel, chip: Chip, batch: int = 1, context: int = 
             return _group([one(share(stored, rank, count, whole_embedding=True), rank=rank).program()
                            for rank in range(count)])
         except CapacityError:
-            if ranks or count == node:
+            if ranks or 2 * count not in RANKS or 2 * count > node:
                 raise
-    raise AssertionError("a node has at least one GPU")
+    raise AssertionError("one GPU is always tried")
 
 
 def _group(programs: list[Program]) -> Program:
@@ -428,7 +428,8 @@ class _Compiler:
     def _check_capacity(self) -> None:
         size, there = self.arena.bytes, int(self.chip["dram.capacity_bytes"])
         if size > there:
-            chips = ceil_div(size * self.ranks, there)
+            least = ceil_div(size * self.ranks, there)
+            chips = next((ranks for ranks in RANKS if ranks >= least), least)
             on_each = f" on each of {self.ranks} GPUs" if self.ranks > 1 else ""
             what = f"{self.stored.name} with batch {self.batch} and context {self.context}"
             raise CapacityError(f"{what} takes {size:,} bytes{on_each}; {self.chip.name} has {there:,} ({chips} chips "

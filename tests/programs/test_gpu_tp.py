@@ -10,6 +10,7 @@ import pytest
 
 from emulator.chip import load_chip
 from emulator.run import load
+from isa.programfile import load_program, save_program
 from programs.compile import OptionError, compile_decode
 from programs.decode.stored import SCHEMES, store
 from programs.errors import CapacityError
@@ -18,6 +19,7 @@ from programs.models.checkpoint import load_model
 from programs.shard import with_parts
 from tests.models import AWKWARD, AWKWARD_GROUPS
 from tests.programs.test_gpu_compile import QWEN, check_steps, stored_model
+from tools.grid import record
 
 
 @pytest.mark.parametrize(("changes", "scheme", "chip", "batch", "ranks"), [
@@ -83,3 +85,30 @@ def test_a_model_too_large_for_one_takes_the_fewest_that_hold_it() -> None:
     """Llama-2-70B in 16 bits is 138 GB: two GPUs of 80 GiB."""
     program = compile_decode(load_model("llama-2-70b"), load_chip("h100_sxm"), timing_only=True)
     assert len(program.chips) == 2 and program.meta["tensor_parallel"] == 2
+
+
+def test_a_program_file_of_two_gpus_runs_as_it_was_compiled(tmp_path: Path) -> None:
+    stored = stored_model(tmp_path, "fp16", **AWKWARD)
+    program = compile_gpu(stored, load_chip("toy_gpu"), context=20, ranks=2)
+    save_program(program, tmp_path / "two.npz")
+    steps = [load(one).step([5]) for one in (program, load_program(tmp_path / "two.npz"))]
+    assert steps[0].cycles == steps[1].cycles and steps[0].traffic == steps[1].traffic
+    assert steps[0].logits is not None and steps[1].logits is not None
+    assert (steps[0].logits == steps[1].logits).all()
+
+
+def test_watching_one_gpu_of_a_group_changes_no_cycle(tmp_path: Path) -> None:
+    program = compile_gpu(stored_model(tmp_path, "fp16", **AWKWARD), load_chip("toy_gpu"), context=20, ranks=2)
+    alone, watched = load(program), load(program)
+    events = record(watched, (0, 2000))
+    assert watched.step([5]).cycles == alone.step([5]).cycles
+    assert len(events().cycle)
+    assert watched.step([6]).cycles == alone.step([6]).cycles
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 3])
+def test_a_node_of_any_size_refuses_what_it_cannot_hold_in_a_sentence(tmp_path: Path, gpus: int) -> None:
+    stored = stored_model(tmp_path, "fp16", timing_only=True, **AWKWARD)
+    chip = load_chip("toy_gpu").with_override("nvlink.gpus", str(gpus)).with_override("dram.capacity_bytes", "4096")
+    with pytest.raises(CapacityError, match="would hold it"):
+        compile_gpu(stored, chip, context=20, timing_only=True)
