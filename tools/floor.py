@@ -82,7 +82,7 @@ def floor(chip: Chip, work: Work, scheme: Scheme, layers: int = 0, ranks: int = 
 
     ranks: chips that share each of `layers` layers; stages: groups of them that a token visits in turn.
     """
-    parts = lpu_parts(chip, work, scheme) if chip.kind == "lpu" else gpu_parts(chip, work, scheme)
+    parts = lpu_parts(chip, work, scheme) if chip.kind == "lpu" else gpu_parts(chip, work, scheme, ranks)
     ranked = sorted(((name, float(seconds / ranks)) for name, seconds in parts.items()), key=lambda p: (-p[1], p[0]))
     return Floor(tuple(ranked), link_seconds(chip, layers, ranks, stages) if ranks * stages > 1 else 0.0)
 
@@ -120,10 +120,11 @@ def lpu_parts(chip: Chip, work: Work, scheme: Scheme) -> dict[str, Fraction]:
     return parts
 
 
-def gpu_parts(chip: Chip, work: Work, scheme: Scheme) -> dict[str, Fraction]:
-    """Seconds that each resource of a GPU needs.
+def gpu_parts(chip: Chip, work: Work, scheme: Scheme, ranks: int = 1) -> dict[str, Fraction]:
+    """Seconds that each resource of a GPU needs, were it alone.
 
-    What fits in the L2 stays there from step to step and need not come from HBM again.
+    What fits in the L2 of all `ranks` that share the work stays there from step to step and need not come from HBM
+    again.
     """
     hz = chip.clock_hz
     parts = {
@@ -132,7 +133,7 @@ def gpu_parts(chip: Chip, work: Work, scheme: Scheme) -> dict[str, Fraction]:
     }
     if l2_bytes_per_cycle(chip):
         parts["L2 read"] = Fraction(work.memory_bytes, l2_bytes_per_cycle(chip) * hz)
-    if work.memory_bytes > l2_capacity_bytes(chip):
+    if work.memory_bytes > ranks * l2_capacity_bytes(chip):
         parts["HBM read"] = work.memory_bytes / hbm_bytes_per_second(chip)
     return parts
 

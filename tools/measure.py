@@ -233,7 +233,7 @@ def generated(ready: Prepared, on_step: OnStep | None = None) -> Result:
 
 
 def may_stay_cached(ready: Prepared) -> bool:
-    """Whether weights or KV could stay in a cache between steps: below twice its size."""
+    """Whether weights or KV could stay in a cache between steps: a GPU's share below twice its size."""
     from tools.floor import decode_work, l2_capacity_bytes
 
     if ready.chip.kind == "lpu":
@@ -241,7 +241,8 @@ def may_stay_cached(ready: Prepared) -> bool:
     work = decode_work(
         ready.model.config, ready.scheme, ready.job.batch, ready.job.context or 1, ready.job.layers
     )
-    return work.memory_bytes < 2 * l2_capacity_bytes(ready.chip)
+    ranks = ready.program.meta.get("tensor_parallel", 1)
+    return work.memory_bytes < 2 * ranks * l2_capacity_bytes(ready.chip)
 
 
 def entry(ready: Prepared, step: StepResult, positions: int) -> dict[str, Any]:

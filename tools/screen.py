@@ -62,11 +62,12 @@ def bound_sentence(e: dict[str, Any]) -> str:
     work = size(e["working_set_bytes"])
     if e["bound_by"] != "latency":
         return f"{e['bound_by']}: the floor is {100 * share:.0f} % of the time"
-    capacity = e.get("l2_capacity_bytes")
-    if capacity is not None and e["working_set_bytes"] <= capacity:
+    capacity, gpus = e.get("l2_capacity_bytes"), e["tensor_parallel"]
+    if capacity is not None and e["working_set_bytes"] <= gpus * capacity:
         hbm = e["traffic_bytes"].get("hbm_read", 0)
+        caches = f"the {size(capacity)} L2" if gpus == 1 else f"{gpus} L2 of {size(capacity)}"
         return (
-            f"latency, not bandwidth: all {work} of weights and KV sit in the {size(capacity)} L2, "
+            f"latency, not bandwidth: all {work} of weights and KV sit in {caches}, "
             f"HBM reads {size(hbm)}; {most} % {name}"
         )
     return f"latency, not bandwidth: moving {work} once explains {100 * share:.0f} % of the time; {most} % {name}"

@@ -61,6 +61,14 @@ def test_what_fits_in_the_l2_need_not_come_from_hbm() -> None:
     assert "HBM read" not in dict(floor(chip, work, SCHEMES["fp16"]).parts)
 
 
+def test_gpus_that_share_the_work_have_the_l2_of_all(layer) -> None:
+    """One layer of llama-3.1-8b in int8, 222 MB: eight shares of 28 MB fit, two of 111 MB do not."""
+    chip = load_chip("h100_sxm")
+    parts = {ranks: dict(floor(chip, layer, SCHEMES["int8"], 1, ranks).parts) for ranks in (2, 8)}
+    assert "HBM read" in parts[2] and "HBM read" not in parts[8]
+    assert parts[2]["L2 read"] == pytest.approx(4 * parts[8]["L2 read"])
+
+
 def test_a_step_far_above_its_floor_is_bound_by_latency(layer) -> None:
     found = floor(load_chip("h100_sxm"), layer, SCHEMES["int8"])
     assert told_bound(found, found.seconds * 1.9) == "HBM read"
