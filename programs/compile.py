@@ -54,7 +54,8 @@ def scheme_for(
         if arithmetic not in ARITHMETIC:
             raise OptionError(f"--arithmetic {arithmetic} is unknown; known: {', '.join(ARITHMETIC)}")
         if kv_format in ("bf16", "fp8"):
-            raise OptionError(f"--kv-format {kv_format}: the matrix planes of {chip.name} multiply fp16 and int8 only")
+            raise OptionError(f"--kv-format {kv_format}: the matrix planes of {chip.name} multiply fp16 and int8 only; "
+                              "take --kv-format fp16")
         if arithmetic == "fp16":
             return Scheme(weights="f16", activations="f16", kv="f16", fold_norms=False)
         if arithmetic == "cast8":
@@ -191,6 +192,7 @@ def compile_stored(
     system = {"chips": chips, "tensor_parallel": tensor_parallel, "pipeline_parallel": pipeline_parallel}
     if chip.kind == "gpu":
         from programs.gpu.compile import compile_gpu
+        from programs.shard import check_ranks
 
         if pipeline_parallel not in (None, 1):
             raise OptionError(f"--pipeline-parallel {pipeline_parallel} is for LPUs; GPUs share every layer")
@@ -198,6 +200,8 @@ def compile_stored(
             raise OptionError(f"--chips {chips} with --tensor-parallel {tensor_parallel}: GPUs share every layer, so "
                               "both are the same number")
         ranks = tensor_parallel or chips
+        if ranks is not None:
+            check_ranks(ranks, "--chips" if tensor_parallel is None else "--tensor-parallel")
         program: Program = compile_gpu(stored, chip, persistent=launch == "persistent", ranks=ranks, **common)
         if launch is not None:
             program.meta["launch"] = launch

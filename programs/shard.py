@@ -18,11 +18,11 @@ from programs.models.config import ModelConfig
 RANKS = (1, 2, 4, 8)  # chips of a node that may share a layer: what is i away from rank r is rank r XOR i
 
 
-def check_ranks(ranks: int) -> None:
-    """Raises CapacityError with the nearest number of ranks that works."""
+def check_ranks(ranks: int, option: str = "--tensor-parallel") -> None:
+    """Raises CapacityError that names the option, with the nearest number of ranks that works."""
     if ranks not in RANKS:
         nearest = min(RANKS, key=lambda r: (abs(r - ranks), r))
-        raise CapacityError(f"--tensor-parallel {ranks}: a group is {', '.join(map(str, RANKS[:-1]))} or {RANKS[-1]} "
+        raise CapacityError(f"{option} {ranks}: a group is {', '.join(map(str, RANKS[:-1]))} or {RANKS[-1]} "
                             f"chips of one node; the nearest that works is {nearest}", None)
 
 

@@ -126,6 +126,9 @@ def _allreduce(chip: Chip, case: Case) -> dict[str, Any]:
 
     ranks, message = case.numbers("num_gpus", "message_bytes")
     possible = [n for n in (2, 4, 8) if n <= chip["nvlink.gpus"]]
+    if not possible:
+        raise ValueError(f"an all-reduce takes 2 GPUs of a node at least, and one of {chip.name} has "
+                         f"{chip['nvlink.gpus']}")
     if ranks not in possible:
         raise ValueError(f"num_gpus {ranks} is not one of {', '.join(map(str, possible))}: {chip.name} has nodes of "
                          f"{chip['nvlink.gpus']} GPUs")

@@ -85,7 +85,8 @@ def test_ways_follow_the_size_of_the_message() -> None:
     def first(name: str, ranks: int, size: int) -> str:
         return candidates(load_chip(name), ranks, size, "bf16")[0].way
 
-    assert [first("h100_sxm", 8, size) for size in (256, 16 << 10, 256 << 10, 1 << 20)] == ["push", "push", "pull", "two"]
+    ways = [first("h100_sxm", 8, size) for size in (256, 16 << 10, 256 << 10, 1 << 20)]
+    assert ways == ["push", "push", "pull", "two"]
     assert [first("a100_sxm", 8, size) for size in (256, 256 << 10, 1 << 20)] == ["pull", "pull", "two"]
     assert first("h100_sxm", 2, 256 << 20) == "pull"  # of two GPUs two shots move as much
 
