@@ -7,6 +7,7 @@ not looked at.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -103,11 +104,11 @@ def read_measured(path: Path) -> tuple[list[Measured], Counter[str]]:
                 left["fewer than two frameworks"] += 1
             elif large:
                 left[f"m over {M_MAX}"] += 1
-            elif min(times) <= 0 or one.bytes <= 0:
+            elif not all(0 < time < math.inf for time in times) or one.bytes <= 0:
                 raise ValueError
             else:
                 found.append(one)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, ZeroDivisionError):
             raise ValueError(f"{path} line {row.line}: not a measured kernel: {', '.join(row.cells)}") from None
     return found, left
 
