@@ -124,7 +124,8 @@ def test_files_and_chips_that_cannot_be_used_are_refused(capsys, data: Path, tmp
     assert "line 3: not a measured kernel" in refused(capsys, "validate", "--chip", "h100_sxm", "--data", str(other))
     for row in ("0,4096,5,6", "2,4096,nan,6", "2,4096,inf,inf"):
         other.write_text(f"num_gpus,message_bytes,lat_us_a,lat_us_b\n{row}\n")
-        assert "line 2: not a measured kernel" in refused(capsys, "validate", "--chip", "h100_sxm", "--data", str(other))
+        told = refused(capsys, "validate", "--chip", "h100_sxm", "--data", str(other))
+        assert "line 2: not a measured kernel" in told
     assert "is no GPU" in refused(capsys, "validate", "--chip", "groq_tsp_v1", "--data", str(data))
     assert "no published kernel times ship for toy_gpu" in refused(capsys, "validate", "--chip", "toy_gpu")
     assert "no row is left" in refused(capsys, "validate", "--chip", "h100_sxm", "--data", str(data), "--dtype", "x")
