@@ -50,7 +50,8 @@ NEUTRAL: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
         # DRAM: no latency and no rule but one: a channel's pseudo-channels share a command bus, so that each channel
         # moves a burst in every core cycle.
         "dram": {f"dram.timing.{rule}": 0 for rule in DRAM_RULES} | {
-            "dram.timing.burst": 1, "dram.clock_hz": _core_clock, "dram.act_bus_cycles": 0, "dram.pre_bus_cycles": 0,
+            "dram.timing.burst": 1, "dram.clock_hz": _core_clock, "dram.sustained_percent": 100,
+            "dram.act_bus_cycles": 0, "dram.pre_bus_cycles": 0,
             "l2.to_dram_latency": 0, "l2.from_dram_latency": 0},
         # Launches: a kernel begins when the one before it ends, with all its CTAs at once.
         "launch": {"launch.graph_gap": 0, "launch.stream_gap": 0, "launch.graph_start": 0,

@@ -72,8 +72,11 @@ def read_numbers(chip: Chip) -> tuple[DramConfig, dict[str, int]]:
     n["sms"] = int(chip["core.sms"])
     for key in ("core.clock_hz", "dram.clock_hz"):
         check_clock(chip, key)
-    common = gcd(int(chip["dram.clock_hz"]), chip.clock_hz)
-    n["ratio_dram"], n["ratio_sm"] = int(chip["dram.clock_hz"]) // common, chip.clock_hz // common
+    if not 1 <= chip["dram.sustained_percent"] <= 100:
+        raise ChipError(f"{chip.name}.dram.sustained_percent={chip['dram.sustained_percent']}: must be 1 to 100")
+    below, above = int(chip["dram.clock_hz"]) * int(chip["dram.sustained_percent"]), 100 * chip.clock_hz
+    common = gcd(below, above)
+    n["ratio_dram"], n["ratio_sm"] = below // common, above // common
     n["least_dram"] = min(config.cl, config.cwl) + config.burst  # DRAM cycles from a command to its data's end
     n["requests"] = n["sms"] * int(chip["sm.outstanding_sectors"] + chip["sm.outstanding_stores"]
                                       + chip["sm.bulk.outstanding_lines"])

@@ -77,7 +77,8 @@ class Limits:
     def of(chip: Chip) -> Limits:
         """The limits of a chip. A DRAM cycle moves burst bytes (32) / burst cycles a pseudo-channel."""
         channels = chip["dram.channels"] * chip["dram.pseudo_channels"]
-        rate = channels * 32 / chip["dram.timing.burst"] * chip["dram.clock_hz"]
+        clock = chip["dram.clock_hz"] * chip["dram.sustained_percent"] / 100
+        rate = channels * 32 / chip["dram.timing.burst"] * clock
         return Limits(
             sms=chip["core.sms"],
             shared_bytes=min(chip["sm.shared.max_per_cta"],

@@ -151,11 +151,12 @@ def test_h100_latencies_are_the_measured_ones():
     # it an L2 hit takes 250 of 262 (P34 260, CAL 272).
     hit = latency(H100, [(0, 0, 0, 1, READ)], [(0, 0, 0, 1, READ)])
     assert hit == 1 + 123 + 1 + 124 + 1 == 250
-    # The SM's page is not in its TLB: 45 later. To DRAM at 169 + 120 = 289 = DRAM cycle 191.1 -> 192; + RCD 19 +
-    # CL 19 + 2 = 232 = SM cycle 350.8 -> 351; + 78 = 429, and 1 + 124 + 1 back. A row to close adds RP 19 = 29.
+    # The SM's page is not in its TLB: 45 later. DRAM's commands follow each other at 97 % of 1309.5 MHz, 0.64153 of an
+    # SM cycle's rate. To DRAM at 169 + 120 = 289 = DRAM cycle 185.4 -> 186; + RCD 19 + CL 19 + 2 = 226 = SM cycle
+    # 352.3 -> 353; + 78 = 431, and 1 + 124 + 1 back. A row to close adds RP 19 = 30.
     line = DramConfig.from_chip(H100).line_at(0, 9, 0)  # not in the bank whose refresh begins at 160
     near = latency(H100, [(0, 0, line, 1, READ)])
-    assert near == 429 + 126 == 555
+    assert near == 431 + 126 == 557
     # From the other partition: a copy's lookup and 78 cycles there, 1 and 78 back, each through a port (1).
     far = latency(H100, [(0, 66, line, 1, READ)])
     assert far - near == pytest.approx(2 * (78 + 1), abs=2)  # DRAM's clock rounds
