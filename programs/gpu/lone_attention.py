@@ -24,21 +24,24 @@ from programs.gpu.plan import ceil_div
 WORDS = {"bfloat16": "bf16", "float16": "f16", "fp8": "e4m3"}  # K and V type of a case -> number type
 
 
-def page_table(plan: AttentionPlan) -> np.ndarray:
-    """Numbers of a sequence's pages, s32 [batch, table_row]: all pages in random order, as after hours of serving."""
+def page_table(plan: AttentionPlan, shuffled: bool = False) -> np.ndarray:
+    """Numbers of a sequence's pages, s32 [batch, table_row]: one after the other, as a benchmark that has just made its
+    cache has them, or in random order, as after hours of serving."""
     pages = np.zeros((plan.batch, plan.table_row), dtype=np.int32)
     own = plan.capacity // PAGE
-    pages[:, :own] = np.random.default_rng(0).permutation(plan.batch * own).reshape(plan.batch, own)
+    numbers = np.arange(plan.batch * own)
+    pages[:, :own] = (np.random.default_rng(0).permutation(numbers) if shuffled else numbers).reshape(plan.batch, own)
     return pages
 
 
-def attention_program(chip: Chip, plan: AttentionPlan, kv: str, cache: np.ndarray | None = None) -> Program:
+def attention_program(chip: Chip, plan: AttentionPlan, kv: str, cache: np.ndarray | None = None,
+                      shuffled: bool = False) -> Program:
     """The program of one call. kv: bf16, f16 or e4m3 (q is f16 then).
 
     Tensors: query [batch * heads, dim] (where the plan copies it, else q is in kv), position [batch, 1],
     new [batch * 2 * kv_heads, dim] (rows of K, then of V, of each sequence), table [batch, pages] (of a paged cache),
     kv (the region of plan's layout), attention [batch, heads * head_dim] (fp32). cache: the region's bytes; None:
-    phantom, timing only. Raises CapacityError when the chip's memory is too small.
+    phantom, timing only. shuffled: pages in random order. Raises CapacityError when the chip's memory is too small.
     """
     timing_only = cache is None
     arena, launches = Arena(timing_only), Launches()
@@ -53,7 +56,7 @@ def attention_program(chip: Chip, plan: AttentionPlan, kv: str, cache: np.ndarra
         ml = place("attention_ml", "f32", (plan.grid, plan.group * 2), "activation")
     tables = {}
     if plan.paged:
-        pages = page_table(plan)
+        pages = page_table(plan, shuffled)
         tables["table"] = place("table", "s32", pages.shape, "table", phantom=False, data=pages)
     region = place("kv", "u8", (1, plan.region_bytes), "kv", data=cache)
     size, there = arena.bytes, int(chip["dram.capacity_bytes"])

@@ -59,13 +59,13 @@ def error(chip: Chip, plan: AttentionPlan) -> float:
     region, q, keys, values = filled(plan, np.random.default_rng(3))
     if plan.paged:
         size = plan.batch * plan.kv_stride
-        table = page_table(plan)[:, :plan.capacity // 16]
+        table = page_table(plan, shuffled=True)[:, :plan.capacity // 16]
         for at in (plan.k_at, plan.v_at):
             blocks = region[at:at + size].reshape(plan.batch, plan.kv_heads, -1, 16, plan.row_bytes)
             pages = np.zeros((plan.batch * plan.capacity // 16, 16, plan.kv_heads, plan.row_bytes), dtype=np.uint8)
             pages[table] = blocks.transpose(0, 2, 3, 1, 4)
             region[at:at + size] = pages.reshape(-1)
-    machine = load(attention_program(chip, plan, "e4m3" if plan.kv_bytes == 1 else "f16", region), chip)
+    machine = load(attention_program(chip, plan, "e4m3" if plan.kv_bytes == 1 else "f16", region, shuffled=True), chip)
     new = np.zeros((plan.batch, 2, plan.kv_heads, plan.dim))
     new[:, 0, :, :plan.head_dim], new[:, 1, :, :plan.head_dim] = keys[:, :, -1], values[:, :, -1]
     machine.write("new", new.reshape(-1, plan.dim))
