@@ -94,29 +94,33 @@ class Finish:
         """What becomes of the sums: each end below has its own."""
         raise NotImplementedError
 
-    def address(self, k: Kernel, item: Item, pitch: int, at: Reg) -> None:
-        """at = byte offset of fp32 element [sequence, number] in rows of `pitch` bytes."""
-        row = k.reg("row_at")
-        assert item.number is not None
-        k.SHL(at, item.number, 2)
-        k.MULI("s32", row, item.sequence, pitch)
-        k.ADD("s32", at, at, row)
-        k.free(row)
 
-
-class Residual(Finish):
-    """hidden += result."""
-
-    parameters = ("hidden",)
+class InRows(Finish):
+    """A finish whose results stand in fp32 rows of `pitch` bytes, one row a sequence."""
 
     def __init__(self, scaled: bool, pitch: int) -> None:
         super().__init__(scaled)
         self.pitch = pitch
 
+    def address(self, k: Kernel, item: Item, at: Reg) -> None:
+        """at = byte offset of element [sequence, number]."""
+        row = k.reg("row_at")
+        assert item.number is not None
+        k.SHL(at, item.number, 2)
+        k.MULI("s32", row, item.sequence, self.pitch)
+        k.ADD("s32", at, at, row)
+        k.free(row)
+
+
+class Residual(InRows):
+    """hidden += result."""
+
+    parameters = ("hidden",)
+
     def fetch(self, k: Kernel, plan: LinearPlan, item: Item) -> None:
         super().fetch(k, plan, item)
         at = self.keep(k, item, "at")
-        self.address(k, item, self.pitch, at)
+        self.address(k, item, at)
         k.LDG(32, self.keep(k, item, "old"), at, self.u["hidden"], 0, guard=item.good)
 
     def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
@@ -125,36 +129,28 @@ class Residual(Finish):
         k.STG(32, item.loaded["at"], self.u["hidden"], 0, sums[0], guard=item.good)
 
 
-class Partial(Finish):
+class Partial(InRows):
     """out = result: one rank's part of a sum over ranks."""
 
     parameters = ("out",)
 
-    def __init__(self, scaled: bool, pitch: int) -> None:
-        super().__init__(scaled)
-        self.pitch = pitch
-
     def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
         self.scale(k, item, sums)
         at = k.reg("address")
-        self.address(k, item, self.pitch, at)
+        self.address(k, item, at)
         k.STG(32, at, self.u["out"], 0, sums[0], guard=item.good)
 
 
-class SiluGate(Finish):
+class SiluGate(InRows):
     """out = silu(gate) * up; an item is a pair (gate, up)."""
 
     parameters = ("out",)
-
-    def __init__(self, scaled: bool, pitch: int) -> None:
-        super().__init__(scaled)
-        self.pitch = pitch
 
     def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
         self.scale(k, item, sums)
         gate, up = sums
         at, sigmoid = k.reg("address"), k.reg("sigmoid")
-        self.address(k, item, self.pitch, at)
+        self.address(k, item, at)
         k.MULI("f32", sigmoid, gate, -LOG2_E)
         k.EXP2("f32", sigmoid, sigmoid)
         k.ADDI("f32", sigmoid, sigmoid, 1.0)
@@ -239,7 +235,7 @@ class RopeAppend(Finish):
         k.free(is_q, is_kv)
 
 
-class Logits(Finish):
+class Logits(InRows):
     """Logits to memory, and each warp's best (value, id) of every sequence: stage one of the argmax.
 
     Comparisons are arithmetic (SELECT by a sign), so that poison goes through them. Ties keep the lower id.
@@ -249,8 +245,8 @@ class Logits(Finish):
     parameters: tuple[str, ...] = ("logits", "best")
 
     def __init__(self, scaled: bool, pitch: int, shared: bool = False) -> None:
-        super().__init__(scaled)
-        self.pitch, self.short = pitch, shared
+        super().__init__(scaled, pitch)
+        self.short = shared
         if shared:
             self.parameters = (*self.parameters, "span")
         self.best: list[tuple[Reg, Reg]] = []
@@ -270,7 +266,7 @@ class Logits(Finish):
     def store(self, k: Kernel, plan: LinearPlan, item: Item, sums: list[Reg]) -> None:
         self.scale(k, item, sums)
         at = k.reg("address")
-        self.address(k, item, self.pitch, at)
+        self.address(k, item, at)
         k.STG(32, at, self.u["logits"], 0, sums[0], guard=item.good)
         value, number = self.best[item.round]
         lead = k.reg("lead")
