@@ -76,6 +76,8 @@ def test_the_wheel_holds_data_and_licence(wheel: Path) -> None:
         "programs/models/tiny_kjv/model.safetensors",
         "programs/models/tiny_kjv/tokenizer.json",
         "tools/commands/compare.py",
+        "tools/viewer/assets/view.html",
+        "tools/viewer/assets/main.js",
     ):
         assert needed in names
     assert any(name.startswith("programs/examples/") and name.endswith(".s") for name in names)

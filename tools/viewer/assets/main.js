@@ -1,0 +1,90 @@
+// Start: read what is embedded, show the summary, then unpack the events.
+
+const VIEWS = ['summary', 'timeline', 'roofline', 'compare'];
+
+const app = { view: 'summary', traces: [], timeline: null };
+
+function showView(name) {
+  app.view = name;
+  for (const view of VIEWS) document.getElementById(view).hidden = view !== name;
+  for (const tab of document.querySelectorAll('#tabs button')) tab.setAttribute('aria-selected', String(tab.dataset.view === name));
+  if (name === 'timeline' && app.timeline) { app.timeline.invalidate(); document.getElementById('canvas').focus(); }
+}
+
+function setTheme(light) {
+  ui.light = light;
+  document.documentElement.dataset.theme = light ? 'light' : 'dark';
+  redraw();
+}
+
+function setLarge(large) {
+  ui.large = large;
+  document.documentElement.classList.toggle('large', large);
+  redraw();
+}
+
+function redraw() {
+  if (app.timeline) { app.timeline.paletteKey = null; app.timeline.changed(); }
+}
+
+async function start() {
+  const meta = JSON.parse(document.getElementById('meta').textContent);
+  document.title = meta.title;
+  document.getElementById('title').textContent = meta.title;
+  for (const view of VIEWS) {
+    const tab = element('button', { type: 'button', role: 'tab', 'data-view': view, onclick: () => showView(view) }, view);
+    document.getElementById('tabs').append(tab);
+  }
+  ui.light = matchMedia('(prefers-color-scheme: light)').matches;
+  document.documentElement.dataset.theme = ui.light ? 'light' : 'dark';
+  showView('summary');
+  for (let n = 0; n < meta.traces.length; n++) {
+    const [tables, events] = await Promise.all([blobOf(`tables${n}`), blobOf(`events${n}`)]);
+    const known = JSON.parse(new TextDecoder().decode(tables));
+    app.traces.push(new Trace(meta.traces[n], n, known, unpackEvents(events, known.units.length, meta.traces[n].count)));
+  }
+  const timeline = app.timeline = new Timeline(document.getElementById('canvas'), app.traces);
+  const tooltip = app.tooltip = new Tooltip(document.getElementById('tip'));
+  app.search = new Search(timeline);
+  listenToPointer(timeline, tooltip);
+  new ResizeObserver(() => timeline.invalidate()).observe(document.getElementById('stage'));
+  document.getElementById('theme').addEventListener('click', () => setTheme(!ui.light));
+  document.getElementById('large').addEventListener('click', () => setLarge(!ui.large));
+  listenToSearch();
+  listenToKeys();
+  document.getElementById('helpbutton').addEventListener('click', showHelp);
+  timeline.listeners.push(showStatus);
+  showView('timeline');
+  showStatus();
+  timeline.onframe = () => { timeline.onframe = null; app.painted = performance.now(); document.body.dataset.ready = 'yes'; };
+}
+
+function listenToSearch() {
+  const query = document.getElementById('query');
+  const go = (direction) => { showView('timeline'); app.search.move(direction); };
+  query.addEventListener('input', () => {
+    const total = app.search.run(query.value);
+    document.getElementById('found').textContent = query.value.trim() ? `${whole(total)} match${total === 1 ? '' : 'es'}` : '';
+  });
+  document.getElementById('search').addEventListener('submit', (event) => { event.preventDefault(); go(1); });
+  document.getElementById('next').addEventListener('click', () => go(1));
+  document.getElementById('previous').addEventListener('click', () => go(-1));
+}
+
+function showStatus() {
+  const { cursor, selected, focus } = app.timeline;
+  const parts = [];
+  if (cursor) parts.push(`${cursor.trace.chip}: cycle ${whole(cursor.cycle)} = ${timeText(cursor.trace.nsOf(cursor.cycle))}`);
+  if (focus) parts.push(focus.kind === 'trace' ? `${whole(focus.trace.count)} events` : focus.label);
+  if (selected) {
+    const { title, facts } = eventFacts(selected.trace, selected.i);
+    parts.push(title, ...facts.filter(([n]) => ['instruction', 'node', 'bytes'].includes(n)).map(([n, v]) => `${n} ${v}`));
+  }
+  parts.push('? keys');
+  document.getElementById('status').textContent = parts.join('  ·  ');
+}
+
+window.decodelab = app;  // for the curious, and for tests
+app.ui = ui;
+app.showView = showView;
+start().catch((error) => { document.getElementById('status').textContent = `the page cannot be shown: ${error.message}`; throw error; });

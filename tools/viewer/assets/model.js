@@ -1,0 +1,226 @@
+// A trace in the page: typed arrays, the tree of rows, and questions about them.
+
+class Trace {
+  constructor(meta, index, tables, events) {
+    Object.assign(this, meta);
+    this.index = index;
+    this.e = events;
+    this.nsPerCycle = 1e9 / meta.clockHz;
+    [this.first, this.end] = meta.window;
+    this.span = this.end - this.first;  // recorded cycles; events count from `first`
+    this.units = tables.units.map(([name, chip, kind], number) => ({ name, chip, kind, number }));
+    this.instructions = tables.instructions;
+    this.launches = tables.launches;
+    this.issueKind = meta.kinds.indexOf('issue');
+    this.stallKind = meta.kinds.indexOf('stall');
+    this.kernelKind = meta.kinds.indexOf('kernel');
+    this.categories = [...meta.kinds, ...meta.reasons.map((r) => r.name)];
+    this.prepare();
+  }
+
+  // latest[i]: the latest end of the unit's events up to i, so that what covers a cycle is found by bisection.
+  prepare() {
+    const { start, end, kind, offsets } = this.e;
+    const latest = new Int32Array(start.length);
+    this.slotted = new Uint8Array(this.units.length);  // units that issue: their row shows issue slots and stalls
+    for (let u = 0; u < this.units.length; u++) {
+      let most = -1;
+      for (let i = offsets[u]; i < offsets[u + 1]; i++) {
+        if (end[i] > most) most = end[i];
+        latest[i] = most;
+        if (kind[i] === this.issueKind || kind[i] === this.stallKind) this.slotted[u] = 1;
+      }
+    }
+    this.e.latest = latest;
+    this.lanes = new Map();
+    this.pyramids = new Map();
+  }
+
+  category(i) {
+    const k = this.e.kind[i];
+    return k === this.stallKind ? this.kinds.length + this.e.reason[i] : k;
+  }
+
+  // End of what an event takes of its unit: an instruction takes its issue slot alone.
+  slotEnd(i) { return this.e.kind[i] === this.issueKind ? this.e.start[i] + 1 : this.e.end[i]; }
+
+  nsOf(cycle) { return cycle * this.nsPerCycle; }  // of the step
+  cycleOf(ns) { return Math.floor(ns / this.nsPerCycle + 1e-6); }
+
+  unitOf(i) {
+    const { offsets } = this.e;
+    let low = 0, high = this.units.length;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (offsets[middle] <= i) low = middle; else high = middle;
+    }
+    while (low > 0 && offsets[low] === offsets[low + 1]) low--;
+    return low;
+  }
+
+  instruction(i) {
+    const n = this.e.instruction[i];
+    return n < 0 ? null : this.instructionRow(n);
+  }
+
+  instructionRow(n) {
+    const t = this.instructions;
+    return { opcode: t.opcode[n], asm: t.asm[n], line: t.line[n], source: t.source[n], node: t.node[n],
+      kernel: t.kernel[n] };
+  }
+
+  launch(n) {
+    const t = this.launches;
+    if (n < 0 || n >= t.node.length) return null;
+    return { node: t.node[n], kernel: t.kernel[n], start: t.start[n], end: t.end[n], grid: t.grid[n],
+      block: t.block[n] };
+  }
+
+  nodeOf(i) {
+    const instruction = this.instruction(i);
+    if (instruction && instruction.node) return instruction.node;
+    const launch = this.launch(this.e.launch[i]);
+    return launch ? launch.node : '';
+  }
+
+  barLabel(i) {  // a few letters on a bar
+    const k = this.e.kind[i];
+    if (k === this.stallKind) return this.reasons[this.e.reason[i]].name;
+    const n = this.e.instruction[i];
+    return k === this.issueKind && n >= 0 ? this.instructions.opcode[n] : this.kinds[k];
+  }
+}
+
+function lowerBound(values, wanted, low, high) {  // first index whose value is >= wanted
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (values[middle] < wanted) low = middle + 1; else high = middle;
+  }
+  return low;
+}
+
+// ------------------------------------------------------------------ rows
+
+class Row {
+  constructor(kind, label, trace, parent, units = []) {
+    Object.assign(this, { kind, label, trace, parent, units, open: false, children: [], lane: -1 });
+    this.depth = parent ? parent.depth + 1 : 0;
+    if (parent) parent.children.push(this);
+  }
+
+  get expandable() { return this.children.length > 0 || (this.kind === 'unit' && this.units.length === 1); }
+
+  get height() {
+    const base = { trace: 34, chip: 20, class: 20, group: 17, unit: 15, lane: 9, spans: 17 }[this.kind];
+    return Math.round(base * ui.unit);
+  }
+
+  get key() { return `${this.kind}:${this.units[0]}:${this.units.length}`; }
+}
+
+const CLASS_NAMES = { sub_core: 'sub-cores', bulk_engine: 'bulk copies', l2_slice: 'L2 slices', dram_bank: 'DRAM banks',
+  mem: 'MEM slices', vxm: 'VXM ALUs', mxm: 'MXM planes', sxm: 'SXM units', c2c: 'links', tensor: 'tensor cores' };
+
+const groupName = (unit) => {  // "SM3.1" -> "SM3", "ch3.1 bank 5" -> "ch3.1", "MEM.E4" -> "MEM.E", "VXM5" -> ""
+  const space = unit.lastIndexOf(' bank');
+  if (space > 0) return unit.slice(0, space);
+  const dot = unit.lastIndexOf('.');
+  if (dot < 0) return '';
+  const hemisphere = /^(.*\.[EW])\d+$/.exec(unit);
+  return hemisphere ? hemisphere[1] : unit.slice(0, dot);
+};
+
+function buildRows(trace) {
+  const root = new Row('trace', `${trace.chip}`, trace, null, trace.units.map((u) => u.number));
+  root.open = true;
+  addSpans(trace, root);
+  const chips = [...new Set(trace.units.map((u) => u.chip))];
+  for (const chip of chips) {
+    const ofChip = trace.units.filter((u) => u.chip === chip);
+    const above = chips.length > 1 ? new Row('chip', `chip ${chip}`, trace, root, ofChip.map((u) => u.number)) : root;
+    above.open = above.open || chip === chips[0];
+    for (const kind of new Set(ofChip.map((u) => u.kind))) {
+      const members = ofChip.filter((u) => u.kind === kind);
+      const row = new Row('class', Object.hasOwn(CLASS_NAMES, kind) ? CLASS_NAMES[kind] : kind, trace, above,
+        members.map((u) => u.number));
+      const groups = new Map();
+      for (const unit of members) {
+        const name = groupName(unit.name);
+        if (!groups.has(name)) groups.set(name, []);
+        groups.get(name).push(unit);
+      }
+      const nested = groups.size > 1 && groups.size < members.length;
+      for (const [name, list] of groups) {
+        const under = nested && list.length > 1
+          ? new Row('group', name || kind, trace, row, list.map((u) => u.number)) : row;
+        for (const unit of list) new Row('unit', unit.name, trace, under, [unit.number]);
+      }
+    }
+  }
+  return root;
+}
+
+// Launches of a GPU, or the extent of each graph node of an LPU, in as many lanes as overlap.
+function addSpans(trace, root) {
+  const spans = trace.launches.node.length ? launchSpans(trace) : nodeSpans(trace);
+  const ends = [];
+  const lanes = [];
+  for (const span of spans.sort((a, b) => a.start - b.start)) {
+    let lane = ends.findIndex((end) => end <= span.start);
+    if (lane < 0) lane = ends.length < 6 ? ends.length : 5;
+    ends[lane] = Math.max(ends[lane] || 0, span.end);
+    (lanes[lane] ||= []).push(span);
+  }
+  lanes.forEach((list, lane) => {
+    const name = trace.launches.node.length ? 'kernels' : 'graph nodes';
+    const row = new Row('spans', lane ? '' : name, trace, root);
+    row.spans = list;
+    row.lane = lane;
+  });
+  trace.spans = spans;
+}
+
+function launchSpans(trace) {
+  return trace.launches.node.map((node, n) => ({ start: trace.launches.start[n], end: trace.launches.end[n],
+    name: node || trace.launches.kernel[n], kernel: trace.launches.kernel[n], launch: n }));
+}
+
+function nodeSpans(trace) {
+  const { start, end, kind, instruction } = trace.e;
+  const spans = new Map();
+  for (let i = 0; i < start.length; i++) {
+    if (kind[i] !== trace.issueKind || instruction[i] < 0) continue;
+    const node = trace.instructions.node[instruction[i]];
+    if (!node) continue;
+    const span = spans.get(node);
+    if (!span) spans.set(node, { start: start[i] + trace.first, end: end[i] + trace.first, name: node, kernel: '', launch: -1 });
+    else {
+      if (start[i] + trace.first < span.start) span.start = start[i] + trace.first;
+      if (end[i] + trace.first > span.end) span.end = end[i] + trace.first;
+    }
+  }
+  return [...spans.values()];
+}
+
+// Rows of the lanes in which a unit's overlapping work lies.
+function openLanes(row) {
+  if (row.children.length) return;
+  const { count } = lanesOf(row.trace, row.units[0]);
+  for (let lane = 0; lane < count; lane++) {
+    const slot = lane === 0 && row.trace.slotted[row.units[0]];
+    const child = new Row('lane', slot ? 'issue, stall' : slotless(row, lane), row.trace, row, row.units);
+    child.lane = lane;
+  }
+}
+
+const slotless = (row, lane) => (row.trace.slotted[row.units[0]] ? `in flight ${lane}` : `lane ${lane}`);
+
+function visibleRows(roots) {
+  const rows = [];
+  const visit = (row) => {
+    rows.push(row);
+    if (row.open) row.children.forEach(visit);
+  };
+  roots.forEach(visit);
+  return rows;
+}

@@ -1,0 +1,78 @@
+// Search by instruction, source line, graph node or tensor, kernel and unit; matches are events, in order of time.
+
+const holds = (text, wanted) => typeof text === 'string' && text.toLowerCase().includes(wanted);
+
+// Numbers of a trace's events that match, ascending: whole units by their name, else by instruction or launch.
+function matchesIn(trace, wanted) {
+  const table = trace.instructions;
+  const hit = table.asm.map((asm, n) => holds(asm, wanted) || holds(table.source[n], wanted)
+    || holds(table.node[n], wanted) || holds(table.kernel[n], wanted));
+  const launches = trace.launches.node.map((node, n) => holds(node, wanted) || holds(trace.launches.kernel[n], wanted));
+  const units = trace.units.map((u) => holds(u.name, wanted));
+  const stalls = trace.reasons.map((r) => r.name === wanted);
+  const { instruction, launch, offsets, kind, reason } = trace.e;
+  const found = [];
+  for (let u = 0; u < trace.units.length; u++) {
+    for (let i = offsets[u]; i < offsets[u + 1]; i++) {
+      const n = instruction[i], l = launch[i];
+      if (units[u] || (n >= 0 && hit[n]) || (l >= 0 && launches[l]) || (kind[i] === trace.stallKind && stalls[reason[i]])) found.push(i);
+    }
+  }
+  return Int32Array.from(found);
+}
+
+class Search {
+  constructor(timeline) {
+    this.timeline = timeline;
+    this.total = 0;
+    this.at = null;
+  }
+
+  run(text) {
+    const wanted = text.trim().toLowerCase();
+    this.at = null;
+    if (!wanted) {
+      this.timeline.match = null;
+      this.total = 0;
+    } else {
+      this.timeline.match = new Map(this.timeline.traces.map((t) => [t, matchesIn(t, wanted)]));
+      this.total = [...this.timeline.match.values()].reduce((sum, m) => sum + m.length, 0);
+    }
+    this.timeline.changed();
+    return this.total;
+  }
+
+  // The match after (or before) the one that is shown; the first one after the cursor to begin with.
+  move(direction) {
+    if (!this.total) return;
+    const from = this.at || this.begin(direction);
+    let best = null;
+    const before = (a, b) => a.ns < b.ns || (a.ns === b.ns && (a.trace.index < b.trace.index || (a.trace === b.trace && a.i < b.i)));
+    const closer = (a, b) => (direction > 0 ? before(a, b) : before(b, a));
+    for (const [trace, list] of this.timeline.match) {
+      const { start } = trace.e;
+      let one = null;
+      for (let m = 0; m < list.length; m++) {
+        const ns = trace.nsOf(start[list[m]] + trace.first);
+        if (direction > 0 ? ns < from.ns : ns > from.ns) continue;
+        if (one && (direction > 0 ? ns >= one.ns : ns < one.ns)) continue;
+        const candidate = { trace, i: list[m], ns };
+        if (closer(from, candidate)) one = candidate;
+      }
+      if (one && (!best || closer(one, best))) best = one;
+    }
+    if (!best) {  // around
+      this.at = { trace: null, ns: direction > 0 ? -Infinity : Infinity, i: -1 };
+      if (from.ns !== this.at.ns) this.move(direction);
+      return;
+    }
+    this.at = best;
+    select(this.timeline, best.trace, best.i);
+  }
+
+  begin(direction) {
+    const cursor = this.timeline.cursor;
+    const ns = cursor ? cursor.trace.nsOf(cursor.cycle) : direction > 0 ? -Infinity : Infinity;
+    return { trace: { index: direction > 0 ? -1 : Infinity }, i: -1, ns };
+  }
+}

@@ -1,0 +1,405 @@
+// The timeline: rows of units on one time axis (ns since each step's start), both machines one above the other.
+
+const LABELS_MAX = 700;  // texts on bars in one frame
+
+class Timeline {
+  constructor(canvas, traces) {
+    this.canvas = canvas;
+    this.context = canvas.getContext('2d');
+    this.traces = traces;
+    this.raster = new Raster();
+    this.shares = new Shares();
+    this.roots = traces.map(buildRows);
+    for (const root of this.roots) {
+      for (const row of root.children) if (row.kind === 'class' && row.units.length <= 24 && this.roots.length < 3) row.open = false;
+    }
+    this.longest = Math.max(...traces.map((t) => t.nsOf(t.cycles)), 1);
+    this.scroll = 0;
+    this.focus = this.roots[0];
+    this.selected = null;  // {trace, i}
+    this.cursor = null;  // {trace, cycle}
+    this.hover = null;
+    this.match = null;  // {trace -> sorted event numbers}
+    this.listeners = [];
+    this.frames = 0;
+    this.fit();
+  }
+
+  // -------------------------------------------------------------- view
+
+  get leastSpan() { return Math.min(...this.traces.map((t) => t.nsPerCycle)) * 6; }
+
+  setView(t0, t1) {
+    let span = Math.min(Math.max(t1 - t0, this.leastSpan), this.longest * 1.2);
+    const centre = (t0 + t1) / 2;
+    t0 = centre - span / 2;
+    t0 = Math.max(-0.1 * span - this.longest * 0.02, Math.min(t0, this.longest * 1.05 - 0.1 * span));
+    this.t0 = t0;
+    this.t1 = t0 + span;
+    this.invalidate();
+  }
+
+  fit() {
+    const first = Math.min(...this.traces.map((t) => t.nsOf(t.first)));
+    const end = Math.max(...this.traces.map((t) => t.nsOf(t.end)));
+    const margin = 0.02 * (end - first);
+    this.setView(first - margin, end + margin);
+  }
+
+  fitAll() { this.setView(-0.02 * this.longest, 1.02 * this.longest); }
+
+  zoom(factor, at = (this.t0 + this.t1) / 2) {
+    const span = Math.min(Math.max((this.t1 - this.t0) * factor, this.leastSpan), this.longest * 1.2);
+    const part = (at - this.t0) / (this.t1 - this.t0);
+    this.setView(at - part * span, at + (1 - part) * span);
+  }
+
+  pan(part) { const d = part * (this.t1 - this.t0); this.setView(this.t0 + d, this.t1 + d); }
+
+  reveal(ns, length = 0) {  // pan, and zoom where needed, until a moment can be seen
+    const span = this.t1 - this.t0;
+    if (length > 0 && (length > span || length < span / 400)) {
+      const wide = Math.max(length * 12, this.leastSpan * 6);
+      this.setView(ns + length / 2 - wide / 2, ns + length / 2 + wide / 2);
+    } else if (ns < this.t0 + 0.05 * span || ns > this.t1 - 0.05 * span) this.setView(ns - span / 2, ns + span / 2);
+    this.invalidate();
+  }
+
+  invalidate() {
+    if (this.pending) return;
+    this.pending = true;
+    requestAnimationFrame(() => { this.pending = false; this.draw(); });
+  }
+
+  changed() {
+    this.listeners.forEach((f) => f());
+    this.invalidate();
+  }
+
+  // -------------------------------------------------------------- geometry (device pixels)
+
+  resize() {
+    const box = this.canvas.parentElement.getBoundingClientRect();
+    this.ratio = window.devicePixelRatio || 1;
+    this.width = Math.max(200, Math.round(box.width * this.ratio));
+    this.height = Math.max(100, Math.round(box.height * this.ratio));
+    if (this.canvas.width !== this.width || this.canvas.height !== this.height) {
+      this.canvas.width = this.width;
+      this.canvas.height = this.height;
+      this.canvas.style.width = `${this.width / this.ratio}px`;
+      this.canvas.style.height = `${this.height / this.ratio}px`;
+    }
+    this.gutter = Math.round(168 * this.ratio * ui.unit);
+    this.top = Math.round(26 * this.ratio * ui.unit);  // ruler
+  }
+
+  get plot() { return this.width - this.gutter; }
+
+  x(ns) { return ((ns - this.t0) / (this.t1 - this.t0)) * this.plot; }
+
+  nsAt(clientX) {
+    const box = this.canvas.getBoundingClientRect();
+    return this.t0 + (((clientX - box.left) * this.ratio - this.gutter) / this.plot) * (this.t1 - this.t0);
+  }
+
+  rowHeight(row) { return Math.round(row.height * this.ratio); }
+
+  layout() {
+    this.rows = visibleRows(this.roots);
+    let y = 0;
+    this.tops = this.rows.map((row) => { const at = y; y += this.rowHeight(row); return at; });
+    this.total = y;
+    this.scroll = Math.max(0, Math.min(this.scroll, this.total - (this.height - this.top) + 20));
+  }
+
+  rowAt(clientY) {
+    const y = (clientY - this.canvas.getBoundingClientRect().top) * this.ratio - this.top + this.scroll;
+    if (y < this.scroll) return null;
+    for (let r = 0; r < this.rows.length; r++) if (y >= this.tops[r] && y < this.tops[r] + this.rowHeight(this.rows[r])) return this.rows[r];
+    return null;
+  }
+
+  showRow(row) {
+    for (let up = row.parent; up; up = up.parent) up.open = true;
+    this.layout();
+    const at = this.tops[this.rows.indexOf(row)];
+    const space = this.height - this.top;
+    if (at < this.scroll) this.scroll = at;
+    if (at + 60 > this.scroll + space) this.scroll = at - space / 2;
+    this.scroll = Math.max(0, this.scroll);
+  }
+
+  unitRow(trace, unit) {
+    const find = (row) => {
+      if (row.kind === 'unit' && row.units[0] === unit) return row;
+      for (const child of row.children) { const found = find(child); if (found) return found; }
+      return null;
+    };
+    return find(this.roots[trace.index]);
+  }
+
+  // -------------------------------------------------------------- drawing
+
+  palette() {
+    const key = `${ui.light}`;
+    if (this.paletteKey !== key) {
+      this.paletteKey = key;
+      const names = ['canvas', 'row', 'header', 'grid', 'hatch', 'mark', 'match', 'focus'];
+      this.ink = Object.fromEntries(names.map((n) => [n, packed(cssColour(n))]));
+      this.text = { plain: cssColour('text'), dim: cssColour('dim'), onbar: ui.light ? '#ffffff' : '#0b1018' };
+      this.colours = this.traces.map((t) => t.categories.map((name) => packed(colourOf(name))));
+      this.nodeInk = new Map();
+    }
+  }
+
+  draw() {
+    if (this.canvas.offsetParent === null) return;
+    const began = performance.now();
+    this.resize();
+    this.palette();
+    this.layout();
+    this.labels = [];
+    this.raster.resize(this.plot, this.height - this.top);
+    this.raster.clear(this.ink.canvas);
+    const bottom = this.scroll + this.height - this.top;
+    this.rows.forEach((row, r) => {
+      const y = this.tops[r];
+      const h = this.rowHeight(row);
+      if (y + h > this.scroll && y < bottom) this.paint(row, y - this.scroll, y + h - this.scroll);
+    });
+    const c = this.context;
+    c.fillStyle = cssColour('canvas');
+    c.fillRect(0, 0, this.width, this.height);
+    c.putImageData(this.raster.image, this.gutter, this.top);
+    this.drawLabels(c);
+    this.drawLines(c);
+    this.drawGutter(c);
+    this.drawRuler(c);
+    this.frames++;
+    this.took = performance.now() - began;
+    if (this.onframe) this.onframe();
+  }
+
+  paint(row, y0, y1) {
+    const r = this.raster;
+    const trace = row.trace;
+    if (row.kind === 'trace') { r.rect(0, y0, this.plot, y1, this.ink.header); return; }
+    const [a, b] = [this.x(0), this.x(trace.nsOf(trace.cycles))];
+    const [w0, w1] = [this.x(trace.nsOf(trace.first)), this.x(trace.nsOf(trace.end))];
+    r.rect(a, y0, b, y1 - 1, this.ink.row);
+    if (row.kind === 'spans') { this.paintSpans(row, y0, y1 - 1); return; }
+    const step = Math.round(6 * this.ratio);
+    r.hatch(a, y0, Math.min(w0, b), y1 - 1, this.ink.hatch, step);
+    r.hatch(Math.max(w1, a), y0, b, y1 - 1, this.ink.hatch, step);
+    const scale = this.plot / (this.t1 - this.t0) * trace.nsPerCycle;  // pixels a cycle
+    const x0 = Math.max(0, Math.floor(w0)), x1 = Math.min(this.plot, Math.ceil(w1));
+    if (x1 <= x0) return;
+    const t0 = (x0 - w0) / scale;
+    const alone = row.kind === 'lane' || (row.kind === 'unit' && trace.slotted[row.units[0]]);
+    if (alone && scale >= 1.5) this.paintBars(row, y0, y1 - 1, w0, scale);
+    else r.stack(sharesOf(row, this.shares, t0, scale, x1 - x0), x0, y0, y1 - 1, this.colours[trace.index]);
+    if (this.match) this.paintMatches(row, y0, y1 - 1, w0, scale);
+    this.paintSelected(row, y0, y1 - 1, w0, scale);
+  }
+
+  paintBars(row, y0, y1, w0, scale) {
+    const trace = row.trace;
+    const { start, end, offsets, latest, kind } = trace.e;
+    const unit = row.units[0];
+    const from = offsets[unit], to = offsets[unit + 1];
+    const t0 = -w0 / scale, t1 = (this.plot - w0) / scale;
+    const lanes = row.lane >= 0 ? lanesOf(trace, unit).lane : null;
+    const slot = row.lane <= 0 && trace.slotted[unit];
+    const gap = scale >= 5 ? 1 : 0;
+    const colours = this.colours[trace.index];
+    for (let i = lowerBound(latest, t0, from, to); i < to && start[i] < t1; i++) {
+      let stop = end[i];
+      if (slot) {
+        if (kind[i] !== trace.issueKind && kind[i] !== trace.stallKind) continue;
+        stop = trace.slotEnd(i);
+      } else if (lanes[i - from] !== row.lane) continue;
+      const x0 = w0 + start[i] * scale, x1 = w0 + stop * scale;
+      this.raster.rect(x0, y0, Math.max(x1 - gap, x0 + 1), y1, colours[trace.category(i)]);
+      if (x1 - x0 > 26 * this.ratio && y1 - y0 > 10 && this.labels.length < LABELS_MAX) {
+        this.labels.push([trace.barLabel(i), Math.max(0, x0), y0, Math.min(this.plot, x1), y1]);
+      }
+    }
+  }
+
+  paintSpans(row, y0, y1) {
+    const trace = row.trace;
+    for (const span of row.spans) {
+      const x0 = this.x(trace.nsOf(span.start)), x1 = this.x(trace.nsOf(span.end));
+      if (x1 < 0 || x0 > this.plot) continue;
+      let ink = this.nodeInk.get(span.name);
+      if (ink === undefined) this.nodeInk.set(span.name, ink = packed(nameColour(span.name.replace(/\d+/g, ''))));
+      this.raster.rect(x0, y0, Math.max(x1 - 1, x0 + 1), y1, ink);
+      if (x1 - x0 > 26 * this.ratio) this.labels.push([span.name, Math.max(0, x0), y0, Math.min(this.plot, x1), y1]);
+    }
+  }
+
+  paintMatches(row, y0, y1, w0, scale) {
+    const found = this.match.get(row.trace);
+    if (!found || row.lane > 0) return;
+    const { start, offsets } = row.trace.e;
+    const thick = Math.max(2, Math.round(2 * this.ratio));
+    for (const unit of row.units) {
+      const high = lowerBound(found, offsets[unit + 1], 0, found.length);
+      let last = -9;
+      for (let m = lowerBound(found, offsets[unit], 0, found.length); m < high; m++) {
+        const x = w0 + start[found[m]] * scale;
+        if (x > this.plot) break;
+        if (x < -scale || x < last + 1) continue;
+        last = x;
+        this.raster.rect(x, y0, Math.max(x + scale, x + thick), y0 + thick, this.ink.match);
+      }
+    }
+  }
+
+  paintSelected(row, y0, y1, w0, scale) {
+    const s = this.selected;
+    if (!s || s.trace !== row.trace || row.units[0] !== s.trace.unitOf(s.i) || row.units.length !== 1) return;
+    const { start, offsets } = s.trace.e;
+    let stop = s.trace.slotEnd(s.i);
+    if (row.lane > 0 || (row.lane === 0 && !s.trace.slotted[row.units[0]])) {
+      if (lanesOf(s.trace, row.units[0]).lane[s.i - offsets[row.units[0]]] !== row.lane) return;
+      stop = s.trace.e.end[s.i];
+    }
+    const x0 = w0 + start[s.i] * scale;
+    this.raster.frame(x0 - 2, y0, Math.max(w0 + stop * scale, x0 + 3) + 1, y1, this.ink.mark, Math.max(2, Math.round(1.5 * this.ratio)));
+  }
+
+  drawLabels(c) {
+    c.textBaseline = 'middle';
+    c.textAlign = 'left';
+    c.fillStyle = this.text.onbar;
+    c.font = ui.font(10.5 * this.ratio);
+    const pad = 3 * this.ratio;
+    const widths = this.widths ||= new Map();
+    for (const [text, x0, y0, x1, y1] of this.labels) {
+      const space = x1 - x0 - 2 * pad;
+      const key = `${c.font}${text}`;
+      let width = widths.get(key);
+      if (width === undefined) widths.set(key, width = c.measureText(text).width);
+      let shown = text;
+      if (width > space) {
+        const letters = Math.floor((text.length * space) / width) - 1;
+        if (letters < 2) continue;
+        shown = `${text.slice(0, letters)}…`;
+      }
+      c.fillText(shown, this.gutter + x0 + pad, this.top + (y0 + y1) / 2 + 1);
+    }
+  }
+
+  drawLines(c) {
+    const line = (ns, colour, dash) => {
+      const x = this.gutter + this.x(ns);
+      if (x < this.gutter) return;
+      c.strokeStyle = colour;
+      c.lineWidth = Math.max(1, this.ratio);
+      c.setLineDash(dash);
+      c.beginPath();
+      c.moveTo(x, 0);
+      c.lineTo(x, this.height);
+      c.stroke();
+      c.setLineDash([]);
+    };
+    if (this.hover) line(this.hover.ns, cssColour('dim'), [3, 4]);
+    if (this.cursor) {
+      const { trace, cycle } = this.cursor;
+      const x0 = this.gutter + this.x(trace.nsOf(cycle)), x1 = this.gutter + this.x(trace.nsOf(cycle + 1));
+      if (x1 > this.gutter) {
+        c.fillStyle = cssColour('cursorfill');
+        c.fillRect(Math.max(this.gutter, x0), 0, Math.max(1, x1 - Math.max(this.gutter, x0)), this.height);
+      }
+      line(trace.nsOf(cycle), cssColour('mark'), []);
+    }
+  }
+
+  drawGutter(c) {
+    c.fillStyle = cssColour('panel');
+    c.fillRect(0, 0, this.gutter, this.height);
+    c.textBaseline = 'middle';
+    c.save();
+    c.beginPath();
+    c.rect(0, this.top, this.width, this.height - this.top);
+    c.clip();
+    this.rows.forEach((row, r) => {
+      const y = this.top + this.tops[r] - this.scroll, h = this.rowHeight(row);
+      if (y + h < this.top || y > this.height) return;
+      if (row.kind === 'trace') {
+        c.fillStyle = cssColour('header');
+        c.fillRect(0, y, this.gutter, h);
+        this.drawCycles(c, row.trace, y, h);
+      }
+      if (row === this.focus) {
+        c.fillStyle = cssColour('focusfill');
+        c.fillRect(0, y, this.gutter, h);
+        c.fillStyle = cssColour('focus');
+        c.fillRect(0, y, 3 * this.ratio, h);
+      }
+      const indent = (7 + 10 * row.depth) * this.ratio;
+      c.fillStyle = row.kind === 'lane' ? this.text.dim : this.text.plain;
+      c.font = ui.font((row.kind === 'lane' ? 8.5 : row.kind === 'trace' ? 13 : 11) * this.ratio, row.kind === 'trace');
+      const sign = row.expandable ? (row.open ? '▾ ' : '▸ ') : '';
+      const count = (row.kind === 'class' || row.kind === 'group') && row.units.length > 1 ? ` (${row.units.length})` : '';
+      const label = row.kind === 'trace' ? `${row.label}${this.traces.filter((t) => t.chip === row.trace.chip).length > 1 ? ` · ${row.trace.label}` : ''}` : row.label;
+      c.save();
+      c.beginPath();
+      c.rect(0, y, this.gutter - 4, h);
+      c.clip();
+      c.fillText(`${sign}${label}${count}`, indent, y + h / 2 + 1);
+      c.restore();
+    });
+    c.restore();
+    c.fillStyle = cssColour('line');
+    c.fillRect(this.gutter - 1, 0, 1, this.height);
+  }
+
+  ticks(from, to, space) {  // round values with at least `space` pixels between them
+    const rough = ((to - from) / this.plot) * space;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map((n) => n * power).find((s) => s >= rough);
+    const found = [];
+    for (let v = Math.ceil(from / step) * step; v <= to; v += step) found.push(Math.abs(v) < step / 2 ? 0 : v);
+    return found;
+  }
+
+  drawRuler(c) {
+    c.fillStyle = cssColour('panel');
+    c.fillRect(0, 0, this.width, this.top);
+    c.font = ui.font(10.5 * this.ratio);
+    c.textAlign = 'center';
+    c.textBaseline = 'middle';
+    for (const ns of this.ticks(this.t0, this.t1, 95 * this.ratio * ui.unit)) {
+      const x = this.gutter + this.x(ns);
+      if (x < this.gutter + 20 || ns < 0) continue;
+      c.fillStyle = this.text.dim;
+      c.fillText(timeText(ns), x, this.top / 2);
+      c.fillStyle = cssColour('line');
+      c.fillRect(x, this.top - 5 * this.ratio, 1, 5 * this.ratio);
+    }
+    c.textAlign = 'left';
+    c.fillStyle = this.text.dim;
+    c.fillText('time since the step began', 7 * this.ratio, this.top / 2, this.gutter - 12 * this.ratio);
+    c.fillStyle = cssColour('line');
+    c.fillRect(0, this.top - 1, this.width, 1);
+  }
+
+  drawCycles(c, trace, y, h) {  // a machine's own axis, in its header row
+    c.save();
+    c.font = ui.font(10 * this.ratio);
+    c.textAlign = 'center';
+    for (const cycle of this.ticks(this.t0 / trace.nsPerCycle, this.t1 / trace.nsPerCycle, 110 * this.ratio * ui.unit)) {
+      if (cycle < 0 || cycle > trace.cycles || cycle !== Math.round(cycle)) continue;
+      const x = this.gutter + this.x(trace.nsOf(cycle));
+      if (x < this.gutter) continue;
+      c.fillStyle = this.text.dim;
+      c.fillText(`${whole(cycle)} cyc`, x, y + h / 2);
+      c.fillStyle = cssColour('line');
+      c.fillRect(x, y + h - 6 * this.ratio, 1, 6 * this.ratio);
+    }
+    c.textAlign = 'left';
+    c.restore();
+  }
+}

@@ -1,0 +1,51 @@
+"""What the viewer shows: one recorded step of one machine with what is known of its run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emulator.chip import ChipError, load_chip
+from emulator.trace import Trace, TraceError
+
+
+@dataclass
+class Recording:
+    """A trace with its run.json. label: which run it is, for people."""
+
+    label: str
+    trace: Trace
+    clock_hz: int
+    run: dict[str, Any] = field(default_factory=dict)
+
+
+def recordings_of(folders: list[Path]) -> list[Recording]:
+    """The traces of folders, each a trace or a folder with one a chip, in the order given.
+
+    Labels are the folders' names, with a number where two are alike. Raises TraceError for what is no trace.
+    """
+    from emulator.trace_file import read_trace, trace_folders
+
+    found = []
+    labels: list[str] = []
+    for folder in folders:
+        base = folder.resolve().name
+        label = base if base not in labels else f"{base} ({len(labels) + 1})"
+        labels.append(label)
+        for place in trace_folders(folder):
+            trace, run = read_trace(place)
+            found.append(Recording(label, trace, _clock(place, trace, run), run))
+    return found
+
+
+def _clock(place: Path, trace: Trace, run: dict[str, Any]) -> int:
+    """Cycles a second, as run.json says, else as the bundled chip of that name has it."""
+    known = run.get("clock_hz")
+    if isinstance(known, int) and known > 0:
+        return known
+    try:
+        return load_chip(trace.chip).clock_hz
+    except ChipError:
+        raise TraceError(f"{place}: run.json does not say clock_hz, so that cycles cannot be placed in time; "
+                         "make the trace again with decodelab trace") from None
