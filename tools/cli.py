@@ -17,7 +17,8 @@ from tools import console
 
 # In the order of --help: what a newcomer wants first.
 COMMANDS = ("compare", "generate", "predict", "validate", "sensitivity", "microbench", "dram", "schedule",
-            "view", "compile", "run", "asm", "disasm", "chips", "models")  # fmt: skip
+            "view", "export",
+            "compile", "run", "asm", "disasm", "chips", "models")  # fmt: skip
 
 OWN_PACKAGES = ("isa", "emulator", "programs", "tools")
 
