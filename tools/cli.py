@@ -17,7 +17,7 @@ from tools import console
 
 # In the order of --help: what a newcomer wants first.
 COMMANDS = ("compare", "generate", "predict", "validate", "sensitivity", "microbench", "dram", "schedule",
-            "view", "export",
+            "view", "export", "diff",
             "compile", "run", "asm", "disasm", "chips", "models")  # fmt: skip
 
 OWN_PACKAGES = ("isa", "emulator", "programs", "tools")
