@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from emulator.trace import Trace
 
 # unit class -> bucket -> cycles, summed over the units of the class; buckets of one class add up
 # to units_of_class * cycles. "busy" and "idle" are buckets like the stall reasons.
@@ -19,7 +22,8 @@ class StepResult:
     cycles: SM cycles on the GPU, core cycles on the LPU. traffic: bytes by level. kernels (GPU): one
     entry a launch that ran, with how often it counts. logits: fp32 [batch, vocabulary], None in timing
     mode or without a head. tokens: next token of each sequence as the machine wrote it, None in timing
-    mode. chip_spans (LPU): (first cycle, end) of each chip's own run inside the step.
+    mode. chip_spans (LPU): (first cycle, end) of each chip's own run inside the step. trace: its events, where
+    asked for.
     """
 
     cycles: int
@@ -30,6 +34,7 @@ class StepResult:
     logits: np.ndarray | None = None
     tokens: list[int] | None = None
     chip_spans: list[tuple[int, int]] = field(default_factory=list)
+    trace: Trace | None = None
 
 
 @dataclass

@@ -22,7 +22,7 @@ chip stands for which. This file needs no compiled code; engines record through 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,6 +91,10 @@ class Window:
     end: int | None = None
     kinds: frozenset[str] | None = None
     launches: frozenset[int] | None = None
+
+    def later(self, cycles: int) -> Window:
+        """The same window on a clock that began `cycles` earlier."""
+        return replace(self, first=self.first + cycles, end=None if self.end is None else self.end + cycles)
 
     def mask(self) -> int:
         """Bit k: kind k is wanted. Raises TraceError for an unknown kind."""

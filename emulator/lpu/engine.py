@@ -14,6 +14,9 @@ from emulator.lpu.kernel import FAILED, PAUSED, WAITING, kernel
 from emulator.lpu.outcome import Outcome
 from emulator.lpu.sram import Sram
 from emulator.lpu.text import IDLE, Decoded
+from emulator.trace import KIND_INDEX, STALL, Window
+from emulator.trace_build import open_section, take_out, wanted
+from emulator.trace_layout import ACTOR, BYTES, END, INSTRUCTION, RECORD, START, WHAT
 from isa.opcodes import PORTS, WEST
 from isa.program import LpuText
 
@@ -32,6 +35,7 @@ BUDGET = 1 << 20  # cycles with events between two returns to Python: Ctrl-C wor
 
 NO_PORTS = np.full(PORTS, -1, dtype=np.int64)
 FOREVER = 1 << 62  # cycles
+TRACE_RECORDS, TRACE_RESERVE = 1 << 17, 1 << 12  # room for recorded events; for those of one cycle
 
 
 class FastEngine:
@@ -51,18 +55,24 @@ class FastEngine:
         self.decoded = decoded or Decoded(g, text)
         self.state = st.State(g, self.decoded, sram, ports, blind)
         self.status = PAUSED
+        self.window: Window | None = None
+        self.records: list[np.ndarray] = []
 
-    def run(self, budget: int = BUDGET) -> Outcome:
-        """Run to the end. Raises ScheduleError."""
-        self.start()
+    def run(self, budget: int = BUDGET, window: Window | None = None) -> Outcome:
+        """Run to the end. window: what to record, in the chip's cycles. Raises ScheduleError."""
+        self.start(window)
         self.advance(FOREVER, budget)
         if self.failed:
             raise self.error(Reporter(self.g, self.text))
         return self.outcome()
 
-    def start(self) -> None:
-        """Everything empty, cycle 0."""
+    def start(self, window: Window | None = None) -> None:
+        """Everything empty, cycle 0. window: what to record, in the chip's cycles."""
         self.state.reset()
+        self.window, self.records = window, []
+        if window is not None:
+            self.section = self.state.trace_into(TRACE_RECORDS, TRACE_RESERVE)
+            open_section(self.section, window, 0)
         self.status = WAITING
 
     def advance(self, until: int, budget: int = BUDGET) -> None:
@@ -71,6 +81,8 @@ class FastEngine:
         while self.status == PAUSED:
             self.status = kernel(s.M, self.decoded.table, self.decoded.maps, s.sram, s.flags, s.BYTES, s.LANES,
                                  s.HALVES, s.TILE8, s.TILE16, s.WORK8, s.WORK16, budget, until)
+            if self.window is not None:
+                self.records.append(take_out(self.section))
 
     @property
     def running(self) -> bool:
@@ -96,8 +108,31 @@ class FastEngine:
         buckets[np.arange(g.queues), queues[:, st.COVER_REASON]] -= beyond
         buckets[:, IDLE] = cycles - buckets.sum(axis=1)
         values = int(M[st.VALUES])
+        events = None if self.window is None else np.concatenate([*self.records, self._last_events(cycles)])
         return Outcome(cycles, self.state.part(st.ISSUED_AT, 1)[:, 0].copy(), int(M[st.FETCHED_WORDS]), buckets, values,
-                       values - int(M[st.CONSUMED_VALUES]), int(M[st.HOPS]), int(M[st.INGESTED]), int(M[st.MACS]))
+                       values - int(M[st.CONSUMED_VALUES]), int(M[st.HOPS]), int(M[st.INGESTED]), int(M[st.MACS]),
+                       events)
+
+    def _last_events(self, cycles: int) -> np.ndarray:
+        """Events that end with the run of so many cycles, or after it: what queues wait for, values on streams."""
+        assert self.window is not None
+        M = self.state.M
+        queues = self.state.part(st.QUEUE_AT, st.QUEUE_SIZE)
+        waits = np.zeros((self.g.queues, RECORD), dtype=np.int64)
+        waits[:, START] = np.maximum(queues[:, st.COVER_FROM], queues[:, st.BUSY_AT] + 1)
+        waits[:, END] = np.minimum(queues[:, st.COVER_TO], cycles)
+        waits[:, WHAT] = np.arange(self.g.queues) << 16 | STALL << 8 | queues[:, st.COVER_REASON]
+        waits[:, INSTRUCTION], waits[:, ACTOR] = queues[:, st.COVER_ROW], -1
+        ring = int(M[st.STREAM_MASK]) + 1
+        registers = self.state.part(st.STREAM_AT, st.STREAM_SIZE)
+        held = np.flatnonzero(registers[:, st.INVARIANT] != st.NEVER)
+        values = np.zeros((len(held), RECORD), dtype=np.int64)
+        values[:, START] = registers[held, st.BORN]
+        values[:, END] = registers[held, st.INVARIANT] + self.g.edge + 1
+        values[:, WHAT] = self.g.queues + held // ring << 16 | KIND_INDEX["stream_byte_hops"] << 8
+        values[:, INSTRUCTION], values[:, ACTOR] = registers[held, st.ROW], registers[held, st.ITERATION]
+        values[:, BYTES] = (values[:, END] - 1 - values[:, START]) * self.g.lanes
+        return wanted(np.concatenate([waits[waits[:, END] > waits[:, START]], values]), self.window)
 
     def failure(self) -> Failure:
         """Where a run has failed."""

@@ -25,6 +25,7 @@ from emulator.lpu.state import (
     COMPUTE,
     COVER_FROM,
     COVER_REASON,
+    COVER_ROW,
     COVER_TO,
     CYCLES,
     DUE,
@@ -74,6 +75,7 @@ from emulator.lpu.state import (
     SLOT_WORDS,
     SUMMARY_AT,
     SYNC,
+    TRACE,
     WHEEL_AT,
     WHEEL_MASK,
     WORK_A,
@@ -88,7 +90,9 @@ from emulator.lpu.state import (
 from emulator.lpu.streams import fail, lowest_bit, schedule
 from emulator.lpu.sxm import sxm, sxm_appears
 from emulator.lpu.text import COMPLETION, DISTANCE, FETCHED, FIELDS, IMMEDIATE, NEXT, OP, REASON, REPEATS, START_BARRIER
+from emulator.lpu.tracing import trace_fetch, trace_issue, trace_wait
 from emulator.lpu.vxm import vxm_appears, vxm_issue, vxm_start
+from emulator.trace_record import full
 from isa.jit import njit
 from isa.opcodes import F16, code
 from isa.products import mxm_dot_f16, mxm_dot_s8, mxm_install_f16, mxm_install_s8
@@ -108,12 +112,12 @@ FINISHED, PAUSED, FAILED, WAITING = range(4)  # what the kernel returns
 def kernel(M, T, MAPS, SRAM, FLAGS, BYTES, LANES, HALVES, TILE8, TILE16, WORK8, WORK16, budget, until):
     """Run at most `budget` cycles that have events, all before cycle `until`.
 
-    FINISHED; PAUSED: the budget is used up; WAITING: the next event (M[NEXT_EVENT]) is not before `until`;
-    FAILED: M[ERR_*] says how.
+    FINISHED; PAUSED: the budget or the room for recorded events is used up; WAITING: the next event (M[NEXT_EVENT])
+    is not before `until`; FAILED: M[ERR_*] says how.
     """
     due_words, slot_words, lanes = M[DUE_WORDS], M[SLOT_WORDS], M[LANE_COUNT]
     while M[EVENTS] > 0:
-        if budget == 0:
+        if budget == 0 or M[TRACE] != 0 and full(M, M[TRACE]):
             return PAUSED
         budget -= 1
         t = next_event(M)
@@ -247,6 +251,8 @@ def agent(M, T, SRAM, FLAGS, BYTES, LANES, number, samples):
         M[FETCHED_WORDS] += T[row, FETCHED]
         M[q + PC] = T[row, NEXT]
         M[CYCLES] = max(M[CYCLES], t + T[row, COMPLETION])
+        if M[TRACE] != 0:
+            trace_fetch(M, T, queue, row)
         if op <= NOTIFY:  # NOP, SYNC, NOTIFY
             return control(M, T, queue, row, op, samples)
         iteration = np.int64(0)
@@ -288,6 +294,8 @@ def agent(M, T, SRAM, FLAGS, BYTES, LANES, number, samples):
 
     # An instruction of a unit, from the queue or from a REPEAT.
     M[M[ISSUED_AT] + op] += 1
+    if M[TRACE] != 0:
+        trace_issue(M, T, queue, row, iteration)
     if M[q + BUSY_AT] != t:
         M[q + BUSY_AT] = t
         M[M[BUCKET_AT] + queue * REASONS] += 1
@@ -319,6 +327,9 @@ def control(M, T, queue, row, op, samples):
     t = M[NOW]
     q = M[QUEUE_AT] + queue * QUEUE_SIZE
     M[M[ISSUED_AT] + op] += 1
+    if M[TRACE] != 0:
+        trace_wait(M, queue, t)
+    M[q + COVER_ROW] = row
     if op == NOP:
         n = T[row, FIELDS]
         M[q + COVER_FROM], M[q + COVER_TO], M[q + COVER_REASON] = t, t + n, T[row, REASON]

@@ -11,9 +11,11 @@ from emulator.chip import Chip
 from emulator.lpu.geometry import KIND_CLASS, UNIT_CLASSES, Geometry, geometry
 from emulator.lpu.outcome import Outcome, together
 from emulator.lpu.sram import Sram
+from emulator.lpu.step_trace import step_trace
 from emulator.lpu.wiring import Wiring
 from emulator.result import Accounting, StepResult
 from emulator.step_state import check_room, fed_ids
+from emulator.trace import Window
 from isa import formats
 from isa.opcodes import OPS, code
 from isa.program import LpuImage, LpuText, Program, Tensor
@@ -30,8 +32,9 @@ class PoisonError(ValueError):
 class Network(Protocol):
     """The chips of a program, each with its text and SRAM; all other state starts empty each time."""
 
-    def run(self) -> list[Outcome]:
-        """One step: an Outcome a row of the table of chips. Raises ScheduleError."""
+    def run(self, window: Window | None = None) -> list[Outcome]:
+        """One step: an Outcome a row of the table of chips. window: what to record, in cycles of the step. Raises
+        ScheduleError."""
 
 
 def make_network(name: str, g: Geometry, texts: list[LpuText], srams: list[Sram], wiring: Wiring, timing_only: bool
@@ -143,18 +146,18 @@ class LpuMachine:
         return max(states, key=("real", "poison", "unwritten").index)
 
     # -- steps -----------------------------------------------------------------------------------------
-    def step(self, token: int | list[int] | None = None) -> StepResult:
-        """Run the program once. token: ids that the host writes first, one a sequence.
+    def step(self, token: int | list[int] | None = None, trace: Window | None = None) -> StepResult:
+        """Run the program once. token: ids that the host writes first, one a sequence. trace: what to record.
 
-        Raises RunError for a token or position that the program does not have, and ScheduleError when
-        the schedule is impossible.
+        Raises RunError for a token or position that the program does not have, ScheduleError when the schedule is
+        impossible, and TraceError for a trace that cannot be.
         """
         host = 0
         if token is not None:
             host = self.write("token", np.array(fed_ids(self.program, token), dtype=np.int64))
         check_room(self)
         fed = self._token_words()
-        outcomes = self.network.run()
+        outcomes = self.network.run(trace)
         spans = [(start, start + outcome.cycles) for start, outcome in zip(self.wiring.starts, outcomes, strict=True)]
         total = together(outcomes, max(end for _, end in spans))
         accounting, traffic = self._accounting(total), self._traffic(total, host)
@@ -162,6 +165,9 @@ class LpuMachine:
         if traffic["c2c_sent"] != traffic["c2c_received"]:
             raise AssertionError(f"{traffic['c2c_sent']} bytes were sent, {traffic['c2c_received']} received")
         result = StepResult(total.cycles, traffic, accounting, self._counters(total), chip_spans=spans)
+        if trace is not None:
+            result.trace = step_trace(self.geometry, self.program, outcomes, self.wiring.starts, total.cycles, host,
+                                      trace)
         for sram, words, contents in fed:
             if sram.state(words) == "poison":
                 sram.store(words, contents)  # timing only: the argmax of unknown logits is discarded

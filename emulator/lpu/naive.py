@@ -22,6 +22,8 @@ from emulator.lpu import geometry as geo
 from emulator.lpu.naive_units import Issue, NaiveUnits
 from emulator.lpu.outcome import Outcome
 from emulator.lpu.text import IDLE, START_BARRIER, reason_of
+from emulator.trace import ISSUE, KIND_INDEX, LEVEL_OF_OPCODE, STALL, Window
+from emulator.trace_build import Notes
 from isa.encoding import decode
 from isa.opcodes import ALU_BASE, S8, TYPE_BYTES
 
@@ -43,25 +45,28 @@ class Queue:
     due: int = 0  # cycle in which the next instruction is issued
     parked_since: int = -1  # SYNC: cycle of issue while nobody has released it
     cover: tuple[int, int, int] = (0, 0, 0)  # cycles [from, to) that a NOP or barrier explains, reason
+    cover_row: int = -1  # that NOP or barrier
     sequencers: list[Sequencer | None] = field(default_factory=lambda: [None, None])  # a port each
     port_until: list[int] = field(default_factory=lambda: [-1, -1])  # last cycle of each sequencer
     owners: bytearray = field(default_factory=bytearray)  # one reason a cycle
+    rows: list[int] = field(default_factory=list)  # and the row of the NOP or barrier that says so, -1 for none
 
 
 class NaiveEngine(NaiveUnits):
     """Runs a text once on an SRAM. All state but the SRAM starts empty."""
 
-    def run(self) -> Outcome:
-        """Run to the end. Raises ScheduleError."""
-        self.begin()
+    def run(self, window: Window | None = None) -> Outcome:
+        """Run to the end. window: what to record. Raises ScheduleError."""
+        self.begin(window)
         while self.alive():
             self.tick()
         self.check_parked()
         return self.outcome()
 
-    def begin(self) -> None:
-        """Everything empty, cycle 0."""
+    def begin(self, window: Window | None = None) -> None:
+        """Everything empty, cycle 0. window: what to record, in the chip's cycles."""
         self.clear()
+        self.notes = None if window is None else Notes(window)
         starts = self.text.starts
         self.queues = [Queue(int(starts[q]), int(starts[q + 1])) for q in range(self.g.queues)]
         self.last_notify = -1
@@ -119,6 +124,7 @@ class NaiveEngine(NaiveUnits):
             if queue.parked_since < 0 and queue.due <= self.t and queue.next_row < queue.end:
                 owner = self.front(q, queue, samplers, notifiers, owner)
             queue.owners.append(owner)
+            queue.rows.append(queue.cover_row if owner not in (0, IDLE) else -1)
         for q in notifiers:
             self.release(q)
         return samplers
@@ -129,10 +135,13 @@ class NaiveEngine(NaiveUnits):
         queue.next_row += 1
         queue.due = self.t + 1
         self.fetched += 1
+        if self.notes is not None:
+            self.note_fetch(issue, queue)
         if issue.name in ("NOP", "SYNC", "NOTIFY"):
             self.issued[self.opcode(issue)] += 1
             self.cycles = max(self.cycles, self.t + self.g.completion(issue.name, n=issue.fields.get("n", 0)))
             reason = reason_of(self.text, issue.row) if issue.name == "NOP" else START_BARRIER
+            queue.cover_row = issue.row
             if issue.name == "NOP":
                 queue.due = self.t + issue.fields["n"]
                 queue.cover = (self.t, queue.due, reason)
@@ -174,8 +183,11 @@ class NaiveEngine(NaiveUnits):
         self.issued[self.opcode(issue)] += 1
         fields = issue.fields
         chained = all(fields[name] >= ALU_BASE for name in "abc" if name in fields)
-        self.cycles = max(self.cycles, self.t + self.g.completion(
-            issue.name, n=fields.get("n", 0), chained=chained, type_bytes=TYPE_BYTES[fields.get("type", S8)]))
+        delay = self.g.completion(issue.name, n=fields.get("n", 0), chained=chained,
+                                  type_bytes=TYPE_BYTES[fields.get("type", S8)])
+        self.cycles = max(self.cycles, self.t + delay)
+        if self.notes is not None:
+            self.note_issue(issue, self.g.gather if issue.name == "GATHER" else delay)
         if issue.name == "READ":
             self.read(issue)
         elif issue.name == "ACC":
@@ -199,15 +211,47 @@ class NaiveEngine(NaiveUnits):
     def outcome(self) -> Outcome:
         """Let the streams run empty, then count."""
         for _ in range(2 * self.g.edge + 1):
-            self.t += 1
             self.move()
+            self.t += 1
         cycles = self.cycles + self.g.superlanes - 1 if self.cycles else 0
         buckets = np.zeros((self.g.queues, len(LPU_REASONS)), dtype=np.int64)
         for q, queue in enumerate(self.queues):
             owners = bytearray(queue.owners[:cycles])
             # A NOP or a barrier may explain cycles after the last one that was emulated.
             for cycle in range(len(owners), cycles):
-                owners.append(queue.cover[2] if queue.cover[0] <= cycle < queue.cover[1] else IDLE)
+                covered = queue.cover[0] <= cycle < queue.cover[1]
+                owners.append(queue.cover[2] if covered else IDLE)
+                queue.rows.append(queue.cover_row if covered else -1)
+            self.note_waits(q, owners, queue.rows)
             buckets[q] = np.bincount(owners, minlength=len(LPU_REASONS))
         return Outcome(cycles, self.issued, self.fetched, buckets, self.values, self.unconsumed, self.hops,
-                       self.ingested, self.macs)
+                       self.ingested, self.macs, None if self.notes is None else self.notes.take_out())
+
+    # -- what a trace wants to know -----------------------------------------------------------------
+    def note_issue(self, issue: Issue, delay: int) -> None:
+        """An instruction of a unit, with the bytes that it moves at the level of its opcode."""
+        moved = self.g.lanes if issue.name in LEVEL_OF_OPCODE else 0
+        if issue.name == "LW":
+            moved *= issue.fields["rows"] * TYPE_BYTES[issue.fields["type"]]
+        assert self.notes is not None
+        self.notes.record(ISSUE, issue.queue, self.t, self.t + max(1, delay), issue.row, issue.iteration, 0, moved)
+
+    def note_fetch(self, issue: Issue, queue: Queue) -> None:
+        """An instruction word is taken, and that of a REPEAT behind it."""
+        assert self.notes is not None
+        words = 1
+        if issue.name not in ("NOP", "SYNC", "NOTIFY") and queue.next_row < queue.end:
+            words += self.decode(issue.queue, queue.next_row).name == "REPEAT"
+        self.notes.record(KIND_INDEX["instruction_fetch"], issue.queue, self.t, self.t + 1, issue.row,
+                          size=words * self.g.instruction_bytes)
+
+    def note_waits(self, q: int, owners: bytearray, rows: list[int]) -> None:
+        """Cycles in a row that one NOP or barrier explains are one event."""
+        if self.notes is None:
+            return
+        first = 0
+        for cycle in range(1, len(owners) + 1):
+            if cycle == len(owners) or rows[cycle] != rows[first]:
+                if rows[first] >= 0:
+                    self.notes.record(STALL, q, first, cycle, rows[first], reason=owners[first])
+                first = cycle

@@ -16,6 +16,7 @@ from emulator.lpu.naive_units import End, Parcel
 from emulator.lpu.outcome import Outcome
 from emulator.lpu.sram import Sram
 from emulator.lpu.wiring import Wiring
+from emulator.trace import Window
 from isa.program import LpuText
 
 
@@ -39,11 +40,11 @@ class NaiveNetwork:
             chip.ends = {port: self.ends[row, link] for port, link in enumerate(self.wiring.ports[row].tolist())
                          if link >= 0}
 
-    def run(self) -> list[Outcome]:
-        """One step of every chip, an Outcome a row. Raises the first ScheduleError."""
+    def run(self, window: Window | None = None) -> list[Outcome]:
+        """One step of every chip, an Outcome a row. window: what to record. Raises the first ScheduleError."""
         self.lay_wires()
-        for chip in self.chips:
-            chip.begin()
+        for chip, start in zip(self.chips, self.wiring.starts, strict=True):
+            chip.begin(None if window is None else window.later(-start))
         now = 0
         while any(chip.alive() for chip in self.chips) or any(any(end.wire) for end in self.ends.values()):
             self.move()

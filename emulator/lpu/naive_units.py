@@ -15,6 +15,8 @@ from emulator.lpu.errors import PASS_WINDOW, Reporter, ScheduleError, vxm_fault
 from emulator.lpu.geometry import Geometry
 from emulator.lpu.sram import Sram, spread
 from emulator.lpu.text import ZERO_LANE
+from emulator.trace import KIND_INDEX
+from emulator.trace_build import Notes
 from isa import replica
 from isa.opcodes import ALU_BASE, F16, NO_STREAM, TYPE_BYTES, WEST
 from isa.program import LpuText
@@ -27,6 +29,7 @@ class Value:
     data: np.ndarray
     poison: int
     row: int  # instruction that produced it
+    iteration: int  # of its REPEAT
     born: int  # cycle of production
     consumed: bool = False
 
@@ -95,6 +98,7 @@ class NaiveUnits:
         self.report = report or Reporter(g, text)
         self.ends: dict[int, End] = {}  # port in an instruction -> link; naive_network.py lays the wires
         self.full = sram.full  # mask of all superlanes
+        self.notes: Notes | None = None  # events of a trace
         self.clear()
 
     def clear(self) -> None:
@@ -130,6 +134,13 @@ class NaiveUnits:
             if leaving is not None:
                 self.hops -= 1  # it leaves the chip instead of reaching a register
                 self.unconsumed += not leaving.consumed
+                self.note_value(s, leaving, self.t - 1 - leaving.born)
+
+    def note_value(self, s: int, value: Value, hops: int) -> None:
+        """A value's time on a stream is over: it is overwritten in this cycle, or has left the chip."""
+        if self.notes is not None:
+            self.notes.record(KIND_INDEX["stream_byte_hops"], self.g.queues + s, value.born, self.t, value.row,
+                              value.iteration, size=hops * self.g.lanes)
 
     def remember(self) -> None:
         self.past.append((self.t, [tuple(registers) for registers in self.streams]))
@@ -142,7 +153,8 @@ class NaiveUnits:
             raise self.report.collision(self.t, issue.queue, issue.row, issue.iteration, s, column, old.row)
         if old is not None:
             self.unconsumed += not old.consumed
-        self.streams[s][at] = Value(data, poison, issue.row, self.t)
+            self.note_value(s, old, self.t - old.born)
+        self.streams[s][at] = Value(data, poison, issue.row, issue.iteration, self.t)
         self.values += 1
 
     def take(self, issue: Issue, s: int) -> Value:

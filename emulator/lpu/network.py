@@ -20,6 +20,7 @@ from emulator.lpu.outcome import Outcome
 from emulator.lpu.sram import Sram
 from emulator.lpu.text import Decoded
 from emulator.lpu.wiring import Wiring
+from emulator.trace import Window
 from isa.opcodes import PORTS
 from isa.program import LpuText
 
@@ -47,10 +48,14 @@ class FastNetwork:
             self.engines.append(shared[id(sram)])
         self.distinct = {id(engine): engine for engine in self.engines}
 
-    def run(self) -> list[Outcome]:
-        """One step of every chip, an Outcome a row. Raises the first ScheduleError."""
-        for engine in self.distinct.values():
-            engine.start()
+    def run(self, window: Window | None = None) -> list[Outcome]:
+        """One step of every chip, an Outcome a row. window: what to record. Raises the first ScheduleError."""
+        started: set[int] = set()
+        for engine, start in zip(self.engines, self.wiring.starts, strict=True):
+            if id(engine) in started:
+                continue
+            started.add(id(engine))
+            engine.start(None if window is None else window.later(-start))
             if self.blind:
                 engine.advance(FOREVER)
         if not self.blind:

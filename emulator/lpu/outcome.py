@@ -17,7 +17,8 @@ class Outcome:
     """cycles: length of the run. issued: int64 [256], instructions and REPEAT iterations by opcode.
     fetched: instruction words fetched. buckets: int64 [queues, LPU_REASONS], rows add up to cycles.
     values, unconsumed: stream values produced, and those that nobody sampled. hops: value x columns.
-    ingested: weight values that LW took. macs: multiply-accumulates of passes, poison ones too."""
+    ingested: weight values that LW took. macs: multiply-accumulates of passes, poison ones too.
+    events: what was recorded for a trace (emulator.trace_layout), where it was asked for."""
 
     cycles: int
     issued: np.ndarray
@@ -28,6 +29,7 @@ class Outcome:
     hops: int
     ingested: int
     macs: int
+    events: np.ndarray | None = None
 
 
 def together(outcomes: list[Outcome], cycles: int) -> Outcome:

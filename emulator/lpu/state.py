@@ -23,6 +23,7 @@ from emulator.lpu.errors import PASS_WINDOW
 from emulator.lpu.geometry import Geometry
 from emulator.lpu.sram import Sram
 from emulator.lpu.text import FIELDS, OP, REPEATS, Decoded
+from emulator.trace_build import section
 from isa.opcodes import PORTS, WEST, code
 
 _scalar = count()
@@ -49,7 +50,8 @@ WORK_TILE, WORK_ROWS = WORK_B, WORK_C
 # geometry
 QUEUES, LANE_COUNT, SUPERLANES, FULL, EDGE, WORDS_PER_SLICE, WORDS_PER_BANK, ROWS = (_next() for _ in range(8))
 RESULT_COLUMN, ENTRY, DEPTH, FEED, INSTALL, BARRIER, GATHER_DELAY = (_next() for _ in range(7))
-SLOT = _next()
+SLOT, INSTRUCTION_BYTES = _next(), _next()
+TRACE = _next()  # where recorded events go, 0 for off
 FIRST_VXM, FIRST_MXM, FIRST_SXM = (_next() for _ in range(3))
 # rings: sizes are powers of two, stored as masks
 WHEEL_MASK, DUE_WORDS, SLOT_WORDS, STREAM_MASK, PEND_MASK, ALU_MASK, SXM_MASK, GATHER_MASK, ACC_MASK = (
@@ -63,13 +65,13 @@ WHEEL_MASK, DUE_WORDS, SLOT_WORDS, STREAM_MASK, PEND_MASK, ALU_MASK, SXM_MASK, G
 SCALARS = _next()
 
 # -- a queue's record --------------------------------------------------------------------------------
-(PC, END, DUE, PARKED, COVER_FROM, COVER_TO, COVER_REASON, BUSY_AT, ACCESS_AT, ACCESS_BANKS) = range(10)
-SEQUENCER = 10  # two of: row, iteration to come, iterations left, cycle due, last cycle
+(PC, END, DUE, PARKED, COVER_FROM, COVER_TO, COVER_REASON, BUSY_AT, ACCESS_AT, ACCESS_BANKS, COVER_ROW) = range(11)
+SEQUENCER = 11  # two of: row, iteration to come, iterations left, cycle due, last cycle
 SEQ_ROW, SEQ_ITERATION, SEQ_LEFT, SEQ_DUE, SEQ_UNTIL = range(5)
 QUEUE_SIZE = SEQUENCER + 2 * 5
 
 # -- a stream register's, a pending result's, an ALU start's, a plane's, an accumulator's record ---------
-INVARIANT, BORN, FIRST, CONSUMED, POISON, ROW, STREAM_SIZE = 0, 1, 2, 3, 4, 5, 8
+INVARIANT, BORN, FIRST, CONSUMED, POISON, ROW, ITERATION, STREAM_SIZE = 0, 1, 2, 3, 4, 5, 6, 8
 PEND_DST, PEND_POISON, PEND_ROW, PEND_ITERATION, PEND_SIZE = 0, 1, 2, 3, 4
 EXEC_CYCLE, EXEC_ROW, EXEC_ITERATION, EXEC_POISON, EXEC_SIZE = 0, 1, 2, 3, 4
 (SHADOW_TYPE, SHADOW_ROWS, INSTALLED_TYPE, INSTALLED_ROWS, INSTALLED_COUNT, INSTALLED_POISON, INSTALLING_UNTIL,
@@ -133,7 +135,8 @@ class State:
             QUEUES: g.queues, LANE_COUNT: g.lanes, SUPERLANES: g.superlanes, FULL: sram.full, EDGE: g.edge,
             WORDS_PER_SLICE: g.words_per_slice, WORDS_PER_BANK: g.words_per_bank, ROWS: g.rows,
             RESULT_COLUMN: g.result_column, ENTRY: g.entry, DEPTH: g.depth, FEED: g.f16_feed, INSTALL: g.install,
-            BARRIER: g.barrier, SLOT: g.slot, GATHER_DELAY: g.gather, FIRST_VXM: g.first_of_kind[geo.VXM],
+            BARRIER: g.barrier, SLOT: g.slot, INSTRUCTION_BYTES: g.instruction_bytes,
+            GATHER_DELAY: g.gather, FIRST_VXM: g.first_of_kind[geo.VXM],
             FIRST_MXM: g.first_of_kind[geo.MXM_LW], FIRST_SXM: g.first_of_kind[geo.SHIFT],
             DUE_WORDS: due_words, SLOT_WORDS: slot_words, **sizes,
         }
@@ -164,7 +167,7 @@ class State:
                   RECEIVED_BYTES: received_at, SHADOW_BYTES: received_at + received * g.lanes, OPERAND_LANES: alu_lanes,
                   ACC_LANES: 4 * alu_lanes, ACTIVATION_HALVES: g.planes // 2 * g.rows * g.lanes}
         plane = g.rows * g.lanes
-        self.fixed = fixed
+        self.fixed, self.size = fixed, at
         self.M = np.zeros(at, dtype=np.int64)
         self.BYTES = np.zeros(fixed[SHADOW_BYTES] + g.planes * plane, dtype=np.uint8)
         self.LANES = np.zeros(fixed[ACC_LANES] + g.planes * (sizes[ACC_MASK] + 1) * g.lanes, dtype=np.uint32)
@@ -181,15 +184,22 @@ class State:
         wired = links >= 0
         return np.bincount(links[wired], weights=1 + table[wired, REPEATS], minlength=PORTS).astype(np.int64)
 
-    def part(self, section: int, size: int) -> np.ndarray:
+    def trace_into(self, records: int, reserve: int) -> np.ndarray:
+        """A section for recorded events behind M, made when it is first asked for; recording is on until `reset`."""
+        if len(self.M) == self.size:
+            self.M = np.concatenate([self.M, section(records, reserve)])
+        self.M[TRACE] = self.size
+        return self.M[self.size :]
+
+    def part(self, which: int, size: int) -> np.ndarray:
         """A section of M as [records, size]."""
-        start = self.fixed[section]
-        return self.M[start : start + self.sections[section]].reshape(-1, size)
+        start = self.fixed[which]
+        return self.M[start : start + self.sections[which]].reshape(-1, size)
 
     def reset(self) -> None:
         """Empty machine, every queue about to issue its first instruction in cycle 0."""
         g, M = self.g, self.M
-        M[:] = 0
+        M[: self.size] = 0
         for index, value in self.fixed.items():
             M[index] = value
         M[LAST_NOTIFY] = NEVER

@@ -27,6 +27,7 @@ from emulator.lpu.state import (
     FORM_NO_VALUE,
     HOPS,
     INVARIANT,
+    ITERATION,
     NOW,
     PEND_AT,
     PEND_DST,
@@ -42,10 +43,12 @@ from emulator.lpu.state import (
     STREAM_MASK,
     STREAM_SIZE,
     SUMMARY_AT,
+    TRACE,
     VALUES,
     WHEEL_AT,
     WHEEL_MASK,
 )
+from emulator.lpu.tracing import trace_value
 from isa.jit import njit
 from isa.opcodes import WEST
 
@@ -111,6 +114,8 @@ def put(M, stream, column, poison, queue, row, iteration):
         invariant, ahead = t + column, M[EDGE] + column
     register = stream * (M[STREAM_MASK] + 1) + (invariant & M[STREAM_MASK])
     r = M[STREAM_AT] + register * STREAM_SIZE
+    if M[TRACE] != 0 and M[r + BORN] != t:
+        trace_value(M, register, t)
     if M[r + INVARIANT] != invariant:
         M[r + INVARIANT] = invariant
         M[r + FIRST] = t
@@ -122,6 +127,7 @@ def put(M, stream, column, poison, queue, row, iteration):
     M[r + CONSUMED] = 0
     M[r + POISON] = poison
     M[r + ROW] = row
+    M[r + ITERATION] = iteration
     M[VALUES] += 1
     return register
 

@@ -18,7 +18,8 @@ from isa.program import LpuText
 
 # Columns of the fast engine's table. Fields stand in the order of the instruction's row.
 (OP, FIELDS, REPEATS, DISTANCE, STRIDE, NEXT, FETCHED, FAULT, REASON, DELAY, COMPLETION, CHAINED, IMMEDIATE, SIZE,
- WIDTH) = (0, 1, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20)
+ MOVED, WIDTH) = (0, 1, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20)
+# MOVED: bytes that one issue moves at the level of its opcode (emulator.trace).
 # CHAINED of a VXM instruction: where its operands come from.
 FROM_STREAMS, FROM_ALUS, FROM_BOTH = 0, 1, 2
 
@@ -123,6 +124,8 @@ class Decoded:
         self._matrix_types(g, rows, types)
         self._first(g, rows, (count == 0) | (count > g.load_streams), f"loads 1 to {g.load_streams} rows")
         each = np.where(types == F16, 2, 1)
+        t[rows, MOVED] = count * each * g.lanes
+        t[self.rows("READ", "WRITE", "GATHER", "SCATTER", "SEND", "RECV"), MOVED] = g.lanes
         self._first(g, rows, stream % WEST + count * each > WEST, "its streams go beyond the last one of the direction")
         rows = self.rows("IW")
         self._matrix_types(g, rows, t[rows, FIELDS])

@@ -10,6 +10,7 @@ import numpy as np
 from emulator.chip import Chip, load_chip
 from emulator.lpu.errors import ScheduleError
 from emulator.lpu.machine import LpuMachine
+from emulator.trace import Window
 from isa.opcodes import ROLE_PORT, WEST
 from isa.program import LpuImage, Program
 from tests.emulator.lpu_programs import Pad, Random
@@ -62,18 +63,21 @@ def error_of(board: Board, engine: str = "fast", timing_only: bool = False) -> S
     raise AssertionError("the program ran to its end")
 
 
-def result_of(board: Board, engine: str, timing_only: bool = False):
-    """Everything an engine says about a step, comparable: the error, or report and memories."""
+def result_of(board: Board, engine: str, timing_only: bool = False, trace: Window | None = None):
+    """Everything an engine says about a step, comparable: the error, or report, memories and events of a trace."""
     machine = board.machine(engine, timing_only)
     try:
-        step = machine.step()
+        step = machine.step(trace=trace)
     except ScheduleError as error:
         return error.key, str(error)
     memories = []
     for sram in machine.srams:
         poison = np.repeat((sram.flags[:, None] >> 32 + np.arange(machine.geometry.superlanes)) & 1, 16, axis=1)
         memories.append((sram.flags.tobytes(), np.where(poison.astype(bool), 0, sram.data).tobytes()))
-    return step.cycles, step.chip_spans, step.traffic, step.accounting, step.counters, memories
+    events = None if step.trace is None else [column.tobytes() for column in step.trace.columns().values()]
+    if step.trace is not None:
+        assert step.trace.whole() and step.trace.traffic() == step.traffic
+    return step.cycles, step.chip_spans, step.traffic, step.accounting, step.counters, memories, events
 
 
 # -- random programs -------------------------------------------------------------------------------

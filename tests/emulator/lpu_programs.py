@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class Pad:
             sram.flags[n] = sram.full | sram.full << 32
         return sram
 
-    def run(self, engine: str = "fast", **options: int) -> tuple[Outcome, Sram]:
+    def run(self, engine: str = "fast", **options: Any) -> tuple[Outcome, Sram]:
         """Run on a fresh SRAM. Raises ScheduleError."""
         sram = self.sram()
         return make_engine(engine, self.g, self.text(), sram).run(**options), sram
@@ -94,16 +95,18 @@ def error_of(pad: Pad, engine: str = "fast") -> ScheduleError:
     raise AssertionError("the program ran to its end")
 
 
-def result_of(pad: Pad, engine: str, **options: int):
-    """Everything an engine says about a program, comparable: error key, or outcome and memory."""
+def result_of(pad: Pad, engine: str, **options: Any):
+    """Everything an engine says about a program, comparable: error key, or outcome, memory and sorted events."""
     try:
         outcome, sram = pad.run(engine, **options)
     except ScheduleError as error:
         return error.key, str(error)
     poison = np.repeat((sram.flags[:, None] >> (32 + np.arange(pad.g.superlanes))) & 1, 16, axis=1).astype(bool)
+    events = None if outcome.events is None else outcome.events[np.lexsort(outcome.events.T)].tobytes()
     memory = np.where(poison, 0, sram.data)  # what stands in poison lanes means nothing
     return (outcome.cycles, outcome.issued.tolist(), outcome.fetched, outcome.buckets.tolist(), outcome.values,
-            outcome.unconsumed, outcome.hops, outcome.ingested, outcome.macs, sram.flags.tobytes(), memory.tobytes())
+            outcome.unconsumed, outcome.hops, outcome.ingested, outcome.macs, sram.flags.tobytes(), memory.tobytes(),
+            events)
 
 
 # -- random programs -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections import Counter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from emulator.trace import Window
 from tests.emulator.lpu_network import random_board, result_of
 
 EXAMPLES = int(os.environ.get("DECODELAB_RANDOM_PROGRAMS", "120"))
@@ -26,7 +27,8 @@ def test_both_engines_agree() -> None:
     @settings(max_examples=EXAMPLES, **RELAXED)
     @given(SEEDS, st.integers(0, 4))
     def check(seed: int, kind: int) -> None:
-        fast, naive = (result_of(random_board(seed, slip=kind == 0), engine) for engine in ("fast", "naive"))
+        fast, naive = (result_of(random_board(seed, slip=kind == 0), engine, trace=Window())
+                       for engine in ("fast", "naive"))
         assert fast == naive
         ended["completed" if isinstance(fast[0], int) else fast[0][0]] += 1
 
@@ -42,8 +44,8 @@ def test_chips_that_run_once_agree_with_all_chips() -> None:
     @settings(max_examples=EXAMPLES, **RELAXED)
     @given(SEEDS, st.integers(0, 4), st.booleans())
     def check(seed: int, kind: int, shared: bool) -> None:
-        fast, naive = (result_of(random_board(seed, slip=kind == 0, shared=shared), engine, timing_only=True)
-                       for engine in ("fast", "naive"))
+        fast, naive = (result_of(random_board(seed, slip=kind == 0, shared=shared), engine, timing_only=True,
+                                 trace=Window()) for engine in ("fast", "naive"))
         assert fast[:5] == naive[:5]
         if isinstance(fast[0], int) and not shared:
             assert fast == naive

@@ -1,0 +1,120 @@
+"""From what engines record to a Trace: sections of events, the twins' notes, columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from emulator.trace import COLUMNS, KINDS, Trace, TraceError, Window, in_order
+from emulator.trace_layout import (
+    ACTOR,
+    BYTES,
+    CAPACITY,
+    END,
+    FIRST,
+    HEADER,
+    INSTRUCTION,
+    LAST,
+    LOST,
+    MASK,
+    RECORD,
+    RETURN_AT,
+    START,
+    USED,
+    WHAT,
+)
+
+FOREVER = 1 << 60
+
+
+def section(records: int, reserve: int) -> np.ndarray:
+    """An empty section for so many records; the engine returns when fewer than `reserve` are left."""
+    words = np.zeros(HEADER + records * RECORD, dtype=np.int64)
+    words[CAPACITY], words[RETURN_AT] = records, records - reserve
+    return words
+
+
+def open_section(words: np.ndarray, window: Window, origin: int) -> None:
+    """Make a section ready for a window of a step that begins at the engine's cycle `origin`."""
+    words[USED] = words[LOST] = 0
+    words[FIRST] = origin + window.first
+    words[LAST] = FOREVER if window.end is None else origin + window.end
+    words[MASK] = window.mask()
+
+
+def take_out(words: np.ndarray) -> np.ndarray:
+    """The records of a section, int64 [n, RECORD]; it is empty afterwards. Raises TraceError when some were lost."""
+    if words[LOST]:
+        raise TraceError(f"{words[LOST]} events of the trace were lost: a cycle of this chip has more than there is "
+                         "room for; record fewer kinds")
+    used = int(words[USED])
+    words[USED] = 0
+    return words[HEADER : HEADER + used * RECORD].reshape(-1, RECORD).copy()
+
+
+def recorded_cycles(window: Window, cycles: int) -> tuple[int, int]:
+    """The cycles of a step that a window covers. Raises TraceError when it begins after the step's end."""
+    if window.first >= cycles > 0:
+        raise TraceError(f"the window begins at cycle {window.first:,}, but the step ends after {cycles:,} cycles")
+    return max(0, window.first), cycles if window.end is None else min(cycles, window.end)
+
+
+class Notes:
+    """Events noted by Python code, with the rules of `record`: the twins, and what happens between launches."""
+
+    def __init__(self, window: Window, origin: int = 0) -> None:
+        self.mask, self.first = window.mask(), origin + window.first
+        self.last = FOREVER if window.end is None else origin + window.end
+        self.rows: list[tuple[int, ...]] = []
+
+    def record(self, kind: int, unit: int, start: int, end: int, instruction: int = -1, actor: int = -1,
+               reason: int = 0, size: int = 0) -> None:
+        """One event; see `record` above."""
+        if self.mask >> kind & 1 and start < self.last and end > self.first:
+            self.rows.append((start, end, unit << 16 | kind << 8 | reason, instruction, actor, size))
+
+    def take_out(self) -> np.ndarray:
+        """What was noted, int64 [n, RECORD]."""
+        rows, self.rows = self.rows, []
+        return np.array(rows, dtype=np.int64).reshape(-1, RECORD)
+
+
+def wanted(records: np.ndarray, window: Window, origin: int = 0) -> np.ndarray:
+    """Those of some records that a window asks for, made otherwise than by `record`."""
+    last = FOREVER if window.end is None else origin + window.end
+    kept = (window.mask() >> (records[:, WHAT] >> 8 & 255) & 1).astype(bool)
+    return records[kept & (records[:, START] < last) & (records[:, END] > origin + window.first)]
+
+
+def event_columns(records: np.ndarray, *, origin: int = 0, units: int = 0, instructions: int = 0,
+                  launch: int = -1) -> dict[str, np.ndarray]:
+    """Records as columns of a trace: `origin` is the cycle of the step's start; units and instructions are added to
+    their numbers."""
+    what, instruction = records[:, WHAT], records[:, INSTRUCTION]
+    return {
+        "start": records[:, START] - origin, "end": records[:, END] - origin, "unit": (what >> 16) + units,
+        "kind": what >> 8 & 255, "reason": what & 255, "launch": np.full(len(records), launch),
+        "instruction": np.where(instruction < 0, -1, instruction + instructions), "actor": records[:, ACTOR],
+        "wait": np.zeros(len(records), dtype=np.int64), "bytes": records[:, BYTES],
+    }
+
+
+def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Columns of several parts as one sorted whole, in the dtypes of a trace."""
+    whole = {name: np.concatenate([part[name] for part in parts] or [np.zeros(0, np.int64)]) for name in COLUMNS}
+    return in_order(whole)
+
+
+def recorded(window: Window, dialect: str) -> list[str]:
+    """Names of the kinds that a window records on a machine."""
+    mask = window.mask()
+    return [kind.name for number, kind in enumerate(KINDS) if dialect in kind.dialects and mask >> number & 1]
+
+
+def make(columns: dict[str, np.ndarray], **rest: Any) -> Trace:
+    """A checked Trace of sorted columns. Raises TraceError."""
+    facts: dict[str, Any] = {**columns, **rest}
+    trace = Trace(**facts)
+    trace.check()
+    return trace

@@ -1,0 +1,48 @@
+"""How engines record events: one helper that writes into a section of the engine's own int64 array.
+
+The section begins with a header and goes on with records of RECORD words. Its place is a scalar of the array: 0 is
+off. When little room is left the engine returns to Python, which takes the records out and enters it again
+(emulator/trace_build.py).
+"""
+
+from __future__ import annotations
+
+from emulator.trace_layout import (
+    ACTOR,
+    BYTES,
+    CAPACITY,
+    END,
+    FIRST,
+    HEADER,
+    INSTRUCTION,
+    LAST,
+    LOST,
+    MASK,
+    RECORD,
+    RETURN_AT,
+    START,
+    USED,
+    WHAT,
+)
+from isa.jit import njit
+
+
+@njit
+def record(A, at, kind, unit, start, end, instruction, actor, reason, size):
+    """Write an event into the section at `at` of A, if its kind is wanted and it overlaps the window."""
+    if A[at + MASK] >> kind & 1 == 0 or start >= A[at + LAST] or end <= A[at + FIRST]:
+        return
+    used = A[at + USED]
+    if used >= A[at + CAPACITY]:
+        A[at + LOST] += 1
+        return
+    A[at + USED] = used + 1
+    e = at + HEADER + used * RECORD
+    A[e + START], A[e + END], A[e + WHAT] = start, end, unit << 16 | kind << 8 | reason
+    A[e + INSTRUCTION], A[e + ACTOR], A[e + BYTES] = instruction, actor, size
+
+
+@njit
+def full(A, at):
+    """Whether an engine that records should return to Python now."""
+    return A[at + USED] >= A[at + RETURN_AT]
