@@ -57,7 +57,7 @@ def gpu_recording(events: int = 20_000, sms: int = 8, label: str = "a", slower: 
         for n in range(24):
             opcode = GPU_OPCODES[n % len(GPU_OPCODES)]
             texts.opcode.append(opcode)
-            texts.asm.append(f"{opcode} R{n}, R{n + 1}, {4 * n}")
+            texts.asm.append(f"{opcode}{'.f16' if opcode == 'MMA' else ''} R{n}, R{n + 1}, {4 * n}")
             texts.line.append(n + 1)
             texts.source.append(f"{opcode} acc{n}, w  ; {kernel}")
             texts.node.append(f"layers.0.{kernel}")

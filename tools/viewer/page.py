@@ -8,12 +8,16 @@ from importlib import resources
 from typing import Any
 
 from emulator.trace import KINDS
+from tools.viewer.nodes import nodes, roofs
 from tools.viewer.pack import in_base64, packed_events, packed_json, script_json
 from tools.viewer.recording import Recording
+from tools.viewer.streams import flows
+from tools.viewer.summary import summary
 
 # One scope: each file may use what the files before it define.
-SCRIPTS = ("codec.js", "theme.js", "model.js", "lod.js", "raster.js", "timeline.js", "input.js", "tooltip.js",
-           "search.js", "keys.js", "main.js")  # fmt: skip
+SCRIPTS = ("codec.js", "theme.js", "model.js", "lod.js", "raster.js", "timeline.js", "tooltip.js", "input.js",
+           "search.js", "details.js", "listing.js", "state.js", "streams.js", "panes.js", "summary.js", "roofline.js",
+           "compare.js", "keys.js", "main.js")  # fmt: skip
 
 
 def asset(name: str) -> str:
@@ -59,15 +63,20 @@ def description(recording: Recording) -> dict[str, Any]:
         "recordedKinds": trace.kinds,
         "recordedLaunches": trace.launches_recorded,
         "chips": [{"row": chip.row, "rows": chip.rows, "start": chip.start, "end": chip.end} for chip in trace.chips],
+        "nodes": [node.json() for node in nodes(trace, recording.chip)],
+        "roofs": roofs(recording.chip) if recording.chip is not None else None,
+        "summary": summary(recording),
         "reasons": [{"name": r.name, "cause": r.cause, "advice": r.advice} for r in trace.reasons],
     }
 
 
 def tables(recording: Recording) -> dict[str, Any]:
     """The tables that events point into."""
+    chip = recording.chip
     units, instructions, launches = recording.trace.units, recording.trace.instructions, recording.trace.launches
     return {
         "units": [list(unit) for unit in zip(units.name, units.chip, units.unit_class, strict=True)],
         "instructions": asdict(instructions),
         "launches": asdict(launches),
+        "streams": flows(recording.trace, chip) if chip is not None and chip.kind == "lpu" else None,
     }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from emulator.chip import ChipError, load_chip
+from emulator.chip import Chip, ChipError, load_chip
 from emulator.trace import Trace, TraceError
 
 
@@ -18,6 +19,19 @@ class Recording:
     trace: Trace
     clock_hz: int
     run: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def chip(self) -> Chip | None:
+        """The chip with the numbers that the run had, None where they are not at hand any more."""
+        from tools.options import load_chip_with
+
+        options = self.run.get("options")
+        settings = options.get("settings") if isinstance(options, dict) else None
+        try:
+            chip = load_chip_with(self.trace.chip, tuple(map(str, settings or ())))
+        except ValueError:
+            return None
+        return chip if self.run.get("chip_hash", chip.hash) == chip.hash else None
 
 
 def recordings_of(folders: list[Path]) -> list[Recording]:

@@ -35,6 +35,13 @@ const KEYS = [
     [[']'], ']', 'next event of the row', () => neighbour(app.timeline, 1)],
     [['['], '[', 'event before', () => neighbour(app.timeline, -1)],
   ]],
+  ['panes', [
+    [['l'], 'l', 'listing: the line of the selected bar', () => showPane('listing')],
+    [['i'], 'i', 'details', () => showPane('details')],
+    [['c'], 'c', 'state in the cycle: warps, banks, streams', () => showPane('state')],
+    [['p'], 'p', 'panes on or off', () => toggleSide()],
+    [['e'], 'e', 'into the pane and back', () => (document.getElementById('side').contains(document.activeElement) ? document.getElementById('canvas') : document.querySelector('#pane .listing') || document.getElementById('pane')).focus()],
+  ]],
   ['search', [
     [['/'], '/', 'search; Enter for the next match', () => { const q = document.getElementById('query'); q.focus(); q.select(); }],
     [['n'], 'n', 'next match', () => { showView('timeline'); app.search.move(1); }],
@@ -42,7 +49,7 @@ const KEYS = [
   ]],
 ];
 
-const TIMELINE_KEYS = new Set(['move', 'rows', 'cycles and events']);
+const TIMELINE_KEYS = new Set(['move', 'rows', 'cycles and events', 'panes']);
 
 function cursorNs() {
   const { cursor, t0, t1 } = app.timeline;
@@ -84,7 +91,7 @@ function goToCycle() {
 }
 
 function leave() {
-  document.getElementById('query').blur();
+  if (document.activeElement === document.getElementById('query')) { document.getElementById('canvas').focus(); return; }
   const { timeline } = app;
   if (timeline.selected) timeline.selected = null;
   else if (timeline.match) { document.getElementById('query').value = ''; document.getElementById('found').textContent = ''; app.search.run(''); }

@@ -8,7 +8,17 @@ function showView(name) {
   app.view = name;
   for (const view of VIEWS) document.getElementById(view).hidden = view !== name;
   for (const tab of document.querySelectorAll('#tabs button')) tab.setAttribute('aria-selected', String(tab.dataset.view === name));
-  if (name === 'timeline' && app.timeline) { app.timeline.invalidate(); document.getElementById('canvas').focus(); }
+  if (app.tooltip) app.tooltip.hide();
+  renderView();
+  if (name === 'timeline' && app.timeline) { app.timeline.invalidate(); document.getElementById('canvas').focus(); renderPane(); }
+}
+
+function renderView() {
+  if (!app.timeline) return;
+  const section = document.getElementById(app.view);
+  if (app.view === 'summary') fill(section, ...summaryView(app.traces));
+  if (app.view === 'roofline') fill(section, ...rooflineView(app.traces));
+  if (app.view === 'compare') fill(section, ...compareView(app.traces));
 }
 
 function setTheme(light) {
@@ -24,7 +34,7 @@ function setLarge(large) {
 }
 
 function redraw() {
-  if (app.timeline) { app.timeline.paletteKey = null; app.timeline.changed(); }
+  if (app.timeline) { app.timeline.paletteKey = null; app.timeline.changed(); renderView(); }
 }
 
 async function start() {
@@ -38,6 +48,7 @@ async function start() {
   ui.light = matchMedia('(prefers-color-scheme: light)').matches;
   document.documentElement.dataset.theme = ui.light ? 'light' : 'dark';
   showView('summary');
+  fill(document.getElementById('summary'), ...summaryView(meta.traces));  // before the events are unpacked
   for (let n = 0; n < meta.traces.length; n++) {
     const [tables, events] = await Promise.all([blobOf(`tables${n}`), blobOf(`events${n}`)]);
     const known = JSON.parse(new TextDecoder().decode(tables));
@@ -46,6 +57,10 @@ async function start() {
   const timeline = app.timeline = new Timeline(document.getElementById('canvas'), app.traces);
   const tooltip = app.tooltip = new Tooltip(document.getElementById('tip'));
   app.search = new Search(timeline);
+  app.listing = new Listing(timeline, app.search);
+  for (const pane of PANES) {
+    document.getElementById('panes').append(element('button', { type: 'button', role: 'tab', 'data-pane': pane, onclick: () => showPane(pane) }, pane));
+  }
   listenToPointer(timeline, tooltip);
   new ResizeObserver(() => timeline.invalidate()).observe(document.getElementById('stage'));
   document.getElementById('theme').addEventListener('click', () => setTheme(!ui.light));
@@ -53,10 +68,12 @@ async function start() {
   listenToSearch();
   listenToKeys();
   document.getElementById('helpbutton').addEventListener('click', showHelp);
-  timeline.listeners.push(showStatus);
-  showView('timeline');
+  timeline.listeners.push(showStatus, paneLater);
+  timeline.onview = paneLater;
+  showPane('details');
   showStatus();
-  timeline.onframe = () => { timeline.onframe = null; app.painted = performance.now(); document.body.dataset.ready = 'yes'; };
+  showView(location.hash === '#timeline' ? 'timeline' : 'summary');
+  requestAnimationFrame(() => { app.painted = performance.now(); document.body.dataset.ready = 'yes'; });
 }
 
 function listenToSearch() {
@@ -66,7 +83,7 @@ function listenToSearch() {
     const total = app.search.run(query.value);
     document.getElementById('found').textContent = query.value.trim() ? `${whole(total)} match${total === 1 ? '' : 'es'}` : '';
   });
-  document.getElementById('search').addEventListener('submit', (event) => { event.preventDefault(); go(1); });
+  document.getElementById('search').addEventListener('submit', (event) => { event.preventDefault(); go(1); query.focus(); });
   document.getElementById('next').addEventListener('click', () => go(1));
   document.getElementById('previous').addEventListener('click', () => go(-1));
 }
@@ -86,5 +103,5 @@ function showStatus() {
 
 window.decodelab = app;  // for the curious, and for tests
 app.ui = ui;
-app.showView = showView;
+Object.assign(app, { showView, showPane, valuesAt, lanesOf });
 start().catch((error) => { document.getElementById('status').textContent = `the page cannot be shown: ${error.message}`; throw error; });

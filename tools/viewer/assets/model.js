@@ -11,6 +11,7 @@ class Trace {
     this.units = tables.units.map(([name, chip, kind], number) => ({ name, chip, kind, number }));
     this.instructions = tables.instructions;
     this.launches = tables.launches;
+    this.streams = tables.streams;
     this.issueKind = meta.kinds.indexOf('issue');
     this.stallKind = meta.kinds.indexOf('stall');
     this.kernelKind = meta.kinds.indexOf('kernel');

@@ -31,6 +31,7 @@ class Search {
   run(text) {
     const wanted = text.trim().toLowerCase();
     this.at = null;
+    this.chosen = -1;
     if (!wanted) {
       this.timeline.match = null;
       this.total = 0;
@@ -40,6 +41,22 @@ class Search {
     }
     this.timeline.changed();
     return this.total;
+  }
+
+  // All bars of one instruction, as a search; direction: go to the next or the one before.
+  instruction(trace, n, direction) {
+    const { instruction, kind } = trace.e;
+    const found = [];
+    for (let i = 0; i < instruction.length; i++) if (instruction[i] === n && kind[i] === trace.issueKind) found.push(i);
+    const same = this.chosen === n && this.timeline.match && this.timeline.match.has(trace);
+    this.chosen = n;
+    this.timeline.match = new Map([[trace, Int32Array.from(found)]]);
+    this.total = found.length;
+    if (!same) this.at = null;
+    document.getElementById('query').value = '';
+    document.getElementById('found').textContent = `${whole(this.total)} bar${this.total === 1 ? '' : 's'} of ${trace.instructions.asm[n].slice(0, 40)}`;
+    this.move(direction);
+    this.timeline.changed();
   }
 
   // The match after (or before) the one that is shown; the first one after the cursor to begin with.

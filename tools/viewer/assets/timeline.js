@@ -36,6 +36,7 @@ class Timeline {
     t0 = Math.max(-0.1 * span - this.longest * 0.02, Math.min(t0, this.longest * 1.05 - 0.1 * span));
     this.t0 = t0;
     this.t1 = t0 + span;
+    if (this.onview) this.onview();
     this.invalidate();
   }
 
