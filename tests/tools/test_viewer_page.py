@@ -128,6 +128,7 @@ def test_the_page_asks_for_nothing_outside_itself() -> None:
     for tag, attributes in parsed(text).tags:
         for name in ("src", "href", "action", "data", "poster"):
             assert not attributes.get(name) or attributes[name] == "data:,", (tag, attributes)
+    text = text.replace("http://www.w3.org/2000/svg", "")  # a name, not a place
     assert not re.search(r"https?://|//cdn|@import|url\(|fetch\(|XMLHttpRequest|importScripts|WebSocket", text)
 
 
