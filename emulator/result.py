@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from emulator.time_tree import Leaf
     from emulator.trace import Trace
 
 # unit class -> bucket -> cycles, summed over the units of the class; buckets of one class add up
@@ -22,8 +23,8 @@ class StepResult:
     cycles: SM cycles on the GPU, core cycles on the LPU. traffic: bytes by level. kernels (GPU): one
     entry a launch that ran, with how often it counts. logits: fp32 [batch, vocabulary], None in timing
     mode or without a head. tokens: next token of each sequence as the machine wrote it, None in timing
-    mode. chip_spans (LPU): (first cycle, end) of each chip's own run inside the step. trace: its events, where
-    asked for.
+    mode. chip_spans (LPU): (first cycle, end) of each chip's own run inside the step. time_tree: every cycle
+    by layer, kernel and cause. trace: its events, where asked for.
     """
 
     cycles: int
@@ -34,6 +35,7 @@ class StepResult:
     logits: np.ndarray | None = None
     tokens: list[int] | None = None
     chip_spans: list[tuple[int, int]] = field(default_factory=list)
+    time_tree: list[Leaf] = field(default_factory=list)
     trace: Trace | None = None
 
 

@@ -43,7 +43,7 @@ def lpu_events(program: Program, chip: Chip) -> Events:
     """Issues of an LPU program, read off its queues."""
     from emulator.lpu.geometry import geometry
     from isa.program import LpuText
-    from tools.replay import issues
+    from emulator.lpu.replay import issues
 
     text = program.texts[0]
     assert isinstance(text, LpuText)

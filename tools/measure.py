@@ -259,7 +259,7 @@ def entry(ready: Prepared, step: StepResult, positions: int) -> dict[str, Any]:
     least = floor(chip, work, scheme, count, system.ranks, system.stages)
     seconds = step.cycles / chip.clock_hz
     arithmetic, weights = arithmetic_words(scheme)
-    causes = cycles_by_cause(ready.program, chip, step)
+    causes = cycles_by_cause(step)
     found: dict[str, Any] = {
         "chip": chip.name,
         "model": ready.model.name,

@@ -14,7 +14,7 @@ from emulator.lpu.text import COMPLETION, FIELDS, IDLE, NO_REASON, OP, Decoded
 from isa.encoding import decode_words
 from isa.opcodes import F16, code
 from isa.program import LpuText, Place, Program, Source, place_of
-from tools.replay import Issues, expanded, queue_times
+from emulator.lpu.replay import Issues, expanded, queue_times
 
 NO_NODE = "(no node)"
 _LAYER = re.compile(r"layers\.(\d+)\.")

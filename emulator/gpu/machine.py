@@ -19,6 +19,7 @@ from emulator.gpu.sample import repeats
 from emulator.gpu.timing import SECTOR_BYTES, SUB_CORES, read_timing
 from emulator.result import StepResult
 from emulator.step_state import check_room, fed_ids
+from emulator.time_tree import check_tree, gpu_tree
 from isa import formats
 from isa.program import GpuText, Program, Tensor
 
@@ -134,11 +135,12 @@ class GpuMachine:
             gap = self.timing.gap(self.launch_mode, self.text.launches[at].shared_bytes, at == 0 and whole)
             run = run_launch(self.engines, at, self.text.launches[at], self.shapes[at], gap)
             _check_conservation(run)
-            records.append(self._record(at, run, start, times))
+            stalls = self.engine.reasons() - reasons_before
+            records.append(self._record(at, run, start, times, run.start - now, stalls))
             counted.append((run.counters, times * ranks))
             memory.append((run.memory, times * ranks))
             cycles += times * (self.engine.now - now)
-            reasons += times * (self.engine.reasons() - reasons_before)
+            reasons += times * stalls
             for name, after in self.engine.bulk_cycles().items():
                 bulk[name] += times * (after - bulk_before[name])
         accounting, sms = self._accounting(reasons, cycles), self.timing.sms
@@ -151,7 +153,8 @@ class GpuMachine:
         traffic["host"] = ranks * host
         return StepResult(
             cycles=cycles, traffic=traffic, accounting=accounting,
-            counters=counters | below, kernels=records, logits=self._logits(), tokens=self._tokens())
+            counters=counters | below, kernels=records, logits=self._logits(), tokens=self._tokens(),
+            time_tree=check_tree(gpu_tree(records), cycles))
 
     def _accounting(self, reasons: np.ndarray, cycles: int) -> dict[str, dict[str, int]]:
         """Cycles of all sub-cores of all ranks by reason; every single one must add up to the step's cycles."""
@@ -162,11 +165,12 @@ class GpuMachine:
         totals = len(self.program.chips) * reasons.sum(axis=(0, 1))
         return {"sub_core": {r.name: int(n) for r, n in zip(GPU_REASONS, totals, strict=True)}}
 
-    def _record(self, at: int, run: KernelRun, start: int, times: int) -> dict[str, Any]:
+    def _record(self, at: int, run: KernelRun, start: int, times: int, gap: int, stalls: np.ndarray) -> dict[str, Any]:
         launch, ranks = self.text.launches[at], len(self.program.chips)
         return {
             "node": launch.node, "kernel": self.text.kernels[launch.kernel].name,
-            "start": run.start - start, "end": run.end - start, "times": times,
+            "start": run.start - start, "end": run.end - start, "times": times, "gap": gap,
+            "reasons": {r.name: int(n) for r, n in zip(GPU_REASONS, stalls.sum(axis=(0, 1)), strict=True)},
             "grid": launch.grid, "block": launch.block,
             "instructions": ranks * run.counters["warp_instructions"],
             "traffic": {level: ranks * count for level, count in _traffic(run.memory, run.counters).items()},

@@ -12,9 +12,11 @@ from emulator.lpu.geometry import KIND_CLASS, UNIT_CLASSES, Geometry, geometry
 from emulator.lpu.outcome import Outcome, together
 from emulator.lpu.sram import Sram
 from emulator.lpu.step_trace import step_trace
+from emulator.lpu.time_tree import lpu_tree
 from emulator.lpu.wiring import Wiring
 from emulator.result import Accounting, StepResult
 from emulator.step_state import check_room, fed_ids
+from emulator.time_tree import Leaf, check_tree
 from emulator.trace import Window
 from isa import formats
 from isa.opcodes import OPS, code
@@ -83,6 +85,7 @@ class LpuMachine:
             if words.size and not 0 <= words.min() <= words.max() < g.words:
                 raise ValueError(f"tensor {tensor.name} lies beyond the chip's {g.words} SRAM words")
             check_columns(tensor, g.lanes)
+        self.tree: list[Leaf] | None = None  # of a step: all take the same cycles
         self.network = make_network(engine, g, texts, self.srams, self.wiring, self.timing_only)
 
     # -- the host's view ---------------------------------------------------------------------------
@@ -164,7 +167,10 @@ class LpuMachine:
         check_accounting(accounting, self.units(), total.cycles)
         if traffic["c2c_sent"] != traffic["c2c_received"]:
             raise AssertionError(f"{traffic['c2c_sent']} bytes were sent, {traffic['c2c_received']} received")
-        result = StepResult(total.cycles, traffic, accounting, self._counters(total), chip_spans=spans)
+        if self.tree is None:
+            self.tree = lpu_tree(self.program, self.chip, total.cycles)
+        result = StepResult(total.cycles, traffic, accounting, self._counters(total), chip_spans=spans,
+                            time_tree=check_tree(self.tree, total.cycles))
         if trace is not None:
             result.trace = step_trace(self.geometry, self.program, outcomes, self.wiring.starts, total.cycles, host,
                                       trace)

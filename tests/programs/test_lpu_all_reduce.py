@@ -15,7 +15,7 @@ from isa.program import LpuText
 from programs.errors import CapacityError
 from programs.lpu.lone_all_reduce import all_reduce_program
 from tools.options import load_chip_with
-from tools.replay import issues
+from emulator.lpu.replay import issues
 
 CHIP = load_chip("groq_tsp_v1")
 G = geometry(CHIP)

@@ -23,7 +23,7 @@ from programs.lpu.gemm_plan import Plan, Shape, Sums, pass_slots
 from programs.lpu.product import product_program, read_product
 from programs.lpu.skinny import skinny_program
 from tools.options import load_chip_with
-from tools.replay import issues
+from emulator.lpu.replay import issues
 
 CHIP = load_chip("groq_tsp_v1")
 G = geometry(CHIP)

@@ -17,7 +17,7 @@ from programs.errors import CapacityError
 from programs.lpu.shared_product import part, read_shared_product, shared_product
 from tests.programs.test_lpu_product import operands
 from tools.options import load_chip_with
-from tools.replay import issues
+from emulator.lpu.replay import issues
 
 CHIP = load_chip("groq_tsp_v1")
 G = geometry(CHIP)

@@ -8,7 +8,7 @@ import pytest
 from isa.encoding import decode_words, encode
 from isa.opcodes import BY_NAME, code
 from tools.grid import Events, check_window, letters, merged, render, ruler
-from tools.replay import queue_times
+from emulator.lpu.replay import queue_times
 
 
 def times(*queues: list[tuple], barrier: int = 35) -> list[list[int]]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tools.report import percentages, seconds, size, table, where_line
-from tools.where import shares
+from emulator.accounting import shares
 
 
 def test_times_have_three_figures_and_a_fitting_unit() -> None:
