@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a cycle was spent: its name in counters, its cause and what to try in a sentence each, its words in tables."""
+    """Why a cycle was spent: its name in counters, its cause and what to try, each a sentence, its words in tables."""
 
     name: str
     cause: str

@@ -42,8 +42,8 @@ def check_window(window: tuple[int, int]) -> None:
 def lpu_events(program: Program, chip: Chip) -> Events:
     """Issues of an LPU program, read off its queues."""
     from emulator.lpu.geometry import geometry
-    from isa.program import LpuText
     from emulator.lpu.replay import issues
+    from isa.program import LpuText
 
     text = program.texts[0]
     assert isinstance(text, LpuText)

@@ -10,11 +10,11 @@ import numpy as np
 from emulator.accounting import LPU_REASONS
 from emulator.chip import Chip, ChipError
 from emulator.lpu.geometry import HEMISPHERES, KIND_CLASS, KIND_NAMES, VXM, Geometry, geometry
+from emulator.lpu.replay import Issues, expanded, queue_times
 from emulator.lpu.text import COMPLETION, FIELDS, IDLE, NO_REASON, OP, Decoded
 from isa.encoding import decode_words
 from isa.opcodes import F16, code
 from isa.program import LpuText, Place, Program, Source, place_of
-from emulator.lpu.replay import Issues, expanded, queue_times
 
 NO_NODE = "(no node)"
 _LAYER = re.compile(r"layers\.(\d+)\.")

@@ -9,13 +9,13 @@ import pytest
 
 from emulator.chip import load_chip
 from emulator.lpu.geometry import geometry
+from emulator.lpu.replay import issues
 from emulator.run import load
 from isa.opcodes import code
 from isa.program import LpuText
 from programs.errors import CapacityError
 from programs.lpu.lone_all_reduce import all_reduce_program
 from tools.options import load_chip_with
-from emulator.lpu.replay import issues
 
 CHIP = load_chip("groq_tsp_v1")
 G = geometry(CHIP)

@@ -13,6 +13,7 @@ from emulator.chip import load_chip
 from emulator.lpu.engine import FastEngine
 from emulator.lpu.errors import ScheduleError
 from emulator.lpu.geometry import geometry
+from emulator.lpu.replay import issues
 from emulator.lpu.sram import Sram
 from emulator.run import load
 from isa.opcodes import F16, S8, code
@@ -23,7 +24,6 @@ from programs.lpu.gemm_plan import Plan, Shape, Sums, pass_slots
 from programs.lpu.product import product_program, read_product
 from programs.lpu.skinny import skinny_program
 from tools.options import load_chip_with
-from emulator.lpu.replay import issues
 
 CHIP = load_chip("groq_tsp_v1")
 G = geometry(CHIP)

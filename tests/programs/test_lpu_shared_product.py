@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from emulator.chip import Chip, load_chip
 from emulator.lpu.errors import ScheduleError
 from emulator.lpu.geometry import geometry
+from emulator.lpu.replay import issues
 from emulator.run import load
 from isa.opcodes import code
 from isa.program import LpuText, Program
@@ -17,7 +18,6 @@ from programs.errors import CapacityError
 from programs.lpu.shared_product import part, read_shared_product, shared_product
 from tests.programs.test_lpu_product import operands
 from tools.options import load_chip_with
-from emulator.lpu.replay import issues
 
 CHIP = load_chip("groq_tsp_v1")
 G = geometry(CHIP)

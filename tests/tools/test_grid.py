@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from emulator.lpu.replay import queue_times
 from isa.encoding import decode_words, encode
 from isa.opcodes import BY_NAME, code
 from tools.grid import Events, check_window, letters, merged, render, ruler
-from emulator.lpu.replay import queue_times
 
 
 def times(*queues: list[tuple], barrier: int = 35) -> list[list[int]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.report import percentages, seconds, size, table, where_line
 from emulator.accounting import shares
+from tools.report import percentages, seconds, size, table, where_line
 
 
 def test_times_have_three_figures_and_a_fitting_unit() -> None:
