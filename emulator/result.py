@@ -38,6 +38,23 @@ class StepResult:
     time_tree: list[Leaf] = field(default_factory=list)
     trace: Trace | None = None
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every count as columns of a long table: what (cycles, traffic, units, counters), of, name, value."""
+        from emulator.notebook import step_table
+
+        return step_table(self)
+
+    def relation(self) -> Any:
+        """`arrays` as a DuckDB relation."""
+        from emulator.notebook import relation
+
+        return relation(self.arrays())
+
+    def _repr_html_(self) -> str:
+        from emulator.notebook import step_html
+
+        return step_html(self)
+
 
 @dataclass
 class Result:
@@ -59,3 +76,20 @@ class Result:
     def seconds_per_token(self) -> float:
         """Latency of one decode step, in seconds."""
         return self.cycles_per_token / self.clock_hz
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """One row a step as columns: step, phase, cycles, and <level>_bytes of every level."""
+        from emulator.notebook import result_table
+
+        return result_table(self)
+
+    def relation(self) -> Any:
+        """`arrays` as a DuckDB relation."""
+        from emulator.notebook import relation
+
+        return relation(self.arrays())
+
+    def _repr_html_(self) -> str:
+        from emulator.notebook import result_html
+
+        return result_html(self)

@@ -202,6 +202,7 @@ class Trace:
     chips: list[TracedChip]
     kinds: list[str]
     launches_recorded: list[int] | None = None
+    _db: Any = field(default=None, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -253,6 +254,28 @@ class Trace:
             times = np.array([*self.launches.times, 1], dtype=np.int64)
             weight = weight * times[self.launch]  # launch -1: the last one
         return weight
+
+    def query(self, sql: str) -> Any:
+        """A DuckDB relation: `sql` over the tables of emulator.trace_sql, such as `events`. Raises TraceError."""
+        import duckdb
+
+        from emulator.trace_sql import connect
+
+        if self._db is None:
+            self._db = connect(self)
+        try:
+            return self._db.sql(sql)
+        except duckdb.Error as error:
+            raise TraceError(f"the query cannot be answered: {str(error).splitlines()[0]}") from None
+
+    def relation(self) -> Any:
+        """The events in words as a DuckDB relation."""
+        return self.query("SELECT * FROM events")
+
+    def _repr_html_(self) -> str:
+        from emulator.notebook import trace_html
+
+        return trace_html(self)
 
     def check(self) -> None:
         """Raise TraceError unless every number points into its table and rows are in order."""

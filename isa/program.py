@@ -171,6 +171,12 @@ class Program:
         count = f", {len(self.chips)} chips" if len(self.chips) > 1 else ""
         return f"<Program {name}{self.chip}{count}: {words:,} instructions, {len(self.tensors)} tensors>"
 
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: what the program was made for, its texts, its tensors."""
+        from isa.program_html import program_html
+
+        return program_html(self)
+
 
 @dataclass(frozen=True)
 class Place:
