@@ -17,7 +17,7 @@ from tools import console
 
 # In the order of --help: what a newcomer wants first.
 COMMANDS = ("compare", "generate", "predict", "validate", "sensitivity", "microbench", "dram", "schedule",
-            "view", "export", "diff",
+            "view", "export", "diff", "plot",
             "compile", "run", "asm", "disasm", "chips", "models")  # fmt: skip
 
 OWN_PACKAGES = ("isa", "emulator", "programs", "tools")
