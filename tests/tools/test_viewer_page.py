@@ -73,16 +73,16 @@ def unpacked(data: bytes, units: int, count: int) -> dict[str, np.ndarray]:
     """packed_events undone, one number after another: the slow twin of assets/codec.js."""
     raw = zlib.decompress(data)
 
-    def number(at: int, index: int, size: int, length: int) -> int:
-        return sum(raw[at + plane * length + index] << (8 * plane) for plane in range(size))
+    def column(at: int, length: int) -> tuple[list[int], int]:
+        size = raw[at]
+        return ([sum(raw[at + 1 + plane * length + index] << (8 * plane) for plane in range(size))
+                 for index in range(length)], at + 1 + size * length)  # fmt: skip
 
-    counts = [number(0, unit, 4, units) for unit in range(units)]
+    counts, at = column(0, units)
     found: dict[str, list[int]] = {"unit": [unit for unit, n in enumerate(counts) for _ in range(n)]}
-    at = 4 * units
-    for name, size, differences in LAYOUT:
-        values = [number(at, index, size, count) for index in range(count)]
-        if size > 1:
-            values = [value // 2 if value % 2 == 0 else -(value + 1) // 2 for value in values]
+    for name, differences in LAYOUT:
+        values, at = column(at, count)
+        values = [value // 2 if value % 2 == 0 else -(value + 1) // 2 for value in values]
         if differences:
             start = 0
             for n in counts:
@@ -90,7 +90,6 @@ def unpacked(data: bytes, units: int, count: int) -> dict[str, np.ndarray]:
                     values[index] += values[index - 1]
                 start += n
         found[name] = values
-        at += size * count
     assert at == len(raw)
     return {name: np.array(values) for name, values in found.items()}
 
@@ -107,9 +106,10 @@ def test_packed_events_come_back_by_unit_and_start(recording: Recording) -> None
 
 def test_signs_are_folded_and_bytes_lie_in_planes() -> None:
     assert folded(np.array([0, -1, 1, -2, 2])).tolist() == [0, 1, 2, 3, 4]
-    assert planes(np.array([0x0102, 0x0304], dtype=np.uint64), 2) == bytes([2, 4, 1, 3])
-    with pytest.raises(ValueError, match="256 does not fit 1 bytes"):
-        planes(np.array([256], dtype=np.uint64), 1)
+    assert planes(np.array([0x0102, 0x0304], dtype=np.uint64)) == bytes([2, 2, 4, 1, 3])
+    assert planes(np.array([0, 0], dtype=np.uint64)) == bytes([0])
+    with pytest.raises(ValueError, match="does not fit 32 bits"):
+        planes(np.array([1 << 32], dtype=np.uint64))
 
 
 def test_a_window_that_is_too_long_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""`python -m tools.bench [lpu] [gpu] [dram]`: how fast the emulator itself is, on one core of this computer."""
+"""`python -m tools.bench [lpu] [gpu] [dram] [viewer]`: how fast the emulator itself is, on one core of this computer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import sys
 
 from tools import console
-from tools.bench.engines import BENCHES
+from tools.bench.engines import BENCHES, Shown
 from tools.report import table
 
 
@@ -21,6 +21,9 @@ def main(names: list[str]) -> int:
     rows = []
     for name in names or BENCHES:
         for rate in BENCHES[name]():
+            if isinstance(rate, Shown):
+                rows.append([rate.what, rate.value, rate.unit, rate.aim])
+                continue
             aim = f"{rate.aim / 1e6:g} M" if rate.aim else ""
             rows.append([rate.what, f"{rate.per_second / 1e6:,.2f} M", rate.unit, aim])
     console.data(table(rows, ["what", "measured", "unit", "first aim"]))

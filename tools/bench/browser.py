@@ -51,9 +51,9 @@ def browser(width: int = 1440, height: int = 900) -> Iterator[Any]:
         driver.quit()
 
 
-def open_page(driver: Any, path: Path, seconds: float = 60.0) -> None:
-    """Open a page of the viewer and wait until its timeline is painted. Raises TimeoutError with what it says."""
-    driver.get(path.resolve().as_uri())
+def open_page(driver: Any, path: Path, seconds: float = 60.0, fragment: str = "summary") -> None:
+    """Open a page of the viewer at a view and wait until it is painted. Raises TimeoutError with what the page says."""
+    driver.get(f"{path.resolve().as_uri()}#{fragment}")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if driver.execute_script("return document.body.dataset.ready === 'yes'"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,16 @@ class Rate:
     per_second: float
     unit: str
     aim: float | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A measurement that is no rate of the emulator, as it is printed."""
+
+    what: str
+    value: str
+    unit: str
+    aim: str
 
 
 def clock(work: Callable[[], int], seconds: float = 2.0) -> float:
@@ -115,4 +125,11 @@ def dram() -> list[Rate]:
     return rates
 
 
-BENCHES = {"lpu": lpu, "gpu": gpu, "dram": dram}
+def viewer() -> list[Shown]:
+    """The page that `decodelab view` writes, in a headless Chromium."""
+    from tools.bench import viewer as measured
+
+    return measured.viewer()
+
+
+BENCHES: dict[str, Callable[[], Sequence[Rate | Shown]]] = {"lpu": lpu, "gpu": gpu, "dram": dram, "viewer": viewer}

@@ -1,8 +1,9 @@
 """Events as few bytes, in a form that a browser unpacks in milliseconds.
 
 Events are sorted by unit and start; columns that grow inside a unit are kept as differences, signed numbers are
-folded (0, -1, 1, -2 -> 0, 1, 2, 3), 32-bit columns are cut into four planes of bytes, and all planes go through one
-zlib stream. assets/codec.js is the other half.
+folded (0, -1, 1, -2 -> 0, 1, 2, 3), and each column is cut into as many planes of bytes as its largest value needs: a
+byte that says how many, the lowest bytes of all values, their next ones, and so on. All columns go through one zlib
+stream. assets/codec.js is the other half.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ from tools.viewer.recording import Recording
 LEVEL = 6  # zlib's; higher ones take several times as long for a few per cent
 CYCLES_MAX = 2**31 - 1  # the page holds cycles since the window's start in 32 bits
 
-# Columns of the page, in the order of their bytes: name, bytes of a value, kept as differences inside a unit.
-LAYOUT = (("start", 4, True), ("duration", 4, False), ("kind", 1, False), ("reason", 1, False),
-          ("launch", 4, True), ("instruction", 4, True), ("actor", 4, True), ("wait", 4, False),
-          ("bytes", 4, False))  # fmt: skip
+# Columns of the page, in the order of their bytes: name, whether kept as differences inside a unit.
+LAYOUT = (("start", True), ("duration", False), ("kind", False), ("reason", False), ("launch", True),
+          ("instruction", True), ("actor", True), ("wait", False), ("bytes", False))  # fmt: skip
 
 
 def folded(values: np.ndarray) -> np.ndarray:
@@ -30,12 +30,14 @@ def folded(values: np.ndarray) -> np.ndarray:
     return ((values << 1) ^ (values >> 63)).astype(np.uint64)
 
 
-def planes(values: np.ndarray, size: int) -> bytes:
-    """Unsigned numbers as `size` planes: all lowest bytes, then all next ones. ValueError if one does not fit."""
-    if len(values) and int(values.max()) >= 1 << (8 * size):
-        raise ValueError(f"a value of {int(values.max())} does not fit {size} bytes")
+def planes(values: np.ndarray) -> bytes:
+    """Unsigned numbers below 2 ** 32 as planes, their count first. ValueError for a larger one."""
+    most = int(values.max()) if len(values) else 0
+    size = (most.bit_length() + 7) // 8
+    if size > 4:
+        raise ValueError(f"a value of {most} does not fit 32 bits")
     low = values.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :size]
-    return np.ascontiguousarray(low.T).tobytes()
+    return bytes([size]) + np.ascontiguousarray(low.T).tobytes()
 
 
 def packed_events(recording: Recording) -> bytes:
@@ -57,14 +59,14 @@ def packed_events(recording: Recording) -> bytes:
     columns["start"] = events["start"][order] - first
     columns["duration"] = events["end"][order] - events["start"][order]
     heads = np.flatnonzero(np.diff(unit, prepend=-1))
-    parts = [planes(counts, 4)]
-    for name, size, differences in LAYOUT:
+    parts = [planes(counts)]
+    for name, differences in LAYOUT:
         values = columns[name]
         if differences:
             steps = np.diff(values, prepend=0)
             steps[heads] = values[heads]  # every unit begins anew
             values = steps
-        parts.append(planes(folded(values) if size > 1 else values, size))
+        parts.append(planes(folded(values)))
     return zlib.compress(b"".join(parts), LEVEL)
 
 

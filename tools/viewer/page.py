@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
@@ -76,7 +75,7 @@ def tables(recording: Recording) -> dict[str, Any]:
     units, instructions, launches = recording.trace.units, recording.trace.instructions, recording.trace.launches
     return {
         "units": [list(unit) for unit in zip(units.name, units.chip, units.unit_class, strict=True)],
-        "instructions": asdict(instructions),
-        "launches": asdict(launches),
+        "instructions": vars(instructions),
+        "launches": vars(launches),
         "streams": flows(recording.trace, chip) if chip is not None and chip.kind == "lpu" else None,
     }

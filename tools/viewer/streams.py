@@ -6,6 +6,7 @@ issue events and this table its place in any cycle follows.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,8 @@ from isa.opcodes import BY_NAME
 from isa.operands import Scope, read_operands, read_suffixes
 from tools.plan_streams import effects, longest_delay
 
+_ADDRESS = re.compile(r"^(READ|WRITE) \d+")  # which word it is does not matter to a stream
+
 
 def flows(trace: Trace, chip: Chip) -> dict[str, Any]:
     """Streams of a trace's instructions: `edge`, the last column; `reach`, the cycles after its issue in which a value
@@ -25,17 +28,21 @@ def flows(trace: Trace, chip: Chip) -> dict[str, Any]:
     streams that are sampled there at the issue, and (cycles later, column, streams) of what comes out, or None."""
     g = geometry(chip)
     known: dict[tuple[Any, ...], int] = {}
+    seen: dict[tuple[str, str], int] = {}
     number = []
-    for opcode, asm, queue in zip(trace.instructions.opcode, trace.instructions.asm, trace.instructions.kernel):
-        flow = _flow(g, opcode, asm, queue)
-        number.append(-1 if flow is None else known.setdefault(flow, len(known)))
+    for asm, queue in zip(trace.instructions.asm, trace.instructions.kernel):
+        key = (_ADDRESS.sub(r"\1 0", asm), queue)
+        if key not in seen:
+            flow = _flow(g, *key)
+            seen[key] = -1 if flow is None else known.setdefault(flow, len(known))
+        number.append(seen[key])
     markers = {kind: sorted({g.column[q] for q, name in enumerate(g.queue_names) if name.startswith(kind)})
                for kind in ("MEM", "VXM", "MXM", "SXM", "C2C")}  # fmt: skip
     return {"edge": g.edge, "reach": longest_delay(g) + 2 * g.edge + 1, "flow": number, "flows": list(known),
             "markers": markers}  # fmt: skip
 
 
-def _flow(g: Geometry, opcode: str, asm: str, queue: str) -> tuple[Any, ...] | None:
+def _flow(g: Geometry, asm: str, queue: str) -> tuple[Any, ...] | None:
     """(column, streams taken, (cycles later, column, streams) or None); None for what touches no stream."""
     if queue not in g.queue_names:
         return None

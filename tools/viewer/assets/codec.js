@@ -20,14 +20,16 @@ async function blobOf(id) {
   return bytes;
 }
 
-// Planes of bytes -> unsigned 32-bit numbers.
-function joinPlanes(bytes, at, count) {
+// A column of unsigned numbers: how many planes of bytes, then the planes. [numbers, where the next column begins].
+function readColumn(bytes, at, count) {
+  const size = bytes[at++];
   const out = new Int32Array(count);
-  const b = at + count, c = b + count, d = c + count;
-  for (let i = 0; i < count; i++) {
-    out[i] = bytes[at + i] | (bytes[b + i] << 8) | (bytes[c + i] << 16) | (bytes[d + i] << 24);
+  for (let plane = 0; plane < size; plane++) {
+    const shift = 8 * plane;
+    for (let i = 0; i < count; i++) out[i] |= bytes[at + i] << shift;
+    at += count;
   }
-  return out;
+  return [out, at];
 }
 
 function unfold(values) {  // 0, 1, 2, 3 -> 0, -1, 1, -2
@@ -44,22 +46,20 @@ function addUp(values, offsets) {  // differences inside each unit -> values
 
 // Columns of a trace's events, sorted by unit and start; offsets[u] .. offsets[u + 1] are unit u's.
 function unpackEvents(bytes, units, count) {
-  const perUnit = joinPlanes(bytes, 0, units);
+  let [perUnit, at] = readColumn(bytes, 0, units);
   const offsets = new Int32Array(units + 1);
   for (let u = 0; u < units; u++) offsets[u + 1] = offsets[u] + perUnit[u];
-  let at = 4 * units;
-  const wide = () => { const v = unfold(joinPlanes(bytes, at, count)); at += 4 * count; return v; };
-  const narrow = () => { const v = bytes.subarray(at, at + count); at += count; return v; };
+  const column = () => { const [values, next] = readColumn(bytes, at, count); at = next; return unfold(values); };
   const e = { offsets };
-  e.start = addUp(wide(), offsets);
-  e.end = wide();
+  e.start = addUp(column(), offsets);
+  e.end = column();
   for (let i = 0; i < count; i++) e.end[i] += e.start[i];
-  e.kind = narrow();
-  e.reason = narrow();
-  e.launch = addUp(wide(), offsets);
-  e.instruction = addUp(wide(), offsets);
-  e.actor = addUp(wide(), offsets);
-  e.wait = wide();
-  e.bytes = wide();
+  e.kind = Uint8Array.from(column());
+  e.reason = Uint8Array.from(column());
+  e.launch = addUp(column(), offsets);
+  e.instruction = addUp(column(), offsets);
+  e.actor = addUp(column(), offsets);
+  e.wait = column();
+  e.bytes = column();
   return e;
 }

@@ -13,7 +13,7 @@ function lanesOf(trace, unit) {
   const base = trace.slotted[unit] ? 1 : 0;
   const ends = [];
   for (let i = from; i < to; i++) {
-    if (kind[i] === trace.stallKind) continue;
+    if (base ? kind[i] !== trace.issueKind : kind[i] === trace.stallKind) continue;
     let at = ends.findIndex((e) => e <= start[i]);
     if (at < 0) at = ends.length < LANES_MAX ? ends.length : LANES_MAX - 1;
     ends[at] = Math.max(ends[at] || 0, end[i]);

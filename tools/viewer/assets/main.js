@@ -72,7 +72,8 @@ async function start() {
   timeline.onview = paneLater;
   showPane('details');
   showStatus();
-  showView(location.hash === '#timeline' ? 'timeline' : 'summary');
+  showView(VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : 'summary');
+  if (app.view === 'timeline') timeline.draw();
   requestAnimationFrame(() => { app.painted = performance.now(); document.body.dataset.ready = 'yes'; });
 }
 

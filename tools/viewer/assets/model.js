@@ -37,6 +37,8 @@ class Trace {
     this.pyramids = new Map();
   }
 
+  active(unit) { return this.e.offsets[unit + 1] > this.e.offsets[unit]; }
+
   category(i) {
     const k = this.e.kind[i];
     return k === this.stallKind ? this.kinds.length + this.e.reason[i] : k;
@@ -112,14 +114,15 @@ class Row {
   get expandable() { return this.children.length > 0 || (this.kind === 'unit' && this.units.length === 1); }
 
   get height() {
-    const base = { trace: 34, chip: 20, class: 20, group: 17, unit: 15, lane: 9, spans: 17 }[this.kind];
+    const base = { trace: 34, chip: 22, class: 24, group: 18, unit: 16, lane: 10, spans: 18 }[this.kind];
     return Math.round(base * ui.unit);
   }
 
   get key() { return `${this.kind}:${this.units[0]}:${this.units.length}`; }
 }
 
-const CLASS_NAMES = { sub_core: 'sub-cores', bulk_engine: 'bulk copies', l2_slice: 'L2 slices', dram_bank: 'DRAM banks',
+const CLASS_NAMES = { gpu: 'GPU', sm: 'CTAs on SMs', lsu: 'load-store units', stream: 'streams', nvlink: 'NVLink', host: 'host',
+  sub_core: 'sub-cores', bulk_engine: 'bulk copies', l2_slice: 'L2 slices', dram_bank: 'DRAM banks',
   mem: 'MEM slices', vxm: 'VXM ALUs', mxm: 'MXM planes', sxm: 'SXM units', c2c: 'links', tensor: 'tensor cores' };
 
 const groupName = (unit) => {  // "SM3.1" -> "SM3", "ch3.1 bank 5" -> "ch3.1", "MEM.E4" -> "MEM.E", "VXM5" -> ""
@@ -127,6 +130,7 @@ const groupName = (unit) => {  // "SM3.1" -> "SM3", "ch3.1 bank 5" -> "ch3.1", "
   if (space > 0) return unit.slice(0, space);
   const dot = unit.lastIndexOf('.');
   if (dot < 0) return '';
+  if (/^S\d+\.[EW]$/.test(unit)) return unit.endsWith('E') ? 'eastward' : 'westward';
   const hemisphere = /^(.*\.[EW])\d+$/.exec(unit);
   return hemisphere ? hemisphere[1] : unit.slice(0, dot);
 };
@@ -145,14 +149,15 @@ function buildRows(trace) {
       const row = new Row('class', Object.hasOwn(CLASS_NAMES, kind) ? CLASS_NAMES[kind] : kind, trace, above,
         members.map((u) => u.number));
       const groups = new Map();
-      for (const unit of members) {
+      row.active = members.filter((u) => trace.active(u.number));
+      for (const unit of row.active) {  // units without an event get no row of their own
         const name = groupName(unit.name);
         if (!groups.has(name)) groups.set(name, []);
         groups.get(name).push(unit);
       }
-      const nested = groups.size > 1 && groups.size < members.length;
+      const nested = groups.size > 1 && groups.size < row.active.length;
       for (const [name, list] of groups) {
-        const under = nested && list.length > 1
+        const under = nested
           ? new Row('group', name || kind, trace, row, list.map((u) => u.number)) : row;
         for (const unit of list) new Row('unit', unit.name, trace, under, [unit.number]);
       }

@@ -70,6 +70,12 @@ function scaled(value, steps) {
 
 const timeText = (ns) => (ns === 0 ? '0' : scaled(ns, [[1e9, 's'], [1e6, 'ms'], [1e3, 'us'], [1, 'ns']]));
 
+function tickText(ns, step) {  // a time with as many digits as tell it from the next tick
+  const [unit, name] = [[1e9, 's'], [1e6, 'ms'], [1e3, 'us'], [1, 'ns']].find(([u]) => Math.abs(ns) >= u) || [1, 'ns'];
+  const digits = Math.max(0, Math.min(6, Math.ceil(-Math.log10(step / unit) - 1e-9)));
+  return ns === 0 ? '0' : `${(ns / unit).toFixed(digits)} ${name}`;
+}
+
 function bytesText(bytes) {
   if (bytes < 1000) return `${whole(bytes)} B`;
   return scaled(bytes, [[1e12, 'TB'], [1e9, 'GB'], [1e6, 'MB'], [1e3, 'kB']]);

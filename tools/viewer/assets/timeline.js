@@ -343,7 +343,8 @@ class Timeline {
       c.fillStyle = row.kind === 'lane' ? this.text.dim : this.text.plain;
       c.font = ui.font((row.kind === 'lane' ? 8.5 : row.kind === 'trace' ? 13 : 11) * this.ratio, row.kind === 'trace');
       const sign = row.expandable ? (row.open ? '▾ ' : '▸ ') : '';
-      const count = (row.kind === 'class' || row.kind === 'group') && row.units.length > 1 ? ` (${row.units.length})` : '';
+      const used = row.active && row.active.length < row.units.length ? `${row.active.length} of ${row.units.length}` : row.units.length;
+      const count = (row.kind === 'class' || row.kind === 'group') && row.units.length > 1 ? ` (${used})` : '';
       const label = row.kind === 'trace' ? `${row.label}${this.traces.filter((t) => t.chip === row.trace.chip).length > 1 ? ` · ${row.trace.label}` : ''}` : row.label;
       c.save();
       c.beginPath();
@@ -372,11 +373,12 @@ class Timeline {
     c.font = ui.font(10.5 * this.ratio);
     c.textAlign = 'center';
     c.textBaseline = 'middle';
-    for (const ns of this.ticks(this.t0, this.t1, 95 * this.ratio * ui.unit)) {
+    const ticks = this.ticks(this.t0, this.t1, 95 * this.ratio * ui.unit);
+    for (const ns of ticks) {
       const x = this.gutter + this.x(ns);
       if (x < this.gutter + 20 || ns < 0) continue;
       c.fillStyle = this.text.dim;
-      c.fillText(timeText(ns), x, this.top / 2);
+      c.fillText(tickText(ns, ticks.length > 1 ? ticks[1] - ticks[0] : 1), x, this.top / 2);
       c.fillStyle = cssColour('line');
       c.fillRect(x, this.top - 5 * this.ratio, 1, 5 * this.ratio);
     }
