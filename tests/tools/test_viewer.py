@@ -13,7 +13,8 @@ from tools.bench.browser import browser, complaints, missing, open_page
 from tools.bench.made_up_trace import gpu_recording, lpu_recording
 from tools.viewer.page import page
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "a browser is here")
+needs_browser = pytest.mark.skipif(bool(missing()), reason=missing() or "a browser is here")
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -392,3 +393,20 @@ def test_themes_large_type_and_help_by_keyboard(view: Any) -> None:
     for key, name in zip("1234", ("summary", "timeline", "roofline", "compare")):
         press(view, key)
         assert view.execute_script("return document.getElementById(arguments[0]).hidden", name) is False
+
+
+def test_pixels_stay_in_their_columns_when_rows_are_scrolled(view: Any) -> None:
+    """A bar begins in the column of its cycle, whatever part of a pixel the rows were scrolled by."""
+    trace = gpu_recording(20_000).trace
+    unit = trace.units.name.index("SM0.0")
+    first = min(int(s) for s, u in zip(trace.start, trace.unit) if u == unit)
+    view.execute_script("""const t = decodelab.timeline, row = t.unitRow(t.traces[1], arguments[0]);
+        for (let up = row.parent; up; up = up.parent) up.open = true;
+        t.setView((arguments[1] - 40) / 1.755, (arguments[1] + 60) / 1.755); t.draw(); t.scroll = 40.5; t.draw();""",
+        unit, first)  # fmt: skip
+    column, expected = view.execute_script("""const t = decodelab.timeline, { pixels, width } = t.raster;
+        const row = t.rows.findIndex((r) => r.label === 'SM0.0'), y = t.tops[row] - Math.round(t.scroll) + 5;
+        let x = 0;
+        while (x < width && pixels[y * width + x] === t.ink.row) x++;
+        return [x, t.x(arguments[0] / 1.755)]""", first)
+    assert abs(column - expected) <= 1

@@ -53,6 +53,7 @@ def browser(width: int = 1440, height: int = 900) -> Iterator[Any]:
 
 def open_page(driver: Any, path: Path, seconds: float = 60.0, fragment: str = "summary") -> None:
     """Open a page of the viewer at a view and wait until it is painted. Raises TimeoutError with what the page says."""
+    driver.get("about:blank")  # else the same address is not loaded again
     driver.get(f"{path.resolve().as_uri()}#{fragment}")
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -51,7 +51,6 @@ def viewer() -> list[Shown]:
         path.write_text(text, encoding="utf-8")
         painted = []
         for _ in range(3):
-            driver.get("about:blank")
             open_page(driver, path, fragment="timeline")
             painted.append(driver.execute_script("return decodelab.painted") / 1000)
         driver.set_script_timeout(60)

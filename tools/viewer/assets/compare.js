@@ -52,11 +52,11 @@ const overlayShares = new Shares();
 function overlayNode(a, b, cycles) {
   const canvas = element('canvas', { class: 'overlay', role: 'img', 'aria-label': 'both runs over time' });
   const classes = [...new Set([...a.units, ...b.units].map((u) => u.kind))].filter((k) => k !== 'host');
-  const ratio = window.devicePixelRatio || 1, width = 1200, rowHeight = Math.round(44 * ui.unit), left = Math.round(150 * ui.unit), spans = Math.round(20 * ui.unit);
+  const ratio = window.devicePixelRatio || 1, width = Math.max(700, document.getElementById('compare').clientWidth - 80), rowHeight = Math.round(44 * ui.unit), left = Math.round(150 * ui.unit), spans = Math.round(20 * ui.unit);
   const height = 2 * (spans + 4) + classes.length * (rowHeight + 6) + 26;
   canvas.width = width * ratio;
   canvas.height = height * ratio;
-  canvas.style.width = '100%';
+  canvas.style.width = `${width}px`;
   const c = canvas.getContext('2d');
   c.scale(ratio, ratio);
   const longest = Math.max(a.cycles * (1e9 / a.clockHz), b.cycles * (1e9 / b.clockHz));

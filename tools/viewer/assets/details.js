@@ -64,7 +64,7 @@ function rangeTable(timeline, row) {
   const list = rangeShares.used.map((c) => [c, rangeShares.part[c][0]]).filter(([, s]) => s > 0).sort((a, b) => b[1] - a[1]);
   const kinds = trace.kinds.length;
   const rows = list.map(([c, share]) => element('tr', {},
-    element('td', {}, element('span', { class: 'swatch', style: { background: colourOf(trace.categories[c]) } }), ' ', trace.categories[c]),
+    element('td', { class: 'name' }, element('span', { class: 'swatch', style: { background: colourOf(trace.categories[c]) } }), ' ', trace.categories[c]),
     element('td', { class: 'n' }, `${(100 * share).toFixed(1)} %`),
     element('td', { class: 'dim' }, c >= kinds ? [trace.reasons[c - kinds].cause, trace.reasons[c - kinds].advice ? element('div', {}, `→ ${trace.reasons[c - kinds].advice}`) : null] : trace.meanings[c])));
   const rest = 1 - list.reduce((sum, [, s]) => sum + s, 0);

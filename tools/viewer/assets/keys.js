@@ -40,6 +40,7 @@ const KEYS = [
     [['i'], 'i', 'details', () => showPane('details')],
     [['c'], 'c', 'state in the cycle: warps, banks, streams', () => showPane('state')],
     [['p'], 'p', 'panes on or off', () => toggleSide()],
+    [['P'], 'P', 'wide pane', () => { document.getElementById('side').classList.toggle('wide'); app.timeline.invalidate(); renderPane(); }],
     [['e'], 'e', 'into the pane and back', () => (document.getElementById('side').contains(document.activeElement) ? document.getElementById('canvas') : document.querySelector('#pane .listing') || document.getElementById('pane')).focus()],
   ]],
   ['search', [
@@ -109,6 +110,7 @@ function showHelp() {
     + 'click on a name: open · click on a bar: select it and set the cycle · double click: zoom to it'),
   element('form', { method: 'dialog', style: { marginTop: '1rem' } }, element('button', { autofocus: '' }, 'close')));
   dialog.showModal();
+  dialog.scrollTop = 0;
 }
 
 function listenToKeys() {

@@ -48,7 +48,7 @@ function rooflineView(traces) {
   for (let e = Math.ceil(Math.log10(x0)); 10 ** e <= x1; e++) chart.append(svg('line', { x1: X(10 ** e), x2: X(10 ** e), y1: top, y2: height - bottom, class: 'gridline' }), text(X(10 ** e), height - bottom + 16, e < 0 ? `0.${'0'.repeat(-e - 1)}1` : whole(10 ** e), { 'text-anchor': 'middle' }));
   for (let e = Math.ceil(Math.log10(y0)); 10 ** e <= y1; e++) chart.append(svg('line', { x1: left, x2: width - right, y1: Y(10 ** e), y2: Y(10 ** e), class: 'gridline' }), text(left - 6, Y(10 ** e) + 4, opsText(10 ** e), { 'text-anchor': 'end' }));
   chart.append(text((left + width) / 2, height - 8, 'operations a byte (two a multiply-accumulate)', { 'text-anchor': 'middle' }));
-  series.forEach((s) => {
+  series.filter((s, n) => n === series.findIndex((o) => o.trace.chip === s.trace.chip && o.level === s.level)).forEach((s) => {
     const colour = machineColour(s.trace.index);
     const rate = s.trace.roofs.bytes[s.level];
     const roofs = Object.entries(s.trace.roofs.operations).sort((a, b) => b[1] - a[1]);

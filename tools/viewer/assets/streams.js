@@ -79,13 +79,13 @@ function lpuState(timeline, trace, cycle) {
   }
   const where = new Map(values.map((v) => [`${v.stream},${v.column + edge}`, v]));
   const kinds = [...new Set(values.map((v) => trace.units[trace.unitOf(v.event)].kind))];
-  const size = Math.max(5, Math.min(ui.large ? 14 : 9, Math.floor(document.getElementById('pane').clientWidth * 0.88 / width)));
+  const size = Math.max(5, Math.min(ui.large ? 14 : 9, Math.floor(document.getElementById('pane').clientWidth * 0.82 / width)));
   const names = element('div', { class: 'stream-units', style: { width: `${width * size}px` } }, Object.entries(markers).flatMap(([kind, columns]) => columns
-    .filter((column, n) => kind !== 'MEM' || n === 0 || n === columns.length - 1).map((column) => (kind === 'C2C' ? null : element('span', { style: { left: `${(column + edge + 0.5) * size}px` } }, kind)))));
+    .filter((column, n) => kind !== 'MEM' || n === 0 || n === columns.length - 1).map((column) => (kind === 'C2C' ? null : element('span', { style: { left: `${(column + edge + 0.5) * size}px`, top: kind === 'MXM' ? '0' : '1.05em' } }, kind)))));
   return [element('h3', {}, `values on the streams in cycle ${whole(cycle)}${chips.length > 1 ? `, chip ${chip}` : ''}`),
     element('p', { class: 'dim' }, `${whole(values.length)} values; rows S0.E – S31.E (they move right), then S0.W – S31.W (left); columns ${-edge} to ${edge}`),
     element('div', { class: 'legend' }, kinds.map((kind) => element('span', {}, element('span', { class: 'swatch', style: { background: classColour(kind) } }), `from ${kind.toUpperCase()}`))),
-    element('div', { class: 'scroll' }, names, cellMap({ rows: STREAMS, columns: width, cells: [...guides, ...cells], size, label: 'values on the streams by column', background: cssColour('canvas'),
+    element('div', { class: 'scroll', id: 'streammap' }, names, cellMap({ rows: STREAMS, columns: width, cells: [...guides, ...cells], size, label: 'values on the streams by column', background: cssColour('canvas'),
       tell: (r, c) => { const v = where.get(`${r},${c}`); return v ? valueFacts(trace, chip, v, at) : { title: `${streamName(r)} at column ${c - edge}`, facts: [['', 'empty']] }; },
       choose: (r, c) => { const v = where.get(`${r},${c}`); if (v) select(timeline, trace, v.event, false); } })),
     element('table', { class: 'grid', id: 'values' }, element('thead', {}, element('tr', {}, element('th', {}, 'stream'), element('th', { class: 'n' }, 'column'), element('th', {}, 'made by'), element('th', { class: 'n' }, 'cycles ago'))),

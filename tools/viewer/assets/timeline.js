@@ -110,7 +110,7 @@ class Timeline {
     let y = 0;
     this.tops = this.rows.map((row) => { const at = y; y += this.rowHeight(row); return at; });
     this.total = y;
-    this.scroll = Math.max(0, Math.min(this.scroll, this.total - (this.height - this.top) + 20));
+    this.scroll = Math.round(Math.max(0, Math.min(this.scroll, this.total - (this.height - this.top) + 20)));  // whole pixels
   }
 
   rowAt(clientY) {
@@ -211,7 +211,7 @@ class Timeline {
     const t0 = -w0 / scale, t1 = (this.plot - w0) / scale;
     const lanes = row.lane >= 0 ? lanesOf(trace, unit).lane : null;
     const slot = row.lane <= 0 && trace.slotted[unit];
-    const gap = scale >= 5 ? 1 : 0;
+    
     const colours = this.colours[trace.index];
     for (let i = lowerBound(latest, t0, from, to); i < to && start[i] < t1; i++) {
       let stop = end[i];
@@ -220,7 +220,7 @@ class Timeline {
         stop = trace.slotEnd(i);
       } else if (lanes[i - from] !== row.lane) continue;
       const x0 = w0 + start[i] * scale, x1 = w0 + stop * scale;
-      this.raster.rect(x0, y0, Math.max(x1 - gap, x0 + 1), y1, colours[trace.category(i)]);
+      this.raster.rect(x0, y0, x1 - x0 >= 3 ? x1 - 1 : Math.max(x1, x0 + 1), y1, colours[trace.category(i)]);
       if (x1 - x0 > 26 * this.ratio && y1 - y0 > 10 && this.labels.length < LABELS_MAX) {
         this.labels.push([trace.barLabel(i), Math.max(0, x0), y0, Math.min(this.plot, x1), y1]);
       }
