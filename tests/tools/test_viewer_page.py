@@ -193,3 +193,18 @@ def test_what_is_no_trace_is_told_in_a_sentence(
 def test_an_unwritable_place_is_told_before_the_work(capsys: Capture, folder: Path, tmp_path: Path) -> None:
     said = refused(capsys, "view", str(folder), "-o", str(tmp_path / "nowhere" / "page.html"))
     assert "there is no folder" in said
+
+
+def test_a_waterfall_comes_from_an_explanation_of_the_same_chip(capsys: Capture, folder: Path, tmp_path: Path) -> None:
+    steps = [{"name": "floor", "cycles": 100, "why": "a"}, {"name": "DRAM timing", "cycles": -7, "why": "b"}]
+    why, out = tmp_path / "why.json", tmp_path / "page.html"
+    why.write_text(json.dumps({"chips": [{"chip": "h100_sxm", "waterfall": steps}]}))
+    code, _, errors = run(capsys, "view", str(folder), "-o", str(out), "--explain", str(why))
+    assert code == 0, errors
+    traces = json.loads(parsed(out.read_text(encoding="utf-8")).scripts["meta"])["traces"]
+    assert [t["summary"]["waterfall"] for t in traces] == [[], steps]
+    why.write_text(json.dumps({"chips": [{"chip": "a100_sxm", "waterfall": steps}]}))
+    said = refused(capsys, "view", str(folder), "-o", str(out), "--explain", str(why))
+    assert "explains a100_sxm, and the traces are of groq_tsp_v1, h100_sxm" in said
+    why.write_text("[]")
+    assert "not what decodelab explain" in refused(capsys, "view", str(folder), "-o", str(out), "--explain", str(why))

@@ -61,7 +61,7 @@ def test_macs_and_cycles_of_gpu_kernels_by_hand() -> None:
     trace = gpu_recording(3_000, sms=2).trace
     found = {node.name: node for node in nodes(trace, None)}
     for launch, name in enumerate(trace.launches.node):
-        issues = [int(i) for i, kind, of in zip(trace.instruction, trace.kind, trace.launch) if kind == 0 and of == launch]
+        issues = trace.instruction[(trace.kind == 0) & (trace.launch == launch)].tolist()
         opcodes = [trace.instructions.opcode[i] for i in issues]
         # m16n8k16 of f16; an FMA in each of 32 lanes
         assert found[name].macs == opcodes.count("MMA") * 16 * 8 * 16 + opcodes.count("FMA") * 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -63,3 +64,24 @@ def _clock(place: Path, trace: Trace, run: dict[str, Any]) -> int:
     except ChipError:
         raise TraceError(f"{place}: run.json does not say clock_hz, so that cycles cannot be placed in time; "
                          "make the trace again with decodelab trace") from None
+
+
+def add_explanation(recordings: list[Recording], path: Path) -> None:
+    """Give recordings the waterfalls of a file that `decodelab explain --json` wrote, by chip.
+
+    Raises ValueError with one sentence for a file that is none, or that explains none of the chips.
+    """
+    try:
+        chips = json.loads(path.read_text(encoding="utf-8"))["chips"]
+        known = {str(entry["chip"]): entry for entry in chips}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: not what decodelab explain --json writes: it has no list of chips") from None
+    names = {recording.trace.chip for recording in recordings}
+    if not names & set(known):
+        raise ValueError(f"{path} explains {', '.join(sorted(known)) or 'no chip'}, and the traces are of "
+                         f"{', '.join(sorted(names))}")
+    for recording in recordings:
+        entry = known.get(recording.trace.chip, {})
+        for name in ("waterfall", "time_tree"):
+            if name in entry and not recording.run.get(name):
+                recording.run[name] = entry[name]

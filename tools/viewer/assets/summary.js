@@ -23,7 +23,7 @@ function summaryCard(trace) {
       element('div', { class: 'bar' }, element('i', { style: { width: `${Math.min(100, 100 * share)}%`, background: cssColour('good') } })));
   }
   if (summary.waterfall.length) parts.push(element('h3', {}, 'from the floor to the time, limit by limit'), waterfallNode(trace));
-  parts.push(element('h3', {}, summary.whole ? 'where the unit cycles went' : 'where the unit cycles went'), ...accountingNodes(trace));
+  parts.push(element('h3', {}, 'where the unit cycles went'), ...accountingNodes(trace));
   if (summary.timeTree.length) parts.push(element('h3', {}, 'time tree'), treeNode(trace));
   parts.push(element('h3', {}, 'moved'), trafficNode(trace));
   return element('article', { class: 'card' }, parts);
@@ -71,11 +71,13 @@ function trafficNode(trace) {
 
 // Exclusive leaves by path -> nested sums, the largest first; open what matters.
 function treeNode(trace) {
-  const root = { name: 'step', cycles: 0, children: new Map() };
-  for (const { path, cycles } of trace.summary.timeTree) {
+  const leaves = trace.summary.timeTree;
+  const common = leaves.every((leaf) => leaf.path.length > 1 && leaf.path[0] === leaves[0].path[0]);
+  const root = { name: common ? leaves[0].path[0] : 'step', cycles: 0, children: new Map() };
+  for (const { path, cycles } of leaves) {
     let at = root;
     root.cycles += cycles;
-    for (const part of path) {
+    for (const part of common ? path.slice(1) : path) {
       if (!at.children.has(part)) at.children.set(part, { name: part, cycles: 0, children: new Map() });
       at = at.children.get(part);
       at.cycles += cycles;
