@@ -55,7 +55,8 @@ NEUTRAL: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
             "l2.to_dram_latency": 0, "l2.from_dram_latency": 0},
         # Launches: a kernel begins when the one before it ends, with all its CTAs at once.
         "launch": {"launch.graph_gap": 0, "launch.stream_gap": 0, "launch.graph_start": 0,
-                   "launch.shared_start": 0, "launch.ctas_per_cycle": 4096, "launch.cta_start": 0},
+                   "launch.shared_start": 0, "launch.kernel_head": 0, "launch.ctas_per_cycle": 4096,
+                   "launch.cta_start": 0},
     },
     "lpu": {
         # Links between chips: a vector every cycle, there in the next.

@@ -21,7 +21,8 @@ class StepResult:
     """One decode step (or one run of a hand-written program).
 
     cycles: SM cycles on the GPU, core cycles on the LPU. traffic: bytes by level. kernels (GPU): one
-    entry a launch that ran, with how often it counts. logits: fp32 [batch, vocabulary], None in timing
+    entry a launch that ran, with how often it counts; start to end is what a profiler would call its time
+    (launch.kernel_head), first_cta when its first CTA is dispatched. logits: fp32 [batch, vocabulary], None in timing
     mode or without a head. tokens: next token of each sequence as the machine wrote it, None in timing
     mode. chip_spans (LPU): (first cycle, end) of each chip's own run inside the step. time_tree: every cycle
     by layer, kernel and cause. trace: its events, where asked for.

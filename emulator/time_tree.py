@@ -44,7 +44,7 @@ def gpu_tree(kernels: Sequence[Mapping[str, Any]]) -> list[Leaf]:
     """
     leaves: list[Leaf] = []
     for record in kernels:
-        duration = record["end"] - record["start"]
+        duration = record["end"] - record["first_cta"]
         causes = {name: count for name, count in record["reasons"].items() if count}
         parts = {LAUNCH: record["gap"]} if record["gap"] else {}
         # what the table calls launch lies before the kernel: it is the gap, and no part of its duration

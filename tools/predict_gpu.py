@@ -5,9 +5,9 @@ a replay, launch edges included. Where the weights of all copies could stay in L
 else one product from cold memory is the same. An attention call is replayed on the same K and V.
 
 The cut of a product is chosen by trial where its weights are few: the planner's best candidates run once
-each, and the fastest one is measured. Of a large product the best by estimate is taken. An attention call
-is cut as serving frameworks cut it (programs/gpu/attention_calls.py): the candidates run where K and V are few. An
-all-reduce is a graph of five calls on 16-bit values; the ways that libraries would take are tried.
+each, and the fastest one counts; of more weights two candidates run, of a large product the best by estimate. An
+attention call is cut as serving frameworks cut it (programs/gpu/attention_calls.py): the candidates run where K and V
+are few. An all-reduce is a graph of five calls on 16-bit values; the ways that libraries would take are tried.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from programs.gpu.gemm_plan import GemmPlan
     from tools.cases import Case
 
-TRIAL_BYTES = 40_000_000  # weights of products whose cut is chosen by trial
+TRIAL_BYTES = 40_000_000  # weights of products whose cut is chosen by trial of all candidates
+TRIAL_BYTES_OF_TWO = 100_000_000  # and of the first two
 TRIAL_BYTES_ATTENTION = 160_000_000  # K and V of calls of which other cuts are tried
 
 
@@ -86,11 +87,11 @@ def _gemm(chip: Chip, case: Case) -> dict[str, Any]:
 
     m, n, k, copies = case.numbers("m", "n", "k", "weight_copies")
     form = WORDS[case["dtype"]]
-    plan = chosen_plan(chip, m, n, k, form, copies)
+    plan, trial = chosen_plan(chip, m, n, k, form, copies)
     weights = n * plan.row_bytes
     rotate = copies * weights < 2 * l2_capacity_bytes(chip)
     count = copies if rotate else 1
-    step = _replayed(chip, gemm_program(chip, plan, count), warm=rotate)
+    step = trial if trial and not rotate else _replayed(chip, gemm_program(chip, plan, count), warm=rotate)
     moved = n * k * FORMS[form] + m * k * FORMS[plan.mma_form] + 2 * m * n
     parts = _parts(chip, plan.mma_form, m * n * k, moved, copies * weights <= l2_capacity_bytes(chip))
     # A replay holds all copies: one that runs alone has its share of the graph's start.
@@ -99,20 +100,23 @@ def _gemm(chip: Chip, case: Case) -> dict[str, Any]:
     return _outcome(chip, round(Fraction(step.cycles - start, count)), share, parts)
 
 
-def chosen_plan(chip: Chip, m: int, n: int, k: int, form: str, copies: int) -> GemmPlan:
-    """The fastest candidate in a trial, warm where all copies fit L2; of large products the best by estimate."""
+def chosen_plan(chip: Chip, m: int, n: int, k: int, form: str, copies: int) -> tuple[GemmPlan, StepResult | None]:
+    """The fastest candidate in a trial, warm where all copies fit L2, and its replay; of large products the best by
+    estimate, and None."""
     from programs.gpu.gemm_plan import candidates
     from programs.gpu.lone_gemm import gemm_program
     from programs.gpu.plan import Limits
 
     found = candidates(m, n, k, form, Limits.of(chip))
+    weights = found[0].n * found[0].row_bytes
+    if weights > TRIAL_BYTES:
+        found = found[:2 if weights <= TRIAL_BYTES_OF_TWO else 1]
     if len(found) == 1:
-        return found[0]
-    if found[0].n * found[0].row_bytes > TRIAL_BYTES:
-        return found[0]
-    warm = copies * n * found[0].row_bytes <= l2_capacity_bytes(chip)
-    times = [_replayed(chip, gemm_program(chip, plan), warm).cycles for plan in found]
-    return found[times.index(min(times))]
+        return found[0], None
+    warm = copies * weights <= l2_capacity_bytes(chip)
+    trials = [(_replayed(chip, gemm_program(chip, plan), warm), plan) for plan in found]
+    step, plan = min(trials, key=lambda one: one[0].cycles)
+    return plan, step
 
 
 # -- all-reduce --------------------------------------------------------------------------------

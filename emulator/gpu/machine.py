@@ -169,7 +169,8 @@ class GpuMachine:
         launch, ranks = self.text.launches[at], len(self.program.chips)
         return {
             "node": launch.node, "kernel": self.text.kernels[launch.kernel].name,
-            "start": run.start - start, "end": run.end - start, "times": times, "gap": gap,
+            "start": run.start - start - self.timing.head(self.launch_mode, launch.shared_bytes),
+            "first_cta": run.start - start, "end": run.end - start, "times": times, "gap": gap,
             "reasons": {r.name: int(n) for r, n in zip(GPU_REASONS, stalls.sum(axis=(0, 1)), strict=True)},
             "grid": launch.grid, "block": launch.block,
             "instructions": ranks * run.counters["warp_instructions"],

@@ -85,6 +85,7 @@ class Timing:
     stream_gap: int
     graph_start: int
     shared_start: int
+    kernel_head: int
     ctas_per_cycle: int
     cta_start: int
 
@@ -102,6 +103,13 @@ class Timing:
         if first and launch == "graph":
             gap += self.graph_start
         return gap + (self.shared_start if shared_bytes else 0)
+
+    def head(self, launch: str, shared_bytes: int = 0) -> int:
+        """Cycles of the gap, those before the first CTA, that a profiler counts as the kernel's own.
+
+        A profiler's kernel begins where the launch does: code, parameters and SMs are made ready after that.
+        """
+        return min(self.kernel_head, self.gap(launch)) + (self.shared_start if shared_bytes else 0)
 
 
 KEYS = {
@@ -140,6 +148,7 @@ KEYS = {
     "stream_gap": "launch.stream_gap",
     "graph_start": "launch.graph_start",
     "shared_start": "launch.shared_start",
+    "kernel_head": "launch.kernel_head",
     "ctas_per_cycle": "launch.ctas_per_cycle",
     "cta_start": "launch.cta_start",
 } | {f"{unit}_{what}": f"sm.{unit}.{what}" for unit in UNITS[:6] for what in ("latency", "interval")}
@@ -177,7 +186,7 @@ def read_timing(chip: Chip) -> Timing:
     need("ctas_per_cycle", t.ctas_per_cycle >= 1, "at least 1")
     need("registers", 32 <= t.registers <= MAX_REGISTERS, f"between 32 (one a lane) and {MAX_REGISTERS}")
     for name in (f.name for f in fields(Timing)):
-        if name.endswith("_gap") or name == "graph_start":
+        if name.endswith("_gap") or name in ("graph_start", "kernel_head"):
             need(name, getattr(t, name) <= MAX_GAP, f"at most {MAX_GAP} cycles")
         elif "latency" in name or name.endswith("_interval") or name in OTHER_CYCLES:
             need(name, getattr(t, name) <= MAX_CYCLES, f"at most {MAX_CYCLES} cycles")

@@ -224,6 +224,11 @@ class LinearPlan:
         return max(self.ring_bytes, self.slots * self.stage_bytes)
 
     @property
+    def ring_weights(self) -> int:
+        """Bytes of weights that the rings of a CTA hold."""
+        return self.warps * self.slots * self.chunk_bytes
+
+    @property
     def shared_bytes(self) -> int:
         return self.ring_at + self.warps * self.ring_pitch
 
@@ -289,13 +294,16 @@ def plan_linear(outputs: int, k: int, weights: str, batch: int, paired: bool, li
     """The cheapest cut of a linear layer for a chip, by LinearPlan.cycles; ties go to the smaller.
 
     A kernel by itself has the libraries' CTAs of 64 rows where those cost little more (WIDE_COST): k_proj of an 8B
-    model, 16 such CTAs, takes 8.3 us on an H100, of which an SM's port needs 7.2 for 64 rows. outputs: rows, or
-    pairs of rows; batch at most 64. Raises PlanError when nothing fits.
+    model, 16 such CTAs, takes 8.3 us on an H100, of which an SM's port needs 7.2 for 64 rows. Its rings hold the
+    weights that an SM may have under way, 32 KB, as the four stages of 64 rows by 64 values of libraries' kernels do.
+    outputs: rows, or pairs of rows; batch at most 64. Raises PlanError when nothing fits.
     """
     shape = (outputs, k, weights, batch, paired)
     for fused in (True, False) if batch * k <= fused_values_max else (False,):
         found = [(plan.cycles(limits), plan) for plan in _cuts(*shape, fused, limits.sms)
                  if (room is None or room.holds(plan)) and _fits(plan, limits, room)]
+        if room is None:
+            found = [one for one in found if one[1].ring_weights <= limits.in_flight_bytes // 2] or found
         if found:
             cost, best = min(found, key=lambda one: one[0])
             wide = [one for one in found if one[1].tiles == WIDE_TILES and one[0] <= WIDE_COST * cost]

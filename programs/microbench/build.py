@@ -69,4 +69,4 @@ def run_steps(chip: Chip, program: Program, steps: int = 1, launch: str = "graph
 
 def spans(step: StepResult) -> list[int]:
     """Cycles of each launch, from its first CTA's dispatch to its end."""
-    return [kernel["end"] - kernel["start"] for kernel in step.kernels]
+    return [kernel["end"] - kernel["first_cta"] for kernel in step.kernels]

@@ -119,7 +119,7 @@ def test_a_pass_over_64_kb_and_a_barrier_of_the_grid_take_about_a_microsecond(na
     chip = load_chip(name)
     ctas = chip["core.sms"]
     two, four = (run(passes(n), chip, ctas, 128, data=1 << 17)[0].kernels[0] for n in (2, 4))
-    cycles = (four["end"] - four["start"] - two["end"] + two["start"]) / 2
+    cycles = (four["end"] - four["first_cta"] - two["end"] + two["first_cta"]) / 2
     # Measured with an atomic counter on H200 at 1.98 GHz and A100 (RRZE gpu-small-kernels); sm.atomic.extra_latency
     # was calibrated with it. Load, store, ATOM, LDCG and most of another LDCG follow each other.
     assert cycles == pytest.approx(microseconds * chip.clock_hz / 1e6, rel=0.1)
@@ -155,7 +155,7 @@ def test_an_atomic_takes_an_l2_round_trip():
 
     def body(atomic: bool) -> int:
         kernel_ = run(kernel(atomic), H100, 1, launches=2)[0].kernels[1]
-        return kernel_["end"] - kernel_["start"]
+        return kernel_["end"] - kernel_["first_cta"]
 
     # UMOVI 20, at 26 the load: 262 cycles from L2 (near). The way out carries a header, or a header and a sector,
     # 64 bytes a cycle: one cycle; the way back a sector or only a header: one cycle.

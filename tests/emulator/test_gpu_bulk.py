@@ -25,7 +25,7 @@ def run(kernel: Kernel, chip=H100, block=32, shared=65536, engine="fast", data=D
     program = make_program(chip, [kernel], [Launch(0, 1, block, shared)] * launches, data, phantom)
     machine = GpuMachine(program, chip, engine=engine)
     step = machine.step()
-    return step.kernels[-1]["end"] - step.kernels[-1]["start"], step, machine
+    return step.kernels[-1]["end"] - step.kernels[-1]["first_cta"], step, machine
 
 
 def uniform(k: Kernel, **values: int):

@@ -51,7 +51,7 @@ def test_a_load_from_a_peer_takes_the_link_both_ways(engine: str) -> None:
         k.MOV(k.reg("sink"), value)
         k.EXIT()
         launch = GpuMachine(group(k, 2, launches=2), TOY, engine=engine).step().kernels[1]  # the line is in L2
-        return launch["end"] - launch["start"]
+        return launch["end"] - launch["first_cta"]
 
     # Beside a hit of one's own L2: the port (6 bytes at 16 a cycle, 1) and the link's 30 out, the peer's port (38
     # bytes, 3) and 30 back.

@@ -29,7 +29,7 @@ def run(kernel: Kernel, chip=H100, grid=1, block=32, shared=0, engines=("fast",)
         machine = GpuMachine(program, chip, engine=engine)
         for _ in range(steps):
             step = machine.step()
-        results.append((step.kernels[-1]["end"] - step.kernels[-1]["start"], step))
+        results.append((step.kernels[-1]["end"] - step.kernels[-1]["first_cta"], step))
     assert all(r == results[0] for r in results)
     return results[0]
 
@@ -301,7 +301,7 @@ def test_tiny_kernel_period_in_a_graph_is_1260_ns_and_in_a_stream_2400_ns():
         period = step.kernels[3]["end"] - step.kernels[2]["end"]
         # The chip's gap was set with a body of a few more address instructions: 1 % either way.
         assert period / 1.98 == pytest.approx(nanoseconds, rel=0.01)
-        assert step.kernels[0]["start"] == machine.timing.gap(mode, first=True)
+        assert step.kernels[0]["first_cta"] == machine.timing.gap(mode, first=True)
 
 
 def test_a_graph_starts_late_and_a_kernel_with_shared_memory_later_than_one_without():
@@ -312,10 +312,24 @@ def test_a_graph_starts_late_and_a_kernel_with_shared_memory_later_than_one_with
     for mode, once, gap in (("graph", 7, 60), ("stream", 0, 120)):
         program = make_program(chip, [k], [Launch(0, 1, 32, shared) for shared in (0, 128, 0)], 8192)
         kernels = GpuMachine(program, chip, launch=mode).step().kernels
-        assert kernels[0]["start"] == gap + once
-        assert [after["start"] - before["end"] for before, after in zip(kernels, kernels[1:])] == [gap + 5, gap]
+        assert kernels[0]["first_cta"] == gap + once
+        assert [after["first_cta"] - before["end"] for before, after in zip(kernels, kernels[1:])] == [gap + 5, gap]
         program.meta["part_of_step"] = True  # layers alone
-        assert GpuMachine(program, chip, launch=mode).step().kernels[0]["start"] == gap
+        assert GpuMachine(program, chip, launch=mode).step().kernels[0]["first_cta"] == gap
+
+
+def test_a_profiler_counts_the_head_of_a_launch_as_the_kernels_time():
+    """Of the gap of 60 the last 20, and the 5 of a kernel with shared memory; never more than the whole gap."""
+    chip = TOY.with_override("launch.shared_start", "5")
+    k = Kernel("nothing")
+    k.EXIT()
+    program = make_program(chip, [k], [Launch(0, 1, 32, shared) for shared in (0, 128)], 8192)
+    for head, counted in ((20, 20), (60, 60), (100, 60)):
+        step = GpuMachine(program, chip.with_override("launch.kernel_head", str(head)), launch="graph").step()
+        plain, shared = step.kernels
+        assert [one["first_cta"] - one["start"] for one in (plain, shared)] == [counted, counted + 5]
+        assert [plain["start"], shared["start"] - plain["end"]] == [60 - counted] * 2
+        assert step.cycles == shared["end"]
 
 
 # -- both engines on the small chip ------------------------------------------------------------------------

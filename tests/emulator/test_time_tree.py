@@ -25,7 +25,7 @@ EXAMPLES = Path(programs.__file__).parent / "examples"
 
 def record(node: str, kernel: str, duration: int, gap: int, times: int = 1, **reasons: int) -> dict:
     every = dict.fromkeys((reason.name for reason in GPU_REASONS), 0) | {"launch": 4 * gap} | reasons
-    return {"node": node, "kernel": kernel, "start": gap, "end": gap + duration, "times": times, "gap": gap,
+    return {"node": node, "kernel": kernel, "first_cta": gap, "end": gap + duration, "times": times, "gap": gap,
             "reasons": every}
 
 
