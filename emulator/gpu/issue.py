@@ -295,7 +295,9 @@ def issue(S, U, F, D, sm, base, sub, t, ordered):
     S[base + SM_COUNTERS + C_INSTRUCTIONS] += 1
     if unit < LSU:
         S[s + SUB_FREE + unit] = t + D[pc * D_COLUMNS + D_INTERVAL]
-    e = base + SM_ENTRIES + (sub * MAX_QUEUE + (S[s + SUB_HEAD] + S[s + SUB_COUNT]) % MAX_QUEUE) * ENTRY
+    end = S[s + SUB_HEAD] + S[s + SUB_COUNT]
+    end -= S[H_QUEUE] if end >= S[H_QUEUE] else 0
+    e = base + SM_ENTRIES + (sub * MAX_QUEUE + end) * ENTRY
     error = execute(S, U, F, D, base, w, pc, t, e)
     if error == NONE:
         if unit == CONTROL and _acts(S, D, w, pc):

@@ -94,6 +94,10 @@ from emulator.gpu.memory_layout import (
 )
 from isa.jit import njit
 
+TAKEN, FOR_ANY, FOR_MSHR, FOR_COPY = range(4)  # what _access says
+# S_STALLED: the partner's first request (A) or the SMs' (E) waits; the others: for an MSHR, for one of a copy.
+A_STALLED, E_STALLED, A_MSHR, E_MSHR, E_COPY = 1, 2, 4, 8, 16
+
 
 @njit
 def sectors(mask):
@@ -256,7 +260,8 @@ def _write_back(M, s, set_at, word, t):
 
 @njit
 def _access(M, s, number, e, t):
-    """The slice looks request e up at t. False: it has to wait for a fill or a free buffer."""
+    """The slice looks request e up at t. Returns TAKEN, or what has to come first: any arrival, an MSHR that becomes free,
+    or one of a copy."""
     line = M[e + R_LINE]
     flags = M[e + R_FLAGS]
     set_at = M[e + R_SET]
@@ -277,23 +282,26 @@ def _access(M, s, number, e, t):
     absent = mask & ~valid
     fetch = 0 if write else absent & ~coming
     mshr = M[s + S_MSHR]
-    if fetch and coming == 0 and (mshr < 0 or copy and M[s + S_COPIES] == M[MSHRS] >> 1):
-        return False
+    if fetch and coming == 0:
+        if copy and M[s + S_COPIES] == M[MSHRS] >> 1:
+            return FOR_COPY
+        if mshr < 0:
+            return FOR_MSHR
     if not found:
         if copy:
             waiting = 0
             for at in range(tags, last + 1):
                 waiting += 1 if M[at] & 15 else 0
             if waiting >= M[WAYS] >> 1:
-                return False
+                return FOR_ANY
         while way >= tags and M[way] & 15:  # the least recently used that waits for nothing
             way -= 1
         if way < tags:
-            return False
+            return FOR_ANY
         old = M[way]
         if old >> DIRTY & 15:  # write it back, through a buffer
             if M[s + S_BUFFERS] == 0:
-                return False
+                return FOR_ANY
             _write_back(M, s, set_at, old, t)
         if old:
             M[N_L2_EVICT] += 1
@@ -335,7 +343,7 @@ def _access(M, s, number, e, t):
         _respond(M, s, number, e, t)
     else:
         append(M, s + S_WORDS + 2 * (word >> MSHR_AT & 0xFFF), e)
-    return True
+    return TAKEN
 
 
 @njit
@@ -363,6 +371,7 @@ def _fill(M, s, number, line, set_at, mask, copy, t):
         M[slot] = M[s + S_MSHR]
         M[s + S_MSHR] = mshr
         M[s + S_COPIES] -= copy
+        M[s + S_STALLED] &= ~(A_MSHR | E_MSHR | copy * E_COPY)
 
 
 @njit
@@ -443,9 +452,9 @@ def run_slice(M, number, until):
         e = M[s + S_HEAD]
         stalled = M[s + S_STALLED]
         look = INF
-        if a >= 0 and stalled & 1 == 0:
+        if a >= 0 and stalled & A_STALLED == 0:
             look = M[a + R_TIME]
-        if e >= 0 and stalled & 2 == 0:
+        if e >= 0 and stalled & E_STALLED == 0:
             look = min(look, M[e + R_TIME])
         if look < INF:
             look = max(look, M[s + S_FREE_AT])
@@ -457,14 +466,19 @@ def run_slice(M, number, until):
             return t
         if come == t:
             _arrivals(M, s, number, t)
-            if stalled:  # try again, now at the earliest
-                M[s + S_STALLED] = 0
+            if stalled:  # try again, now at the earliest; not what waits for an MSHR that is still in use
+                stalled = M[s + S_STALLED]
+                left = A_MSHR | A_STALLED if stalled & A_MSHR else 0
+                if stalled & (E_MSHR | E_COPY):
+                    left |= stalled & (E_MSHR | E_COPY) | E_STALLED
+                M[s + S_STALLED] = left
                 M[s + S_FREE_AT] = max(M[s + S_FREE_AT], t)
             continue
-        if a >= 0 and stalled & 1 == 0 and M[a + R_TIME] <= t:
+        if a >= 0 and stalled & A_STALLED == 0 and M[a + R_TIME] <= t:
             after = M[a + R_NEXT]
-            if not _access(M, s, number, a, t):
-                M[s + S_STALLED] = stalled | 1
+            missing = _access(M, s, number, a, t)
+            if missing != TAKEN:
+                M[s + S_STALLED] = stalled | A_STALLED | (A_MSHR if missing == FOR_MSHR else 0)
                 continue
             M[s + S_ASKED] = after
             M[s + S_FREE_AT] = t + 1
@@ -473,8 +487,10 @@ def run_slice(M, number, until):
             cycles = 1
             if M[e + R_FLAGS] & WRITE and rate:
                 cycles = max(1, (SECTOR_BYTES * sectors(M[e + R_FLAGS] & 15) + rate - 1) // rate)
-            if not _access(M, s, number, e, t):
-                M[s + S_STALLED] = stalled | 2
+            missing = _access(M, s, number, e, t)
+            if missing != TAKEN:
+                waits = E_COPY if missing == FOR_COPY else (E_MSHR if missing == FOR_MSHR else 0)
+                M[s + S_STALLED] = stalled | E_STALLED | waits
                 continue
             M[s + S_FREE_AT] = t + cycles
             M[s + S_HEAD] = after

@@ -17,6 +17,7 @@ from emulator.accounting import GPU_REASONS, reason_index
 from emulator.gpu.decode import SLOTS
 from emulator.gpu.memory_layout import LANDING_AT
 from emulator.gpu.timing import MAX_QUEUE, MAX_WARPS, SUB_CORES, Timing
+from emulator.host_memory import zeros
 from isa.opcodes import PT
 
 NEVER = 1 << 58  # a time that has not been decided; times 16 still fits 63 bits
@@ -85,7 +86,7 @@ FREE, LIVE, AT_BARRIER = 0, 1, 2
 (Q_KIND, Q_SLOT, Q_DST, Q_REGS, Q_LATENCY, Q_PHASES, Q_GROUP, Q_LINES, Q_SECTORS, Q_TIME, Q_LANDING) = range(11)
 Q_LINE = 11
 Q_MASK = Q_LINE + 32
-ENTRY = Q_MASK + 32
+ENTRY = Q_MASK + 32 + 5  # whole cache lines of the host
 # What mbarrier instructions and bulk copies have there: bytes (of MBWAIT: the parity), the instruction's index, the
 # mbarrier's address, last line and its sectors.
 Q_BYTES, Q_PC, Q_SHARED, Q_LAST, Q_LAST_MASK = (Q_LINE + i for i in range(1, 6))
@@ -99,20 +100,20 @@ BULK_BUSY, BULK_ISSUE, BULK_LIMIT, BULK_IDLE = range(4)  # what the bulk engine 
 BULK_STATES = ("busy", "issue", "limit")
 SM_COUNTERS = SM_BULK_CYCLES + 4
 UNIT_SLOTS = 8
-SUB = SM_COUNTERS + len(COUNTERS)  # four sub-cores
+SUB = -(-(SM_COUNTERS + len(COUNTERS)) // 8) * 8  # four sub-cores
 (SUB_NEXT, SUB_SINCE, SUB_LAST, SUB_LIVE, SUB_HEAD, SUB_COUNT, SUB_TAKEN, SUB_SPACE) = range(8)
 SUB_BLOCKED = 8  # bits of the warps that wait for room in the queue
 SUB_TOP, SUB_SURE = 9, 10  # one more than its highest warp; the cycle in which the last warp surely can issue
 SUB_FREE = 11  # time at which each unit takes the next instruction
 SUB_WAKE = SUB_FREE + UNIT_SLOTS  # earliest cycle at which each warp could issue
 SUB_REASONS = SUB_WAKE + MAX_WARPS // SUB_CORES
-SUB_SIZE = SUB_REASONS + 16
+SUB_SIZE = SUB_REASONS + 21  # whole cache lines of the host
 SM_CTA = SUB + SUB_CORES * SUB_SIZE  # live warps of each CTA slot
 SM_ARRIVED = SM_CTA + MAX_WARPS  # and how many wait at the barrier
-SM_ENTRIES = SM_ARRIVED + MAX_WARPS
+SM_ENTRIES = -(-(SM_ARRIVED + MAX_WARPS) // 8) * 8
 SM_LANES = SM_ENTRIES + SUB_CORES * MAX_QUEUE * ENTRY  # lane addresses of the instruction being executed
 SM_BANKS = SM_LANES + 32  # and per bank: accesses, first word
-SM_WARPS = SM_BANKS + 64
+SM_WARPS = -(-(SM_BANKS + 64) // 8) * 8
 SM_SIZE = SM_WARPS + MAX_WARPS * WARP  # the L1 tags follow; H_BLOCK is the size of both
 
 # -- a set of L1: a tag (line number + epoch << 40) a way, then the last use, then the state of four sectors ----
@@ -168,7 +169,7 @@ def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int], ran
     stride, u_landings, u_global = rank_words(timing, len(image), ranks)
     alone = lanes is None
     if lanes is None:
-        lanes = np.zeros(U_DATA + stride, dtype=np.uint32)
+        lanes = zeros(U_DATA + stride, np.uint32)
     u_registers = U_DATA + (0 if alone else rank * stride)
     u_landings += u_registers
     u_global += u_registers
@@ -176,10 +177,10 @@ def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int], ran
     u_poison = u_shared + timing.sms * (timing.shared_bytes // 4)
     lanes[u_global:].view(np.uint8)[: len(image)] = image
     l1 = timing.l1_sets * timing.l1_ways * L1_LINE
-    block = SM_SIZE + l1
+    block = -(-(SM_SIZE + l1) // 8) * 8
     loads = timing.outstanding_sectors  # what waits, waits for a sector at least
     requests = loads + timing.outstanding_stores
-    pool = requests * REQUEST + loads * (LOAD + LINK) + timing.bulk_queue * BULK
+    pool = -(-(requests * REQUEST + loads * (LOAD + LINK)) // 8) * 8 + timing.bulk_queue * BULK
     pools = HEADER + timing.sms * block
     answers = pools + timing.sms * pool
     most = timing.sms * (requests + timing.bulk_lines)  # that can be under way
@@ -187,7 +188,7 @@ def build_state(timing: Timing, image: np.ndarray, phantom: tuple[int, int], ran
     # In a window an SM asks for what its limits leave, again for what is answered, and for a bulk line a cycle.
     cycles = log + LOG * timing.sms * (2 * requests + WINDOW_MAX)
     landings = cycles + 2 * WINDOW_MAX  # lists of them: the next one of each
-    state = np.zeros(landings + (landings_of(timing) if ranks > 1 else 0), dtype=np.int64)
+    state = zeros(landings + (landings_of(timing) if ranks > 1 else 0), np.int64)
     state[cycles:landings] = -1
     values = {
         H_SMS: timing.sms, H_SETS: timing.l1_sets, H_ALL_WAYS: timing.l1_ways, H_QUEUE: timing.lsu_queue,

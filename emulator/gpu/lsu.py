@@ -466,7 +466,7 @@ def lsu_step(S, U, sm, base, t):
                 blocked >>= 1
                 at += 1
         S[s + SUB_COUNT] -= 1
-        S[s + SUB_HEAD] = (S[s + SUB_HEAD] + 1) % MAX_QUEUE
+        S[s + SUB_HEAD] = S[s + SUB_HEAD] + 1 if S[s + SUB_HEAD] + 1 < S[H_QUEUE] else 0
     again = NEVER
     S[base + SM_STALLED] = 0
     for sub in range(4):

@@ -18,6 +18,7 @@ from emulator.dram import layout as dram
 from emulator.dram.config import LINE_BYTES, DramConfig
 from emulator.dram.layout import INF
 from emulator.gpu.timing import MAX_CYCLES, check_clock
+from emulator.host_memory import zeros
 
 SECTOR_BYTES = 32
 NOTHING, ONE = np.int64(0), np.int64(1)  # typed: Numba compiles anew for each literal argument
@@ -146,7 +147,7 @@ def build(chip: Chip, ranks: int = 1) -> np.ndarray:
     nodes = landed + 2 * landed_size
     nodes += -nodes % 8
     count = n["requests"] + messages
-    m = np.zeros(nodes + count * R_WORDS, dtype=np.int64)
+    m = zeros(nodes + count * R_WORDS, np.int64)
     per_slice = config.total_pseudo_channels // n["slices"]
     window = n["link_latency"] + 1 if n["partitions"] == 2 else INF
     stretch = n["request_latency"] + n["response_latency"] + 3
