@@ -28,10 +28,10 @@ from emulator.dram.layout import (
     AGED,
     B_ACT,
     B_COL,
-    B_GROUP_ACT,
     B_PRE,
     BANK_BITS,
     BANK_WORDS,
+    BANKS_END,
     BURST,
     C_ACT,
     C_PRE,
@@ -62,8 +62,9 @@ from emulator.dram.layout import (
     FAW_RING,
     FIFO_HEAD,
     FRESH,
+    G_ACT,
+    G_COL,
     GROUP,
-    GROUPS,
     HITS,
     HUNGRY,
     INF,
@@ -124,7 +125,11 @@ from emulator.dram.layout import (
     WTR_S,
 )
 from emulator.dram.queues import (
+    act_time,
+    add_hit,
     close,
+    column_time,
+    drop_hit,
     find_hit,
     forget,
     lowest,
@@ -148,8 +153,8 @@ def _refresh(S, D, q, d):
     first = q + PC_HEAD + S[q + REF_B] * BANK_WORDS
     last = first + BANK_WORDS
     if S[D + REF_ALL]:
-        last = q + S[D + PC_WORDS]
-    elif last < q + S[D + PC_WORDS]:
+        last = q + S[D + BANKS_END]
+    elif last < q + S[D + BANKS_END]:
         S[q + REF_B] += 1
     else:
         S[q + REF_B] = 0
@@ -164,8 +169,7 @@ def _refresh(S, D, q, d):
     bank = first
     while bank < last:
         S[bank + B_ACT] = end
-        S[bank + B_GROUP_ACT] = max(S[bank + B_GROUP_ACT], end)
-        close(S, q, bank, 1 << ((bank - q - PC_HEAD) // BANK_WORDS))
+        close(S, D, q, bank, 1 << ((bank - q - PC_HEAD) // BANK_WORDS))
         bank += BANK_WORDS
     S[D + N_REF] += 1
     S[q + REF_T] += S[D + REFI]
@@ -194,13 +198,14 @@ def _take(S, D, c, q, e, d):
         if row < 0:
             S[q + CLOSED + k] |= one
             if serving:
-                maybe_row(S, q, bank, k, max(d, S[c + ROW_FREE], S[q + ACT_OK], S[bank + B_GROUP_ACT]), ACT_T)
+                maybe_row(S, q, bank, k, max(d, S[c + ROW_FREE], S[q + ACT_OK], act_time(S, bank)), ACT_T)
         elif row == S[e + E_ROW]:
             S[q + HITS + k] |= one
             S[bank + Q_HIT + k] = e
             S[bank + Q_HIT_AGE + k] = age
+            add_hit(S, D, q, k, age)
             if serving:
-                maybe_column(S, q, bank, k, max(d, S[q + COL_OK + k], S[bank + B_COL + k]))
+                maybe_column(S, q, bank, k, max(d, S[q + COL_OK + k], column_time(S, bank, k)))
         else:
             S[q + OTHER + k] |= one
             if serving:
@@ -214,6 +219,7 @@ def _take(S, D, c, q, e, d):
         S[q + AGED + k] |= one
         S[bank + Q_HIT + k] = e
         S[bank + Q_HIT_AGE + k] = age
+        add_hit(S, D, q, k, age)
         if serving:
             forget(S, q)
 
@@ -270,6 +276,7 @@ def _next(S, D, c, q, d, until):
 def _leave(S, D, c, q, bank, one, k, e, done):
     """Entry e, the bank's oldest hit, is finished: it leaves its queue for the sink."""
     after = S[e + E_NEXT]
+    drop_hit(S, D, q, k, S[e + E_SEQ])
     if S[bank + Q_HEAD + k] == e:
         S[bank + Q_HEAD + k] = after
         if after >= 0:
@@ -284,7 +291,7 @@ def _leave(S, D, c, q, bank, one, k, e, done):
     if S[bank + Q_HEAD + k] < 0:
         S[q + HITS + k] &= ~one
     else:
-        find_hit(S, q, bank, one, k, after)  # older ones do not hit: e was the oldest that did
+        find_hit(S, D, q, bank, one, k, after)  # older ones do not hit: e was the oldest that did
     S[q + COUNT + k] -= 1
     S[c + PENDING] -= 1
     S[e + E_NEXT] = -1
@@ -310,27 +317,18 @@ def _column(S, D, c, q, d):
     S[q + COL_T] = STALE
     S[q + COL_OK + k] = d + S[D + CCD_S]
     end = d + S[D + CL + k] + S[D + BURST]
-    stride = S[D + GROUPS] * BANK_WORDS
-    mate = S[bank + GROUP]
-    last = q + S[D + PC_WORDS]
+    group = S[bank + GROUP]
     if k == 0:
         S[D + N_RD] += 1
         S[q + COL_OK + 1] = max(S[q + COL_OK + 1], d + S[D + RTW])
         S[bank + B_PRE] = max(S[bank + B_PRE], d + S[D + RTP])
-        t = d + S[D + CCD_L]
-        while mate < last:
-            S[mate + B_COL] = max(S[mate + B_COL], t)
-            mate += stride
+        S[group + G_COL] = max(S[group + G_COL], d + S[D + CCD_L])
     else:
         S[D + N_WR] += 1
         S[q + COL_OK] = max(S[q + COL_OK], end + S[D + WTR_S])
         S[bank + B_PRE] = max(S[bank + B_PRE], end + S[D + WR])
-        t = d + S[D + CCD_L]
-        read = end + S[D + WTR_L]
-        while mate < last:
-            S[mate + B_COL] = max(S[mate + B_COL], read)
-            S[mate + B_COL + 1] = max(S[mate + B_COL + 1], t)
-            mate += stride
+        S[group + G_COL] = max(S[group + G_COL], end + S[D + WTR_L])
+        S[group + G_COL + 1] = max(S[group + G_COL + 1], d + S[D + CCD_L])
     if S[q + FRESH] & one:
         S[q + FRESH] ^= one
     else:
@@ -353,14 +351,13 @@ def _pre(S, D, c, q, d):
     """Issue the cached PRE in cycle d."""
     bank = S[q + PRE_B]
     S[q + PRE_T] = STALE
-    close(S, q, bank, 1 << (S[q + PRE_AGE] & BANK_BITS))
+    close(S, D, q, bank, 1 << (S[q + PRE_AGE] & BANK_BITS))
     S[bank + B_ACT] = max(S[bank + B_ACT], d + S[D + RP])
-    S[bank + B_GROUP_ACT] = max(S[bank + B_GROUP_ACT], d + S[D + RP])
     S[c + ROW_FREE] = d + S[D + PRE_BUS]
     S[D + N_PRE] += 1
     if S[q + COL_B] == bank:
         S[q + COL_T] = STALE
-    maybe_row(S, q, bank, S[q + MODE], max(d + 1, S[c + ROW_FREE], S[q + ACT_OK], S[bank + B_GROUP_ACT]), ACT_T)
+    maybe_row(S, q, bank, S[q + MODE], max(d + 1, S[c + ROW_FREE], S[q + ACT_OK], act_time(S, bank)), ACT_T)
 
 
 @inlined
@@ -377,25 +374,22 @@ def _act(S, D, c, q, d):
     S[bank + B_COL + 1] = max(S[bank + B_COL + 1], d + S[D + RCD_WR])
     S[bank + B_PRE] = d + S[D + RAS]
     S[bank + B_ACT] = d + S[D + RC]
-    S[bank + B_GROUP_ACT] = max(S[bank + B_GROUP_ACT], d + S[D + RC])
     S[q + FAW_RING + S[q + FAW_I]] = d
     S[q + FAW_I] = (S[q + FAW_I] + 1) & 3
     S[q + ACT_OK] = max(d + S[D + RRD_S], S[q + FAW_RING + S[q + FAW_I]] + S[D + FAW])
-    mate = S[bank + GROUP]
-    last = q + S[D + PC_WORDS]
-    while mate < last:
-        S[mate + B_GROUP_ACT] = max(S[mate + B_GROUP_ACT], d + S[D + RRD_L])
-        mate += S[D + GROUPS] * BANK_WORDS
+    group = S[bank + GROUP]
+    S[group + G_ACT] = max(S[group + G_ACT], d + S[D + RRD_L])
     S[c + ROW_FREE] = d + S[D + ACT_BUS]
     S[D + N_ACT] += 1
     S[q + CLOSED + k] &= ~one
     S[q + HITS + k] |= one
     S[bank + Q_HIT + k] = head
     S[bank + Q_HIT_AGE + k] = S[bank + Q_AGE + k]
+    add_hit(S, D, q, k, S[bank + Q_AGE + k])
     if S[q + CLOSED + 1 - k] & one:
         S[q + CLOSED + 1 - k] &= ~one
-        find_hit(S, q, bank, one, 1 - k, S[bank + Q_HEAD + 1 - k])
-    maybe_column(S, q, bank, k, max(d + 1, S[q + COL_OK + k], S[bank + B_COL + k]))
+        find_hit(S, D, q, bank, one, 1 - k, S[bank + Q_HEAD + 1 - k])
+    maybe_column(S, q, bank, k, max(d + 1, S[q + COL_OK + k], column_time(S, bank, k)))
 
 
 @njit

@@ -23,23 +23,29 @@ ROW_INTERLEAVED, BANK_INTERLEAVED, IN_ORDER = range(3)  # as config.ORDERS
  CHUNK_LINES, SCRAMBLE_BITS, ROW_CHUNKS, ROWS, ORDER, TOTAL_PC, STRIDE, RD_CAP, WR_CAP, HIGH, LOW, AGE_CAP,
  ACT_BUS, PRE_BUS, BURST, CCD_S, CCD_L, CL, CWL, RCD_RD, RCD_WR, RP, RAS, RC, RRD_S, RRD_L, FAW, WTR_S, WTR_L,
  RTW, WR, RTP, REFI, RFC, REF_ALL, STOP_WHEN_EMPTY, TRACE, TRACE_CAP, TRACE_N,
- N_RD, N_WR, N_ACT, N_PRE, N_REF, N_ROW_HIT, HEADER) = range(58)
+ N_RD, N_WR, N_ACT, N_PRE, N_REF, N_ROW_HIT, BANKS_END, LIST_AT) = range(59)
+HEADER = 64
 
 # A channel's words, then its pseudo-channels'. LAST_COL, LAST_ROW: the pseudo-channel that had a command last.
 # HUNGRY: an empty list of arrivals where MORE are promised; `run_channel` returns, to be fed.
-CYCLE, LAST_COL, LAST_ROW, ROW_FREE, PENDING, HUNGRY, CH_HEAD = range(7)
-# A pseudo-channel's words (pairs: read, write), then BANK_WORDS a bank. COL_*, ACT_*, PRE_*: its next command of each
-# kind: cycle, bank, age. Masks of banks, for each direction: with a waiting entry that hits the open row;
-# with entries and no open row; with entries and an open row that none hits; with a hit that is not the oldest.
+CYCLE, LAST_COL, LAST_ROW, ROW_FREE, PENDING, HUNGRY, _0, CH_HEAD = range(8)
+# A pseudo-channel's words (pairs: read, write), then BANK_WORDS a bank, GROUP_WORDS a bank group, and at LIST_AT, for
+# each direction, the ages of the HIT_N entries that are their banks' oldest hits, in order. COL_*, ACT_*, PRE_*: its
+# next command of each kind: cycle, bank, age. Masks of banks, for each direction: with a waiting entry that hits the
+# open row; with entries and no open row; with entries and an open row that none hits; with a hit that is not the
+# oldest.
 (COUNT, _1, MODE, FIFO_HEAD, FIFO_TAIL, SEQ, COL_OK, _2, ACT_OK, FAW_RING, _3, _4, _5, FAW_I, REF_T, REF_B,
  EVT_T, NEXT_T, COL_T, COL_B, COL_AGE, ACT_T, ACT_B, ACT_AGE, PRE_T, PRE_B, PRE_AGE, SINK, PC_ID, MORE,
  INTAKE_T, FRESH,
- HITS, _6, CLOSED, _7, OTHER, _8, AGED, _9, PC_HEAD) = range(41)
-# A bank's words (pairs: read, write): earliest cycles of a column command and of an ACT, of its group included;
-# earliest PRE; earliest ACT of its own; open row, or -1; the first bank of its group; then its two queues:
-# oldest entry, newest, oldest that hits (while in HITS), age of the oldest, age of the hit.
-(B_COL, _10, B_GROUP_ACT, B_PRE, B_ACT, OPEN, GROUP, Q_HEAD, _11, Q_TAIL, _12, Q_HIT, _13, Q_AGE, _14, Q_HIT_AGE, _15,
- BANK_WORDS) = range(18)
+ HITS, _6, CLOSED, _7, OTHER, _8, AGED, _9, HIT_N, _17) = range(42)
+PC_HEAD = 48
+# A bank's words (pairs: read, write): earliest cycles of a column command, of a PRE, of an ACT; open row, or -1; its
+# group's words; then its two queues: oldest entry, newest, oldest that hits (while in HITS), age of the oldest, age
+# of the hit. A group's words: earliest cycles of a column command and of an ACT for any of its banks. A host's cache
+# line holds eight words: two a bank.
+(B_COL, _10, B_PRE, B_ACT, OPEN, GROUP, Q_HEAD, _11, Q_TAIL, _12, Q_HIT, _13, Q_AGE, _14, Q_HIT_AGE, _15,
+ BANK_WORDS) = range(17)
+G_COL, _16, G_ACT, _18, GROUP_WORDS = range(5)
 # An entry's words. E_BANK: 2 * bank + write. E_SEQ: age. E_TIME: arrival, then entry into the queue, then end of
 # data; E_SEQ is then the entry into the queue. E_TAG and E_AUX are the owner's.
 E_NEXT, E_ROW, E_BANK, E_MASK, E_SEQ, E_TIME, E_TAG, E_AUX, ENTRY_WORDS = range(9)
@@ -65,7 +71,11 @@ def _channel_words(config: DramConfig) -> int:
 
 
 def _pc_words(config: DramConfig) -> int:
-    return PC_HEAD + BANK_WORDS * config.banks
+    return _list_at(config) + -(-2 * config.banks // 8) * 8
+
+
+def _list_at(config: DramConfig) -> int:
+    return PC_HEAD + BANK_WORDS * config.banks + -(-GROUP_WORDS * config.groups // 8) * 8
 
 
 def build(state: np.ndarray, offset: int, config: DramConfig, entries: int, sinks: np.ndarray, log: int = 0) -> None:
@@ -84,7 +94,8 @@ def build(state: np.ndarray, offset: int, config: DramConfig, entries: int, sink
         CWL: config.cwl, RCD_RD: config.rcd_rd, RCD_WR: config.rcd_wr, RP: config.rp, RAS: config.ras, RC: config.rc,
         RRD_S: config.rrd_s, RRD_L: config.rrd_l, FAW: config.faw, WTR_S: config.wtr_s, WTR_L: config.wtr_l,
         RTW: config.rtw, WR: config.wr, RTP: config.rtp, REFI: refi, RFC: rfc,
-        REF_ALL: int(config.refresh == "all_bank"),
+        REF_ALL: int(config.refresh == "all_bank"), BANKS_END: PC_HEAD + BANK_WORDS * config.banks,
+        LIST_AT: _list_at(config),
     }
     for slot, value in numbers.items():
         s[d + slot] = value
@@ -108,9 +119,10 @@ def build(state: np.ndarray, offset: int, config: DramConfig, entries: int, sink
             s[q + COL_B] = s[q + ACT_B] = s[q + PRE_B] = -1
             s[q + REF_T] = config.first_refresh(int(s[q + PC_ID])) if refi else INF
             s[q + EVT_T] = s[q + NEXT_T] = s[q + REF_T]
-            banks = s[q + PC_HEAD : q + _pc_words(config)].reshape(config.banks, BANK_WORDS)
+            groups = q + PC_HEAD + BANK_WORDS * config.banks
+            banks = s[q + PC_HEAD : groups].reshape(config.banks, BANK_WORDS)
             banks[:, OPEN] = -1
-            banks[:, GROUP] = q + PC_HEAD + BANK_WORDS * (np.arange(config.banks) % config.groups)
+            banks[:, GROUP] = groups + GROUP_WORDS * (np.arange(config.banks) % config.groups)
     for sink in np.unique(sinks):
         s[sink : sink + SINK_WORDS] = -1
 

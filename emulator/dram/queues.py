@@ -13,8 +13,8 @@ from emulator.dram.layout import (
     AGE_CAP,
     AGED,
     AGES,
+    B_ACT,
     B_COL,
-    B_GROUP_ACT,
     B_PRE,
     BANK_BITS,
     BANK_INTERLEAVED,
@@ -42,10 +42,15 @@ from emulator.dram.layout import (
     FIFO_TAIL,
     FREE,
     FRESH,
+    G_ACT,
+    G_COL,
+    GROUP,
     HIGH,
+    HIT_N,
     HITS,
     INF,
     INTAKE_T,
+    LIST_AT,
     LOW,
     MODE,
     NEXT_T,
@@ -169,14 +174,52 @@ def set_mode(S, D, q):
 
 
 @inlined
-def find_hit(S, q, bank, one, k, e):
-    """The bank's row is open: find the oldest hit of its queue, from entry e on, which there is or not."""
+def column_time(S, bank, k):
+    """Earliest cycle of a column command, as far as the bank and its group are concerned."""
+    return max(S[bank + B_COL + k], S[S[bank + GROUP] + G_COL + k])
+
+
+@inlined
+def act_time(S, bank):
+    """The same for ACT."""
+    return max(S[bank + B_ACT], S[S[bank + GROUP] + G_ACT])
+
+
+@inlined
+def add_hit(S, D, q, k, age):
+    """Put an entry that has become its bank's oldest hit into the list, which is in order of age."""
+    first = q + S[D + LIST_AT] + k * S[D + BANKS]
+    at = first + S[q + HIT_N + k]
+    S[q + HIT_N + k] += 1
+    while at > first and S[at - 1] > age:
+        S[at] = S[at - 1]
+        at -= 1
+    S[at] = age
+
+
+@inlined
+def drop_hit(S, D, q, k, age):
+    """Take an entry out of that list."""
+    at = q + S[D + LIST_AT] + k * S[D + BANKS]
+    S[q + HIT_N + k] -= 1
+    last = at + S[q + HIT_N + k]
+    while S[at] != age:
+        at += 1
+    while at < last:
+        S[at] = S[at + 1]
+        at += 1
+
+
+@inlined
+def find_hit(S, D, q, bank, one, k, e):
+    """The bank's row is open: find the oldest hit of its queue, if there is one, from entry e on. None is known yet."""
     row = S[bank + OPEN]
     while e >= 0 and S[e + E_ROW] != row:
         e = S[e + E_NEXT]
     if e >= 0:
         S[bank + Q_HIT + k] = e
         S[bank + Q_HIT_AGE + k] = S[e + E_SEQ]
+        add_hit(S, D, q, k, S[e + E_SEQ])
         S[q + HITS + k] |= one
         S[q + OTHER + k] &= ~one
         if e == S[bank + Q_HEAD + k]:
@@ -190,11 +233,13 @@ def find_hit(S, q, bank, one, k, e):
 
 
 @inlined
-def close(S, q, bank, one):
+def close(S, D, q, bank, one):
     """The bank has no open row any more."""
     S[bank + OPEN] = -1
     S[q + FRESH] &= ~one
     for k in range(2):
+        if S[q + HITS + k] & one:
+            drop_hit(S, D, q, k, S[bank + Q_HIT_AGE + k])
         S[q + CLOSED + k] |= (S[q + HITS + k] | S[q + OTHER + k]) & one
         S[q + HITS + k] &= ~one
         S[q + OTHER + k] &= ~one
@@ -207,20 +252,22 @@ def scan_column(S, D, q, d):
     k = S[q + MODE]
     base = max(d, S[q + COL_OK + k])
     banks = q + PC_HEAD
-    best = NO_CANDIDATE
     aged = S[q + AGED + k]
-    hits = S[q + HITS + k] & ~aged
-    while hits != 0:
-        bank = banks + lowest(hits) * BANK_WORDS
-        hits &= hits - 1
-        wait = max(S[bank + B_COL + k] - base, 0)
-        best = min(best, wait << WAIT_AT | S[bank + Q_HIT_AGE + k])
-    while aged != 0:  # rare: hits, but the bank's oldest entry wants another row; over the age cap it owns the bank
-        bank = banks + lowest(aged) * BANK_WORDS
-        aged &= aged - 1
-        wait = max(S[bank + B_COL + k] - base, 0)
-        if base + wait - S[S[bank + Q_HEAD + k] + E_TIME] <= S[D + AGE_CAP]:
-            best = min(best, wait << WAIT_AT | S[bank + Q_HIT_AGE + k])
+    best = NO_CANDIDATE
+    at = q + S[D + LIST_AT] + k * S[D + BANKS]
+    last = at + S[q + HIT_N + k]
+    while at < last:  # from the oldest on: the first that is ready goes
+        age = S[at]
+        at += 1
+        b = age & BANK_BITS
+        bank = banks + b * BANK_WORDS
+        wait = max(column_time(S, bank, k) - base, 0)
+        # Rare: a hit, but the bank's oldest entry wants another row; over the age cap it owns the bank.
+        if aged >> b & 1 and base + wait - S[S[bank + Q_HEAD + k] + E_TIME] > S[D + AGE_CAP]:
+            continue
+        best = min(best, wait << WAIT_AT | age)
+        if wait == 0:
+            break
     if best == NO_CANDIDATE:
         S[q + COL_T] = INF
         return
@@ -244,13 +291,13 @@ def scan_act(S, D, q, d):
     while left != 0:
         best = min(best, S[banks + lowest(left) * BANK_WORDS + Q_AGE + k])
         left &= left - 1
-    wait = S[banks + (best & BANK_BITS) * BANK_WORDS + B_GROUP_ACT] - base
+    wait = act_time(S, banks + (best & BANK_BITS) * BANK_WORDS) - base
     if wait > 0:  # the oldest is not ready: look when each of them is
         best = NO_CANDIDATE
         while closed != 0:
             bank = banks + lowest(closed) * BANK_WORDS
             closed &= closed - 1
-            wait = max(S[bank + B_GROUP_ACT] - base, 0)
+            wait = max(act_time(S, bank) - base, 0)
             best = min(best, wait << WAIT_AT | S[bank + Q_AGE + k])
     S[q + ACT_T] = base + (best >> WAIT_AT)
     S[q + ACT_AGE] = best & AGES

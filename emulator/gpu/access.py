@@ -179,6 +179,22 @@ def _set_poison(U, w_poison, address, words, poison):
 
 
 @njit
+def _poison_row(U, w_poison, d0, offset):
+    """Mark the four words at each of eight shared addresses, U[d0] and the next, plus an offset: mostly of one line."""
+    line = (np.int64(U[d0]) + offset) >> 7
+    bits, other = np.uint32(0), np.int64(0)
+    for lane in range(8):
+        address = np.int64(U[d0 + lane]) + offset
+        other |= (address >> 7) ^ line
+        bits |= np.uint32(15) << np.uint32(address >> 2 & 31)
+    if other == 0:
+        U[w_poison + line] |= bits
+        return
+    for lane in range(8):
+        _set_poison(U, w_poison, np.int64(U[d0 + lane]) + offset, 4, True)
+
+
+@njit
 def shared_access(S, U, D, row, base, w, mask, e):
     """LDS, STS and LDSM."""
     kind, lane_bytes = D[row + D_KIND], D[row + D_BYTES]
@@ -348,6 +364,31 @@ def _consecutive(S, base, mask, lane_bytes, e):
 
 
 @njit
+def _whole_lines(S, base, mask, lane_bytes, e):
+    """Rows of a tile: 16 bytes a lane, and each eight lanes are one of four different lines; like `_consecutive`."""
+    if mask != FULL or lane_bytes != 16:
+        return -1
+    at = base + SM_LANES
+    a, b, c, d = S[at], S[at + 8], S[at + 16], S[at + 24]
+    if (a | b | c | d) & 127 or a == b or a == c or a == d or b == c or b == d or c == d:
+        return -1
+    other = np.int64(0)
+    for lane in range(8):
+        other |= (S[at + lane] ^ (a + 16 * lane)) | (S[at + 8 + lane] ^ (b + 16 * lane))
+        other |= (S[at + 16 + lane] ^ (c + 16 * lane)) | (S[at + 24 + lane] ^ (d + 16 * lane))
+    if other:
+        return -1
+    place = _place(S, a, 128)
+    if place < 0 or _place(S, b, 128) != place or _place(S, c, 128) != place or _place(S, d, 128) != place:
+        return -1
+    for i in range(4):
+        S[e + Q_LINE + i] = S[at + 8 * i] >> 7
+        S[e + Q_MASK + i] = 15
+    S[e + Q_LINES], S[e + Q_SECTORS] = 4, 16
+    return place
+
+
+@njit
 def _one_address(S, base, mask, lane_bytes, e):
     """All lanes read or write one place, real (0) or phantom (1). Fills the entry's line; -1 for anything else."""
     first = S[base + SM_LANES]
@@ -387,6 +428,8 @@ def global_access(S, U, D, row, base, w, mask, e):
             S[base + SM_LANES + lane] = start + np.int64(U[a0 + lane])
     phantom = False
     places = _consecutive(S, base, mask, lane_bytes, e)
+    if places < 0:
+        places = _whole_lines(S, base, mask, lane_bytes, e)
     if places < 0:
         places = _one_address(S, base, mask, lane_bytes, e)
     if places >= 0:
@@ -543,8 +586,8 @@ def _copy(S, U, D, row, base, w, mask, places, g0):
             target = np.int64(U[d0 + lane]) + D[row + D_B]
             end, odd = max(end, target), odd | target & ~0x3FFFFFF0  # below zero shows in the high bits
         if odd == 0 and end + 16 <= S[H_SHARED]:
-            for lane in range(32):
-                _set_poison(U, p0, np.int64(U[d0 + lane]) + D[row + D_B], 4, True)
+            for first in range(0, 32, 8):
+                _poison_row(U, p0, d0 + first, D[row + D_B])
             S[base + SM_COUNTERS + C_SHARED_WRITE] += 512
             return NONE
     for lane in range(32):

@@ -260,7 +260,7 @@ def _write_back(M, s, set_at, word, t):
 
 @njit
 def _access(M, s, number, e, t):
-    """The slice looks request e up at t. Returns TAKEN, or what has to come first: any arrival, an MSHR that becomes free,
+    """The slice looks request e up at t. Returns TAKEN, or what has to come first: anything, an MSHR that becomes free,
     or one of a copy."""
     line = M[e + R_LINE]
     flags = M[e + R_FLAGS]

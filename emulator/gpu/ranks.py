@@ -71,6 +71,7 @@ def make_engines(engine: str, chip: Chip, timing: Timing, text: GpuText, kernels
     if ranks == 1 or not together:
         return [FastEngine(chip, timing, text, kernels, data[0], phantom, ranks)]
     from emulator.gpu.layout import U_DATA, rank_words
+    from emulator.host_memory import zeros
 
     lanes = zeros(U_DATA + ranks * rank_words(timing, len(data[0]), ranks)[0], np.uint32)
     return [FastEngine(chip, timing, text, kernels, data[rank], phantom, ranks, rank, lanes) for rank in range(ranks)]
