@@ -81,9 +81,10 @@ from emulator.dram.layout import (
     TRACE_WORDS,
     WAIT_AT,
 )
-from isa.jit import inlined, njit, trailing_zeros
+from isa.jit import inlined, njit, prefetcher, trailing_zeros
 
 lowest = trailing_zeros()
+prefetch = prefetcher()
 
 
 @inlined
@@ -112,6 +113,7 @@ def push(S, D, pc, bank, row, mask, write, arrival, tag, aux):
     q = c + CH_HEAD + (pc % npc) * S[D + PC_WORDS]
     e = S[D + FREE]
     S[D + FREE] = S[e + E_NEXT]
+    prefetch(S, S[e + E_NEXT])
     S[e + E_NEXT] = -1
     S[e + E_ROW] = row
     S[e + E_BANK] = 2 * bank + write

@@ -92,7 +92,9 @@ from emulator.gpu.memory_layout import (
     WRITE,
     D,
 )
-from isa.jit import njit
+from isa.jit import njit, prefetcher
+
+prefetch = prefetcher()
 
 TAKEN, FOR_ANY, FOR_MSHR, FOR_COPY = range(4)  # what _access says
 # S_STALLED: the partner's first request (A) or the SMs' (E) waits; the others: for an MSHR, for one of a copy.
@@ -397,6 +399,14 @@ def _drop(M, s, line, set_at, mask):
 
 
 @njit
+def _expect(M, s, set_at):
+    """A set will be looked through soon: its words of up to 24 ways are brought near."""
+    prefetch(M, s + set_at)
+    prefetch(M, s + set_at + 8)
+    prefetch(M, s + set_at + 16)
+
+
+@njit
 def _next_finished(M, s, side, taken):
     """Set the cycle in which the next finished read (0) or write (1) of DRAM reaches the slice.
 
@@ -412,6 +422,7 @@ def _next_finished(M, s, side, taken):
     t = INF
     if e >= 0:
         t = (M[e + E_TIME] * M[RATIO_SM] + M[RATIO_DRAM] - 1) // M[RATIO_DRAM] + M[FROM_DRAM]
+        _expect(M, s, M[e + E_AUX] >> 4)
     M[s + S_FILL_T + side] = t
 
 
@@ -430,7 +441,10 @@ def _arrivals(M, s, number, t):
         e = M[s + S_INBOX]
         after = M[e + R_NEXT]
         M[s + S_INBOX] = after
-        M[s + S_IN_T] = M[after + R_TIME] if after >= 0 else INF
+        M[s + S_IN_T] = INF
+        if after >= 0:
+            M[s + S_IN_T] = M[after + R_TIME]
+            _expect(M, s, M[after + R_SET])
         flags = M[e + R_FLAGS]
         if flags & DROP:
             _drop(M, s, M[e + R_LINE], M[e + R_SET], flags & 15)
@@ -476,6 +490,8 @@ def run_slice(M, number, until):
             continue
         if a >= 0 and stalled & A_STALLED == 0 and M[a + R_TIME] <= t:
             after = M[a + R_NEXT]
+            if after >= 0:
+                _expect(M, s, M[after + R_SET])
             missing = _access(M, s, number, a, t)
             if missing != TAKEN:
                 M[s + S_STALLED] = stalled | A_STALLED | (A_MSHR if missing == FOR_MSHR else 0)
@@ -484,6 +500,8 @@ def run_slice(M, number, until):
             M[s + S_FREE_AT] = t + 1
         else:
             after = M[e + R_NEXT]  # the link is used again for whatever list comes next
+            if after >= 0:
+                _expect(M, s, M[after + R_SET])
             cycles = 1
             if M[e + R_FLAGS] & WRITE and rate:
                 cycles = max(1, (SECTOR_BYTES * sectors(M[e + R_FLAGS] & 15) + rate - 1) // rate)

@@ -84,7 +84,9 @@ from emulator.gpu.memory_layout import (
 )
 from emulator.gpu.nvlink import port, send
 from emulator.gpu.timing import LINE_AT_PEER
-from isa.jit import njit
+from isa.jit import njit, prefetcher
+
+prefetch = prefetcher()
 
 __all__ = ["LIVE", "advance", "build", "counters", "horizon", "next_event", "pop_response", "request", "settle"]
 
@@ -124,6 +126,7 @@ def request(M, now, sm, line, mask, write, tag):
         M[NODES_LOST] += 1
         return
     M[FREE_NODE] = M[e + R_NEXT]
+    prefetch(M, M[e + R_NEXT])
     if M[LIVE] == 0:
         M[SYNC] = now + M[STRETCH]
     M[LIVE] += 1
@@ -225,6 +228,8 @@ def _window(M, start, until):
         if wake > until:
             continue
         c = M[D + dram.CH_BASE] + channel * M[D + dram.CH_WORDS]
+        for word in range(M[D + dram.CH_WORDS], 2 * M[D + dram.CH_WORDS], 8):  # the next channel's turn comes soon
+            prefetch(M, c + word)
         done = max(start, wake - 1)  # nothing happens before
         while done < until:
             last = _dram_until(M, done)
