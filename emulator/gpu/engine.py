@@ -110,7 +110,9 @@ from emulator.gpu.layout import (
 from emulator.gpu.lsu import lsu_step, respond
 from emulator.gpu.timing import MAX_WARPS
 from emulator.gpu.wake import wake
-from isa.jit import njit
+from isa.jit import njit, prefetcher
+
+prefetch = prefetcher()
 
 DONE, MORE, FAILED = 0, 1, 2  # what run_kernel returns
 
@@ -279,6 +281,20 @@ def _pass_on(S, M, start, end):
 
 
 @njit
+def _expect(S, sm):
+    """An SM will be run soon: what it needs in every window is brought near."""
+    base = HEADER + sm * S[H_BLOCK]
+    for at in range(base, base + SUB + 4 * SUB_SIZE, 8):
+        prefetch(S, at)
+    for warp in range(S[H_WARPS] * S[H_CTAS_PER_SM]):
+        w = base + SM_WARPS + warp * WARP
+        prefetch(S, w)
+        prefetch(S, w + 8)
+        for at in range(w + W_SCORE, w + W_SCORE + S[H_REGISTERS], 8):
+            prefetch(S, at)
+
+
+@njit
 def _run_window(S, U, F, D, M, start, end):
     """Run every SM from cycle `start` up to `end`; returns an error number.
 
@@ -289,6 +305,7 @@ def _run_window(S, U, F, D, M, start, end):
     for sm in range(S[H_TOUCHED]):
         last = min(end, failed)
         if S[H_SM_STOP + sm] == NEVER and S[H_SM_NEXT + sm] < last:
+            _expect(S, sm + 1)
             _run_sm(S, U, F, D, sm, max(start, S[H_SM_NEXT + sm]), last, -1)
             if S[H_ERROR] != NONE:
                 failed = _note_failure(S, sm)

@@ -72,6 +72,7 @@ from emulator.gpu.memory_layout import (
     S_LINK,
     S_MSHR,
     S_OUT,
+    S_OUT_T,
     S_SINK,
     S_STALLED,
     S_TAIL,
@@ -227,7 +228,9 @@ def _respond(M, s, number, e, t):
         _over_link(M, s, number, e, t, M[HEADER_BYTES] + SECTOR_BYTES * sectors(flags & 15), True)
         return
     size = 0 if flags & WRITE else SECTOR_BYTES * sectors(flags & 15)
+    free = max(t, M[s + S_OUT_T])
     t = through_port(M, s + S_OUT, M[SLICE_BYTES], t, size)
+    M[s + S_OUT_T] = t if size else free
     if flags & PEER:  # back to the peer that asked, through the GPU's port
         M[e + R_FLAGS] = flags | ANSWER
         M[N_PEER_SERVED] += 1
@@ -273,12 +276,15 @@ def _access(M, s, number, e, t):
     copy = (place & (1 << PC_BITS) - 1) >> M[PCS_SHIFT] != number
     tags = s + set_at
     last = tags + M[WAYS] - 1
-    way = tags
+    there = False  # all at once, as the host compares several words in one instruction: mostly the line is not there
+    for i in range(M[WAYS]):
+        there |= M[tags + i] >> LINE_AT == line
+    way = tags if there else last
     word = M[way]
     while (word >> LINE_AT != line or word & 0xFFF == 0) and way < last:
         way += 1
         word = M[way]
-    found = word >> LINE_AT == line and word & 0xFFF != 0
+    found = there and word >> LINE_AT == line and word & 0xFFF != 0
     valid = word >> VALID & 15 if found else 0
     coming = word & 15 if found else 0
     absent = mask & ~valid
@@ -337,10 +343,9 @@ def _access(M, s, number, e, t):
         else:
             M[N_L2_FILL] += sectors(fetch)
             _to_dram(M, t, place, line, fetch, NOTHING, set_at)
-    while way > tags:
-        M[way] = M[way - 1]
-        way -= 1
-    M[tags] = word
+    moved = word
+    for i in range(way - tags + 1):  # first, and the others one place on
+        moved, M[tags + i] = M[tags + i], moved
     if write or absent == 0:
         _respond(M, s, number, e, t)
     else:
@@ -473,7 +478,7 @@ def run_slice(M, number, until):
         if look < INF:
             look = max(look, M[s + S_FREE_AT])
             if rate:  # the output has to be free
-                look = max(look, (M[s + S_OUT] + rate - 1) // rate)
+                look = max(look, M[s + S_OUT_T])
         come = min(M[s + S_FILL_T], M[s + S_FREE_T], M[s + S_IN_T])
         t = min(look, come)
         if t > until:

@@ -36,9 +36,10 @@ RING = 8192  # time buckets; a later entry waits in its bucket for its turn
 D = 88  # where the DRAM block begins
 
 # A slice's words, then two words an MSHR (waiting requests; the first links free ones), then the tags.
-# Its three lists: requests of SMs (both ways), of its partner, and what else comes over the link.
+# Its three lists: requests of SMs (both ways), of its partner, and what else comes over the link. S_OUT_T: the cycle
+# from which on its output is free.
 (S_HEAD, S_TAIL, S_ASKED, S_ASKED_LAST, S_INBOX, S_INBOX_LAST, S_STALLED, S_FREE_AT, S_OUT, S_FILL_T, S_FREE_T, S_IN_T,
- S_MSHR, S_BUFFERS, S_COPIES, S_LINK, S_SINK) = range(17)
+ S_MSHR, S_BUFFERS, S_COPIES, S_LINK, S_OUT_T, S_SINK) = range(18)
 S_WORDS = S_SINK + dram.SINK_WORDS
 # A request's words: a cache line of the host. Flags: sectors, WRITE, LINK, FAR, DROP, SM << SM_AT, PEER, ANSWER.
 # R_SET: where its set begins, from the beginning of a slice. R_PLACE: line of its pseudo-channel << PC_BITS | pc.
