@@ -12,6 +12,7 @@ from isa.program import GpuImage, Program
 from programs.errors import CapacityError
 from programs.gpu.allreduce_plan import AllreducePlan
 from programs.gpu.kernels.allreduce import allreduce_kernel
+from programs.gpu.kernels.lamport import lamport_kernel
 from programs.gpu.launches import Launches
 from programs.gpu.layout import Arena
 from programs.gpu.plan import round_up
@@ -22,17 +23,20 @@ def allreduce_program(chip: Chip, plan: AllreducePlan, calls: int = 1, timing_on
     plan has one. Raises CapacityError when a GPU's memory is too small.
     """
     arena, launches = Arena(timing_only), Launches()
-    values = arena.place("values", plan.form, (1, plan.values), "activation")
+    real = False if plan.way == "lamport" else None  # its control flow depends on the values
+    values = arena.place("values", plan.form, (1, plan.values), "activation", phantom=real)
     out = arena.place("out", plan.form, (1, plan.values), "output")
     extra = {}
     if plan.residual:
         extra["residual"] = arena.place("residual", plan.form, (1, plan.values), "activation")
-    mail = arena.place("mail", "u8", (1, plan.mail_bytes), "state", phantom=False)
+    mail = arena.place("mail", "u8", (1, plan.mail_bytes), "state", phantom=False,
+                       data=np.array(plan.mail_words, dtype=np.int32))
     size, there = round_up(arena.bytes, 512), int(chip["dram.capacity_bytes"])
     if size > there:
         raise CapacityError(f"an all-reduce of {plan.bytes:,} bytes takes {size:,} on every GPU; {chip.name} has "
                             f"{there:,}", 1)
-    launches.add(allreduce_kernel("allreduce", plan))
+    make = lamport_kernel if plan.way == "lamport" else allreduce_kernel
+    launches.add(make("allreduce", plan))
     for call in range(calls):
         launches.launch("allreduce", plan.grid, 32 * plan.warps, 0, f"call{call}", values=values, out=out, mail=mail,
                         **extra)

@@ -1,4 +1,4 @@
-"""The all-reduce over N = 2, 4, 8 GPUs: three ways (programs/gpu/allreduce_plan.py), each one kernel.
+"""The all-reduce over N = 2, 4, 8 GPUs: push, pull and two (programs/gpu/allreduce_plan.py), each one kernel.
 
 A kernel names peers by distance: the peer at distance d of rank r is rank r XOR d, and its memory lies from d << 40
 on (emulator/gpu/ranks.py). Values are added in fp32, in a tree over distances, ((0, 1), (2, 3)), ((4, 5), (6, 7)):
@@ -48,7 +48,7 @@ def _windows(k: Kernel, name: str, base: UReg, plan: AllreducePlan, stride: int 
     return windows
 
 
-def _add(k: Kernel, form: str, words: list[Reg]) -> None:
+def add_ranks(k: Kernel, form: str, words: list[Reg]) -> None:
     """words[0] = the sum of a word of every rank, by distance; of 16-bit values both halves. The others are lost."""
     if form == "f32":
         _tree(k, words)
@@ -160,7 +160,7 @@ def _push(k: Kernel, plan: AllreducePlan) -> None:
     k.R2UR(seen, first)
     k.UBR("LT", seen, epoch, poll)
     for j in range(PACKET_WORDS):
-        _add(k, plan.form, [packet[j], *(letter[j] for letter in letters)])
+        add_ranks(k, plan.form, [packet[j], *(letter[j] for letter in letters)])
         if residual:
             k.ADD("f32", packet[j], more[j], packet[j])
         k.STG(32, offset, out, 128 * j, packet[j], guard=guards[j])
@@ -191,7 +191,7 @@ def _pull(k: Kernel, plan: AllreducePlan) -> None:
     _meet(k, plan, t, flags, peers, epoch)
     if not two:
         with k.scratch():
-            _reduce(k, plan, t, offset, values, [out], 0)
+            _reduce(k, plan, t, offset, values, out, 0)
         if plan.warps > 1:
             k.BAR()
         _meet(k, plan, t, flags, peers, epoch)
@@ -205,10 +205,8 @@ def _pull(k: Kernel, plan: AllreducePlan) -> None:
         k.UADD(parts, parts, at)
         keep = k.ureg("keep")
         k.UADD(keep, parts, UZERO)
-        own = k.ureg("own")
-        k.UADD(own, out, UZERO)
         with k.scratch():
-            _reduce(k, plan, t, offset, values, [own, keep], part)
+            _reduce(k, plan, t, offset, values, keep, part)
         k.MEMBAR()
         if plan.warps > 1:
             k.BAR()
@@ -246,76 +244,58 @@ def _meet(k: Kernel, plan: AllreducePlan, t: Thread, flags: UReg, peers: list[UR
         k.BAR()
 
 
-def _loop(k: Kernel, plan: AllreducePlan, t: Thread, unroll: int) -> tuple[UReg, list[Pred | None], int]:
-    """What a loop over a CTA's pieces needs: (how many are left, a guard for each piece of a turn or None, bytes from
-    piece to piece)."""
+def _loop(k: Kernel, plan: AllreducePlan, t: Thread) -> tuple[UReg, Pred | None, int]:
+    """What a loop over a CTA's pieces needs: (how many are left, a guard or None where there are as many as threads,
+    bytes from piece to piece)."""
     threads = 32 * plan.warps
     left = k.ureg("left")
     k.UMULI(left, t.cta, -threads)
     k.UADDI(left, left, plan.pieces)
-    whole = plan.pieces % (plan.grid * threads * unroll) == 0
-    guards: list[Pred | None] = [None if whole else k.pred(f"there{u}") for u in range(unroll)]
-    return left, guards, 16 * plan.grid * threads
+    return left, None if plan.pieces % (plan.grid * threads) == 0 else k.pred("there"), 16 * plan.grid * threads
 
 
-def _guard(k: Kernel, t: Thread, plan: AllreducePlan, left: UReg, guards: list[Pred | None]) -> None:
-    """Set the guards of a turn: the thread's piece is one of those left."""
-    if guards[0] is None:
-        return
-    rest = k.ureg("rest")
-    for u, guard in enumerate(guards):
-        k.UADDI(rest, left, -u * plan.grid * 32 * plan.warps)
-        k.SETP("LT", "s32", guard, t.tid, rest)
-    k.free(rest)
-
-
-def _reduce(k: Kernel, plan: AllreducePlan, t: Thread, offset: Reg, values: UReg, targets: list[UReg],
-            stride: int) -> None:
-    """Add the pieces of all ranks; the peer at distance d has its d x stride bytes further."""
-    left, guards, step = _loop(k, plan, t, plan.unroll)
+def _reduce(k: Kernel, plan: AllreducePlan, t: Thread, offset: Reg, values: UReg, target: UReg, stride: int) -> None:
+    """Add the pieces of all ranks, read together; the peer at distance d has its d x stride bytes further."""
+    left, guard, step = _loop(k, plan, t)
     sources = [values, *_windows(k, "values", values, plan, stride)]
-    data = [[k.reg(f"data{u}_{d}", 4) for d in range(plan.ranks)] for u in range(plan.unroll)]
-    if guards[0] is not None:
-        for piece in data:
-            for quad in piece:
-                for j in range(4):
-                    k.MOVI("s32", quad[j], 0)
+    data = [k.reg(f"data{d}", 4) for d in range(plan.ranks)]
+    if guard is not None:
+        for quad in data:
+            for j in range(4):
+                k.MOVI("s32", quad[j], 0)
     again = k.label(k.fresh("reduce"))
-    _guard(k, t, plan, left, guards)
-    for u, piece in enumerate(data):
-        for quad, source in zip(piece, sources, strict=True):
-            k.LDG(128, quad, offset, source, 0, guard=guards[u])
-            k.UADDI(source, source, step)
-    for u, piece in enumerate(data):
-        for j in range(4):
-            _add(k, plan.form, [quad[j] for quad in piece])
-        for target in targets:
-            k.STG(128, offset, target, 0, piece[0], guard=guards[u])
-            k.UADDI(target, target, step)
-    k.UADDI(left, left, -plan.unroll * step // 16)
+    if guard is not None:
+        k.SETP("LT", "s32", guard, t.tid, left)
+    for quad, source in zip(data, sources, strict=True):
+        k.LDG(128, quad, offset, source, 0, guard=guard)
+        k.UADDI(source, source, step)
+    for j in range(4):
+        add_ranks(k, plan.form, [quad[j] for quad in data])
+    k.STG(128, offset, target, 0, data[0], guard=guard)
+    k.UADDI(target, target, step)
+    k.UADDI(left, left, -step // 16)
     k.UBR("GT", left, UZERO, again)
 
 
 def _gather(k: Kernel, plan: AllreducePlan, t: Thread, offset: Reg, parts: UReg, out: UReg, stride: int) -> None:
-    """The peers' parts, already added: that of the peer at distance d stands at place d."""
-    left, guards, step = _loop(k, plan, t, 1)
-    sources = _windows(k, "parts", parts, plan)
-    targets = []
+    """All parts, already added, this GPU's first: that of the rank at distance d goes to place d.
+
+    One rank after the other, a round trip each: so compilers leave the kernels of vLLM and SGLang, which copy rank by
+    rank under a condition, so that no load may go before the store of the rank before.
+    """
+    left, guard, step = _loop(k, plan, t)
+    sources, targets = [parts, *_windows(k, "parts", parts, plan)], [out]
     for distance in range(1, plan.ranks):
         targets.append(k.ureg(f"out{distance}"))
-        add_offset(k, targets[-1], targets[-2] if distance > 1 else out, stride)
-    data = [k.reg(f"data{d}", 4) for d in range(1, plan.ranks)]
-    if guards[0] is not None:
-        for quad in data:
-            for j in range(4):
-                k.MOVI("s32", quad[j], 0)
+        add_offset(k, targets[-1], targets[-2], stride)
+    data = k.reg("data", 4)
     again = k.label(k.fresh("gather"))
-    _guard(k, t, plan, left, guards)
-    for quad, source in zip(data, sources, strict=True):
-        k.LDG(128, quad, offset, source, 0, guard=guards[0])
+    if guard is not None:
+        k.SETP("LT", "s32", guard, t.tid, left)
+    for source, target in zip(sources, targets, strict=True):
+        k.LDG(128, data, offset, source, 0, guard=guard)
+        k.STG(128, offset, target, 0, data, guard=guard)
         k.UADDI(source, source, step)
-    for quad, target in zip(data, targets, strict=True):
-        k.STG(128, offset, target, 0, quad, guard=guards[0])
         k.UADDI(target, target, step)
     k.UADDI(left, left, -step // 16)
     k.UBR("GT", left, UZERO, again)
