@@ -122,10 +122,10 @@ def test_a_call_of_few_ctas_tries_several_splits(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_all_reduce_shares_its_graphs_start_among_five_calls() -> None:
-    """toy_gpu, 4 GPUs, 1024 bytes, which each reads from 3 peers: 8 lines, 6 bytes to ask and 6 + 128 to answer. Both
-    CTAs send every peer a flag, a sector, before and after, and get a header back."""
+    """toy_gpu, 4 GPUs, 1024 bytes, which each reads from 3 peers: 8 lines, 6 bytes to ask and 6 + 128 to answer. The
+    one CTA sends every peer a flag, a sector, before and after, and gets a header back."""
     found = measured("toy_gpu", op="allreduce", num_gpus="4", message_bytes="1024")
-    assert found["traffic"]["nvlink"] == 4 * 3 * (8 * (6 + 6 + 128) + 2 * 2 * (6 + 32 + 6))
+    assert found["traffic"]["nvlink"] == 4 * 3 * (8 * (6 + 6 + 128) + 2 * (6 + 32 + 6))
     # A rank must send 2 x 3/4 of the message, 16 bytes a cycle.
     clock = load_chip("toy_gpu").clock_hz
     assert found["utilisation"] == pytest.approx(1536 / 16 / clock / (found["time_us"] * 1e-6))
