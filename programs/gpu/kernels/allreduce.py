@@ -280,8 +280,8 @@ def _reduce(k: Kernel, plan: AllreducePlan, t: Thread, offset: Reg, values: UReg
 def _gather(k: Kernel, plan: AllreducePlan, t: Thread, offset: Reg, parts: UReg, out: UReg, stride: int) -> None:
     """All parts, already added, this GPU's first: that of the rank at distance d goes to place d.
 
-    One rank after the other, a round trip each: so compilers leave the kernels of vLLM and SGLang, which copy rank by
-    rank under a condition, so that no load may go before the store of the rank before.
+    One rank after the other, a round trip each. The kernels of vLLM and SGLang copy rank by rank under a condition;
+    that no load goes before the store of the rank before is inferred from their times, not read in machine code.
     """
     left, guard, step = _loop(k, plan, t)
     sources, targets = [parts, *_windows(k, "parts", parts, plan)], [out]
