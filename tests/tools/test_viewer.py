@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from emulator.trace import KIND_INDEX
 from tests.tools.test_viewer_page import nasty_recordings
 from tools.bench.browser import browser, complaints, missing, open_page
 from tools.bench.made_up_trace import gpu_recording, lpu_recording
@@ -410,3 +411,22 @@ def test_pixels_stay_in_their_columns_when_rows_are_scrolled(view: Any) -> None:
         while (x < width && pixels[y * width + x] === t.ink.row) x++;
         return [x, t.x(arguments[0] / 1.755)]""", first)
     assert abs(column - expected) <= 1
+
+
+def test_launches_and_kinds_that_were_left_out_are_not_recorded(driver: Any, tmp_path: Path) -> None:
+    recording = gpu_recording(5_000, sms=2)
+    trace = recording.trace
+    trace.launches_recorded = [0, 2]
+    trace.kinds = [kind for kind in trace.kinds if kind != "hbm_read" and kind != "hbm_write"]
+    left = (trace.launch != 1) & (trace.kind != KIND_INDEX["hbm_read"])
+    for name, values in trace.columns().items():
+        setattr(trace, name, values[left])
+    path = tmp_path / "left_out.html"
+    path.write_text(page([recording]), encoding="utf-8")
+    open_page(driver, path, fragment="timeline")
+    middle = [(a + b) / 2 / 1.755 for a, b in zip(trace.launches.start, trace.launches.end)]
+    for ns, row, recorded in ((middle[0], "sub-cores", True), (middle[1], "sub-cores", False),
+                              (middle[2], "sub-cores", True), (middle[0], "DRAM banks", False)):  # fmt: skip
+        move(driver, *point(driver, row, ns, "class"))
+        assert ("not recorded" not in text(driver, "#tip")) == recorded, (row, ns)
+    assert complaints(driver) == []

@@ -58,6 +58,7 @@ def description(recording: Recording) -> dict[str, Any]:
         "window": list(trace.window),
         "count": len(trace),
         "kinds": [kind.name for kind in KINDS],
+        "kindClasses": [kind.unit_class.split(", ") for kind in KINDS],
         "meanings": [kind.meaning for kind in KINDS],
         "recordedKinds": trace.kinds,
         "recordedLaunches": trace.launches_recorded,

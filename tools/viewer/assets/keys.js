@@ -121,6 +121,7 @@ function listenToKeys() {
     const typing = event.target instanceof HTMLInputElement || event.target instanceof HTMLSelectElement;
     if (typing && event.key !== 'Escape') return;
     if (event.target instanceof HTMLButtonElement && (event.key === 'Enter' || event.key === ' ')) return;
+    if (event.key === 'Enter' && event.target.matches && event.target.matches('tr[tabindex]')) { event.target.click(); event.preventDefault(); return; }
     const found = actions.get(event.key);
     if (!found || !app.timeline || (TIMELINE_KEYS.has(found[0]) && app.view !== 'timeline')) return;
     if (event.target.closest && event.target.closest('#pane') && ['ArrowUp', 'ArrowDown', 'Enter', 'PageUp', 'PageDown', 'Home', ' '].includes(event.key)) return;

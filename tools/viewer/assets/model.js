@@ -1,5 +1,7 @@
 // A trace in the page: typed arrays, the tree of rows, and questions about them.
 
+const QUEUES = ['mem', 'vxm', 'mxm', 'sxm', 'c2c'];  // classes of units that a queue each feeds
+
 class Trace {
   constructor(meta, index, tables, events) {
     Object.assign(this, meta);
@@ -33,8 +35,18 @@ class Trace {
       }
     }
     this.e.latest = latest;
+    const recorded = new Set(this.recordedKinds.flatMap((name) => this.kindClasses[this.kinds.indexOf(name)] || []));
+    this.recordedClass = (kind) => recorded.has(kind) || (recorded.has('queue') && QUEUES.includes(kind));
+    const launches = this.recordedLaunches && new Set(this.recordedLaunches);
+    this.leftOut = launches ? launchSpans(this).filter((span) => !launches.has(span.launch) && span.end > span.start) : [];
     this.lanes = new Map();
     this.pyramids = new Map();
+  }
+
+  // Whether a cycle of the step was recorded for a class of units.
+  recorded(cycle, kind) {
+    if (cycle < this.first || cycle >= this.end || (kind && !this.recordedClass(kind))) return false;
+    return !this.leftOut.some((span) => span.start <= cycle && cycle < span.end);
   }
 
   active(unit) { return this.e.offsets[unit + 1] > this.e.offsets[unit]; }

@@ -7,10 +7,25 @@ const machineColour = (n) => MACHINE_COLOURS[n % MACHINE_COLOURS.length][ui.ligh
 
 const rooflineChoice = {};  // trace index -> level
 
+// A trace's nodes, those of all its layers as one.
+function nodesOfAllLayers(trace) {
+  const found = new Map();
+  for (const node of trace.nodes) {
+    const name = node.name.replace(/^layers\.\d+\./, '');
+    if (!found.has(name)) found.set(name, { name, kernel: node.kernel, cycles: 0, macs: 0, layers: 0, bytes: {} });
+    const sum = found.get(name);
+    sum.cycles += node.cycles;
+    sum.macs += node.macs;
+    sum.layers++;
+    for (const [level, bytes] of Object.entries(node.bytes)) sum.bytes[level] = (sum.bytes[level] || 0) + bytes;
+  }
+  return [...found.values()];
+}
+
 // Points of a trace at a level: [{node, x, y, seconds}] in operations a byte and a second.
 function rooflinePoints(trace, level) {
   const [, , names] = LEVEL_CHOICES[trace.dialect].find(([key]) => key === level);
-  return trace.nodes.map((node) => {
+  return nodesOfAllLayers(trace).map((node) => {
     const bytes = names.reduce((sum, n) => sum + (node.bytes[n] || 0), 0);
     const seconds = node.cycles / trace.clockHz;
     return { node, bytes, seconds, x: bytes ? (2 * node.macs) / bytes : 0, y: seconds ? (2 * node.macs) / seconds : 0 };
@@ -81,13 +96,13 @@ function rooflineView(traces) {
     select.addEventListener('change', () => { rooflineChoice[s.trace.index] = select.value; renderView(); });
     return element('span', {}, element('span', { class: 'swatch', style: { background: machineColour(s.trace.index) } }), `${s.trace.chip} ${s.trace.label}, bytes of: `, select);
   }));
-  return [element('h2', {}, 'roofline'), element('p', { class: 'dim' }, 'One point a kernel or graph node, as recorded; its size is its time. Below the slanted line, time goes where bytes do not: latency, waves, launches. Operations are those of matrix instructions and FMAs, padding included.'),
+  return [element('h2', {}, 'roofline'), element('p', { class: 'dim' }, 'One point a kernel or graph node, all its layers together, as recorded; its size is its time. Below the slanted line, time goes where bytes do not: latency, waves, launches. Operations are those of matrix instructions and FMAs, padding included.'),
     controls, chart, ...series.map(pointsTable)];
 }
 
 function pointFacts(s, p) {
   const rate = s.trace.roofs.bytes[s.level], peak = Math.max(...Object.values(s.trace.roofs.operations));
-  return { title: p.node.name, category: null, facts: [...pair('chip', s.trace.chip), ...pair('kernel', p.node.kernel), ...pair('time', `${timeText(p.seconds * 1e9)}, ${whole(p.node.cycles)} cycles`), ...pair('bytes', bytesText(p.bytes)),
+  return { title: p.node.name, category: null, facts: [...pair('chip', s.trace.chip), ...pair('kernel', p.node.kernel), ...(p.node.layers > 1 ? pair('layers', whole(p.node.layers)) : []), ...pair('time', `${timeText(p.seconds * 1e9)}, ${whole(p.node.cycles)} cycles`), ...pair('bytes', bytesText(p.bytes)),
     ...pair('operations', `${whole(2 * p.node.macs)}, ${significant(p.x)} a byte`), ...pair('rate', opsText(p.y)), ...pair('of its roof', percent(p.y, Math.min(peak, rate * p.x)))] };
 }
 

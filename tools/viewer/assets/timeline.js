@@ -192,6 +192,11 @@ class Timeline {
     const step = Math.round(6 * this.ratio);
     r.hatch(a, y0, Math.min(w0, b), y1 - 1, this.ink.hatch, step);
     r.hatch(Math.max(w1, a), y0, b, y1 - 1, this.ink.hatch, step);
+    if (row.units.length && !trace.recordedClass(trace.units[row.units[0]].kind)) {
+      r.hatch(Math.max(w0, a), y0, Math.min(w1, b), y1 - 1, this.ink.hatch, step);
+      return;
+    }
+    for (const span of trace.leftOut) r.hatch(this.x(trace.nsOf(span.start)), y0, this.x(trace.nsOf(span.end)), y1 - 1, this.ink.hatch, step);
     const scale = this.plot / (this.t1 - this.t0) * trace.nsPerCycle;  // pixels a cycle
     const x0 = Math.max(0, Math.floor(w0)), x1 = Math.min(this.plot, Math.ceil(w1));
     if (x1 <= x0) return;

@@ -111,8 +111,10 @@ function factsAt(timeline, row, ns) {
     const span = row.spans.find((s) => s.start <= cycle && cycle < s.end);
     return span ? spanFacts(trace, span) : null;
   }
-  if (cycle < trace.first || cycle >= trace.end) {
-    return { title: 'not recorded', category: null, facts: [['recorded', `cycles ${whole(trace.first)} to ${whole(trace.end)}`]] };
+  if (!trace.recorded(Math.floor(cycle), trace.units[row.units[0]].kind)) {
+    return { title: 'not recorded', category: null, facts: [['recorded', `cycles ${whole(trace.first)} to ${whole(trace.end)}`],
+      ...(trace.recordedLaunches ? [['launches', trace.recordedLaunches.map((n) => trace.launches.node[n] || trace.launches.kernel[n]).slice(0, 12).join(', ')]] : []),
+      ['kinds', trace.recordedKinds.join(', ')]] };
   }
   const pixel = ((timeline.t1 - timeline.t0) / timeline.plot) * timeline.ratio;
   if (row.kind === 'unit' || row.kind === 'lane') {
