@@ -100,9 +100,8 @@ def _levels(trace: Trace) -> np.ndarray:
     """Traffic level of each event's bytes, "" where it has none."""
     by_kind = np.array(["" if kind.level == "opcode" else kind.level for kind in KINDS], dtype=object)
     levels = by_kind[trace.kind]
-    if trace.dialect == "lpu":
-        by_opcode = np.array([*trace.instructions.level, ""], dtype=object)
-        levels = np.where(trace.kind == ISSUE, by_opcode[trace.instruction], levels)
+    by_opcode = np.array([*trace.instructions.level, ""], dtype=object)
+    levels = np.where(trace.kind == ISSUE, by_opcode[trace.instruction], levels)
     return np.where(trace.bytes > 0, levels, "")
 
 

@@ -100,6 +100,12 @@ const rowEvents = (row) => {
 
 const scratch = new Shares();
 
+function inBytes(shares, count) {
+  const bytes = new Uint8Array(count);
+  for (let i = 0; i < count; i++) bytes[i] = Math.ceil(Math.min(1, shares[i]) * 255);
+  return bytes;
+}
+
 // Levels of a row: bins of `size` cycles, each level four times as coarse; a share is 0 .. 255 of a bin, and never
 // rounded down to nothing.
 function pyramidOf(row) {
@@ -116,7 +122,7 @@ function pyramidOf(row) {
     for (const u of row.units) addUnit(scratch, row.trace, u, 0, bins / row.trace.span);
     scratch.finish(row.units.length);
     const categories = [...scratch.used];
-    let values = categories.map((c) => Uint8Array.from(scratch.part[c].subarray(0, bins), (s) => Math.ceil(Math.min(1, s) * 255)));
+    let values = categories.map((c) => inBytes(scratch.part[c], bins));
     made = { categories, levels: [{ size, bins, values }] };
     while (bins > 64) {
       const next = Math.ceil(bins / 4);

@@ -47,9 +47,10 @@ function warpsOf(trace, unit) {
   return list;
 }
 
-// What a warp does in a cycle since the window's start: its next or present issue, and the reason of its wait.
-function warpState(trace, warp, at) {
-  const { start, reason } = trace.e;
+// What a warp does in a cycle since the window's start: its next or present issue, and the reason of its wait. Where
+// nothing of its own holds it, that is what its sub-core waits for, or another warp is issued (taken: its event then).
+function warpState(trace, warp, at, taken) {
+  const { start, reason, kind } = trace.e;
   let low = 0, high = warp.events.length;
   while (low < high) {
     const middle = (low + high) >> 1;
@@ -59,9 +60,10 @@ function warpState(trace, warp, at) {
   const i = warp.events[low];
   if (start[i] === at) return { name: 'issue', said: 'issues', event: i, since: at };
   const since = low ? start[warp.events[low - 1]] + 1 : warp.begin;
-  const r = trace.reasons[reason[i]];
-  return reason[i] ? { name: r.name, said: `waits: ${r.name}`, event: i, since, reason: r }
-    : { name: 'ready', said: 'ready, others are issued', event: i, since };
+  const held = reason[i] || (taken >= 0 && kind[taken] === trace.stallKind ? reason[taken] : 0);
+  const r = trace.reasons[held];
+  return held ? { name: r.name, said: `waits: ${r.name}`, event: i, since, reason: r }
+    : { name: 'ready', said: 'ready, another is issued', event: i, since };
 }
 
 const READY = ['#7fb0ff', '#9cc0f7'];
@@ -98,8 +100,9 @@ function gpuState(timeline, trace, cycle) {
   rows.forEach(([, units], r) => {
     let column = 0;
     for (const unit of units) {
+      const taken = takes(trace, unit.number, at);
       for (const warp of warpsAt(trace, unit.number, at)) {
-        const state = warpState(trace, warp, at);
+        const state = warpState(trace, warp, at, taken);
         counts.set(state.name, (counts.get(state.name) || 0) + 1);
         where.set(`${r},${column}`, [unit.number, warp, state]);
         cells.push({ row: r, column: column++, colour: stateColour(state.name) });
@@ -123,7 +126,7 @@ function gpuState(timeline, trace, cycle) {
     const [name, units] = rows[shown];
     parts.push(element('h3', {}, `${name}, warp by warp`), element('table', { class: 'grid', id: 'warps' }, element('tbody', {},
       units.flatMap((unit) => warpsAt(trace, unit.number, at).map((warp) => {
-        const state = warpState(trace, warp, at);
+        const state = warpState(trace, warp, at, takes(trace, unit.number, at));
         const instruction = trace.instruction(state.event);
         const row = element('tr', { tabindex: '0', onclick: () => select(timeline, trace, state.event, false) },
           element('td', { class: 'dim' }, unit.name), element('td', { class: 'n' }, `warp ${warp.actor}`),
