@@ -13,6 +13,7 @@ import numpy as np
 from emulator.chip import Chip, ChipError, load_chip
 from emulator.result import Result, StepResult
 from emulator.step_state import RunError, batch_of, check_ids
+from emulator.trace import Window
 from isa.formats import check_range
 from isa.program import Program, Tensor
 
@@ -25,6 +26,7 @@ class Machine(Protocol):
     `step` runs the whole program once. `token`, where given, is what the host writes to the tensor
     "token" first, one id a sequence (host traffic), a single id to all; without it the program uses its
     own last argmax. Raises RunError for a foreign id, or when the program's context is full.
+    `trace` says what to record; the result then has a Trace.
     `write` and `read` take and give a tensor's values in its shape, as f32 or integers (replicated
     tensors: one value a row).
     """
@@ -32,7 +34,7 @@ class Machine(Protocol):
     program: Program
     chip: Chip
 
-    def step(self, token: int | list[int] | None = None) -> StepResult: ...
+    def step(self, token: int | list[int] | None = None, *, trace: Window | None = None) -> StepResult: ...
 
     def write(self, name: str, array: np.ndarray) -> object: ...
 

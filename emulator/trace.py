@@ -6,9 +6,9 @@ unit; what lies outside `window`, or belongs to a kind or launch that was not as
 not the same as idle).
 
     issue   GPU: unit is a sub-core, actor the warp's number in its launch (CTA x warps + warp). end is where its
-            result is there if its latency is fixed, else start + 1. wait is the cycles since the warp's issue before
-            (since the CTA's start, for the first one) that were not spent on issuing, reason what held it last
-            ("busy": nothing, other warps were issued first).
+            result is there if its latency is fixed, else start + 1. wait is the cycles between the warp's issue before
+            (or its CTA's start) and this one, reason what held it last ("busy": nothing of its own: its unit was busy,
+            or other warps were issued first). bytes: of shared memory, at the level of its opcode (LEVEL_OF_OPCODE).
             LPU: unit is a queue, actor the iteration of a REPEAT (0 the first). start is the cycle of superlane 0,
             end where the result is on the stream or in the accumulator. bytes belong to the traffic level of its
             opcode (LEVEL_OF_OPCODE).
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emulator.accounting import GPU_REASONS, LPU_REASONS, Reason
+from isa.opcodes import BY_NAME
 
 
 class EventKind(NamedTuple):
@@ -51,9 +52,7 @@ KINDS: tuple[EventKind, ...] = (
     EventKind("bulk_busy", ("gpu",), "bulk_engine", "", "the bulk engine asks for lines"),
     EventKind("bulk_issue", ("gpu",), "bulk_engine", "", "the bulk engine waits for its own rate"),
     EventKind("bulk_limit", ("gpu",), "bulk_engine", "", "the bulk engine has all the lines it may have under way"),
-    EventKind("shared_read", ("gpu",), "lsu", "shared_read", "the load-store unit reads shared memory"),
-    EventKind("shared_write", ("gpu",), "lsu", "shared_write", "it writes shared memory"),
-    EventKind("l1_read", ("gpu",), "lsu", "l1_read", "it looks a load's sectors up in L1"),
+    EventKind("l1_read", ("gpu",), "lsu", "l1_read", "the load-store unit looks a load's sectors up in L1"),
     EventKind("l2_read", ("gpu",), "l2_slice", "l2_read", "a slice of L2 serves a read, up to a line"),
     EventKind("l2_write", ("gpu",), "l2_slice", "l2_write", "a slice of L2 takes stored sectors"),
     EventKind("l2_fill", ("gpu",), "l2_slice", "l2_fill", "sectors come from DRAM into a slice of L2"),
@@ -70,7 +69,9 @@ KINDS: tuple[EventKind, ...] = (
 KIND_INDEX = {kind.name: number for number, kind in enumerate(KINDS)}
 ISSUE, STALL, KERNEL, CTA = (KIND_INDEX[name] for name in ("issue", "stall", "kernel", "cta"))
 
-LEVEL_OF_OPCODE = {  # LPU: where the bytes of an issue event belong
+LEVEL_OF_OPCODE = {  # where the bytes of an issue event belong
+    "LDS": "shared_read", "LDSM": "shared_read", "STS": "shared_write", "LDGSTS": "shared_write",
+    "BULK": "shared_write",
     "READ": "sram_read", "GATHER": "sram_read", "WRITE": "sram_write", "SCATTER": "sram_write", "LW": "mxm_ingest",
     "SEND": "c2c_sent", "RECV": "c2c_received",
 }  # fmt: skip
@@ -236,8 +237,9 @@ class Trace:
         by_kind = np.bincount(self.kind, weights=weight, minlength=len(KINDS)) if len(self) else np.zeros(len(KINDS))
         found = {level: int(by_kind[i]) for i, level in enumerate(levels) if level not in ("", "opcode")
                  and self.dialect in KINDS[i].dialects}
-        for level in LEVEL_OF_OPCODE.values() if self.dialect == "lpu" else ():
-            found.setdefault(level, 0)
+        for opcode, level in LEVEL_OF_OPCODE.items():
+            if getattr(BY_NAME[opcode], self.dialect) is not None:
+                found.setdefault(level, 0)
         issues = (self.kind == ISSUE) & (self.bytes > 0) & (self.instruction >= 0)
         if issues.any():
             sums = np.bincount(self.instruction[issues], weights=weight[issues], minlength=len(self.instructions))

@@ -22,17 +22,19 @@ from emulator.trace_layout import (
     RETURN_AT,
     START,
     USED,
+    WAIT_AT,
     WHAT,
 )
 
 FOREVER = 1 << 60
 
 
-def section(records: int, reserve: int) -> np.ndarray:
-    """An empty section for so many records; the engine returns when fewer than `reserve` are left."""
-    words = np.zeros(HEADER + records * RECORD, dtype=np.int64)
-    words[CAPACITY], words[RETURN_AT] = records, records - reserve
-    return words
+def with_section(state: np.ndarray, records: int, reserve: int) -> np.ndarray:
+    """A longer copy of an engine's array, with a section behind what was there."""
+    longer = np.zeros(len(state) + HEADER + records * RECORD, dtype=np.int64)  # pages that are not used cost nothing
+    longer[: len(state)] = state
+    longer[len(state) + CAPACITY], longer[len(state) + RETURN_AT] = records, records - reserve
+    return longer
 
 
 def open_section(words: np.ndarray, window: Window, origin: int) -> None:
@@ -91,12 +93,12 @@ def event_columns(records: np.ndarray, *, origin: int = 0, units: int = 0, instr
                   launch: int = -1) -> dict[str, np.ndarray]:
     """Records as columns of a trace: `origin` is the cycle of the step's start; units and instructions are added to
     their numbers."""
-    what, instruction = records[:, WHAT], records[:, INSTRUCTION]
+    what, instruction, size = records[:, WHAT], records[:, INSTRUCTION], records[:, BYTES]
     return {
         "start": records[:, START] - origin, "end": records[:, END] - origin, "unit": (what >> 16) + units,
         "kind": what >> 8 & 255, "reason": what & 255, "launch": np.full(len(records), launch),
         "instruction": np.where(instruction < 0, -1, instruction + instructions), "actor": records[:, ACTOR],
-        "wait": np.zeros(len(records), dtype=np.int64), "bytes": records[:, BYTES],
+        "wait": size >> WAIT_AT, "bytes": size & (1 << WAIT_AT) - 1,
     }
 
 

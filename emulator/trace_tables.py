@@ -28,13 +28,12 @@ def add_instructions(table: Instructions, text: LpuText | GpuText, queue_names: 
     stripped = [line.strip() for line in source.lines]
     table.source += [stripped[line - 1] if line else "" for line in lines]
     table.node += [source.nodes[node] if 0 <= node < len(source.nodes) else "" for node in _padded(source, "node", n)]
+    table.level += [LEVEL_OF_OPCODE.get(name, "") for name, _ in pairs]
     if isinstance(text, LpuText):
-        table.level += [LEVEL_OF_OPCODE.get(name, "") for name, _ in pairs]
         starts = text.starts.tolist()
         for name, begin, end in zip(queue_names, starts, starts[1:], strict=False):
             table.kernel += [name] * (end - begin)
     else:
-        table.level += [""] * n
         kernels = [""] * n
         for kernel in text.kernels:
             kernels[kernel.first : kernel.first + kernel.count] = [kernel.name] * kernel.count

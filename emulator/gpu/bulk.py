@@ -55,6 +55,7 @@ from emulator.gpu.layout import (
     H_REAL_BYTES,
     H_SHARED,
     H_SHARED_LATENCY,
+    H_TRACE,
     H_WARPS,
     NEVER,
     Q_BYTES,
@@ -99,6 +100,7 @@ from emulator.gpu.layout import (
 from emulator.gpu.mbarrier import BYTES_MAX, COUNT_AT, FIELD, MARK, MARK_AT, PHASE_AT
 from emulator.gpu.registers import fail
 from emulator.gpu.timing import PEER_AT
+from emulator.gpu.tracing import trace_bulk, trace_copy
 from emulator.gpu.wake import ask, settle, wake
 from isa.jit import njit
 
@@ -297,6 +299,8 @@ def bulk_complete(S, U, sm, base, t):
         S[base + SM_BULK_LIVE] -= 1
         if S[base + SM_STALLED]:  # the load-store unit has waited for this
             S[base + SM_LSU_NEXT] = min(t, S[base + SM_LSU_NEXT])
+        if S[H_TRACE] != 0:
+            trace_copy(S, sm, base, b)
         settle(S, base, S[b + B_SLOT], S[b + B_DONE])
         wake(S, base, S[b + B_SLOT], S[b + B_DONE])
         arrive(S, U, sm, base, S[b + B_SLOT], S[b + B_PC], S[b + B_BAR], 0, -S[b + B_SIZE], S[b + B_DONE], t)
@@ -333,6 +337,8 @@ def bulk_step(S, sm, base, t):
             S[b + B_MASK] = S[b + B_LAST_MASK] if line + 1 == S[b + B_LAST] else 15
             if line == S[b + B_LAST]:
                 S[base + SM_BULK_HEAD] = S[b + B_NEXT]
+    if S[H_TRACE] != 0 and S[base + SM_BULK_STATE] != state:
+        trace_bulk(S, sm, base, t)
     S[base + SM_BULK_STATE] = state
     if S[base + SM_BULK_ARRIVED] >= 0:
         again = min(again, S[pool + S[base + SM_BULK_ARRIVED] * BULK + B_DONE])

@@ -56,6 +56,7 @@ from emulator.gpu.layout import (
     H_SMS,
     H_START_OF_WINDOW,
     H_TOUCHED,
+    H_TRACE,
     H_U_POISON,
     H_U_REGISTERS,
     H_U_SHARED,
@@ -74,7 +75,9 @@ from emulator.gpu.layout import (
     SM_BULK_NEXT,
     SM_COUNTERS,
     SM_CTA,
+    SM_CTA_START,
     SM_ENDED,
+    SM_ISSUED,
     SM_LIVE_CTAS,
     SM_LSU_NEXT,
     SM_WARPS,
@@ -108,8 +111,11 @@ from emulator.gpu.layout import (
     WARP,
 )
 from emulator.gpu.lsu import lsu_step, respond
+from emulator.gpu.memory_layout import TRACE
 from emulator.gpu.timing import MAX_WARPS
+from emulator.gpu.tracing import trace_empty
 from emulator.gpu.wake import wake
+from emulator.trace_record import full
 from isa.jit import njit, prefetcher
 
 prefetch = prefetcher()
@@ -124,7 +130,7 @@ def _start_cta(S, U, sm, base, t):
     while S[base + SM_CTA + cta] > 0:
         cta += 1
     warps, registers = S[H_WARPS], S[H_REGISTERS]
-    S[base + SM_CTA + cta] = warps
+    S[base + SM_CTA + cta], S[base + SM_CTA_START + cta] = warps, t
     S[base + SM_ARRIVED + cta] = 0
     S[base + SM_LIVE_CTAS] += 1
     S[H_LIVE_CTAS] += 1
@@ -146,6 +152,7 @@ def _start_cta(S, U, sm, base, t):
         S[w + W_STATE], S[w + W_PC], S[w + W_CTA], S[w + W_SLOT], S[w + W_WARP] = LIVE, 0, number, slot, i
         S[w + W_TIME] = (t + S[H_CTA_START]) * 16 + R_LAUNCH
         S[w + W_AGE] = number * warps + i
+        S[base + SM_ISSUED + slot] = t - 1
         S[w + W_REGISTERS] = S[H_U_REGISTERS] + sm * S[H_REGISTERS_PER_SM] + slot * registers * 32
         S[w + W_SHARED], S[w + W_POISON] = u_shared, u_poison
         S[w + W_PENDING], S[w + W_PENDING_TIME] = 0, 0
@@ -159,6 +166,8 @@ def _start_cta(S, U, sm, base, t):
             S[w + W_SCORE + slot_number] = EMPTY * 4
         if S[s + SUB_LIVE] == 0:
             S[s + SUB_REASONS + R_NO_WARP] += t - S[s + SUB_SINCE]
+            if S[H_TRACE] != 0:
+                trace_empty(S, sm, slot & 3, S[s + SUB_SINCE], t)
             S[s + SUB_SINCE] = t
         S[s + SUB_LIVE] += 1
         S[s + SUB_TOP] = max(S[s + SUB_TOP], (slot >> 2) + 1)
@@ -361,7 +370,8 @@ def _note_failure(S, sm):
 def run_kernel(S, U, F, D, M, budget):
     """Run the launch that is set up in S from cycle H_NOW on.
 
-    Returns DONE (H_NOW is the first cycle after the kernel), MORE (after `budget` windows; call again)
+    Returns DONE (H_NOW is the first cycle after the kernel), MORE (after `budget` windows, or when the room for
+    recorded events is used up; call again)
     or FAILED (H_ERROR... say what and where).
     """
     t = S[H_NOW]
@@ -387,5 +397,7 @@ def run_kernel(S, U, F, D, M, budget):
             _deadlock(S)
             return FAILED
         t = max(following, end)
+        if S[H_TRACE] != 0 and (full(S, S[H_TRACE]) or full(M, M[TRACE])):
+            break
     S[H_NOW] = t
     return MORE

@@ -44,6 +44,7 @@ from emulator.gpu.layout import (
     H_LIVE_CTAS,
     H_QUEUE,
     H_SUB_INTERVAL,
+    H_TRACE,
     H_WARPS,
     LIVE,
     NEVER,
@@ -104,6 +105,7 @@ from emulator.gpu.layout import (
 )
 from emulator.gpu.lsu import retire_groups
 from emulator.gpu.timing import CONTROL, LSU, MAX_OPEN_GROUPS, MAX_QUEUE
+from emulator.gpu.tracing import trace_before, trace_cta, trace_issue, trace_stall
 from emulator.gpu.wake import wake
 from isa.jit import njit
 
@@ -203,6 +205,8 @@ def _control(S, sm, base, s, w, kind, t):
             S[H_LIVE_CTAS] -= 1
             S[base + SM_ENDED] = 1
             S[H_END] = max(S[H_END], t + 1)
+            if S[H_TRACE] != 0:
+                trace_cta(S, sm, base, w, cta, t)
         else:
             _release(S, sm, base, cta, t)
     elif kind == K_MEMBAR:
@@ -288,6 +292,8 @@ def issue(S, U, F, D, sm, base, sub, t, ordered):
     if waited > 0:
         reason = reason_at(S, D, s, base + SM_WARPS + (lowest * 4 + sub) * WARP, t - 1)
         S[s + SUB_REASONS + reason] += waited
+        if S[H_TRACE] != 0:
+            trace_stall(S, sm, sub, base + SM_WARPS + (lowest * 4 + sub) * WARP, t - waited, t, reason)
     S[s + SUB_REASONS] += 1
     S[s + SUB_SINCE] = t + 1
     S[s + SUB_LAST] = pick
@@ -298,7 +304,10 @@ def issue(S, U, F, D, sm, base, sub, t, ordered):
     end = S[s + SUB_HEAD] + S[s + SUB_COUNT]
     end -= S[H_QUEUE] if end >= S[H_QUEUE] else 0
     e = base + SM_ENTRIES + (sub * MAX_QUEUE + end) * ENTRY
+    before = trace_before(S, D, base, w, t) if S[H_TRACE] != 0 else 0
     error = execute(S, U, F, D, base, w, pc, t, e)
+    if S[H_TRACE] != 0:
+        trace_issue(S, D, sm, sub, base, w, pc, t, before)
     if error == NONE:
         if unit == CONTROL and _acts(S, D, w, pc):
             error = _control(S, sm, base, s, w, kind, t)

@@ -5,6 +5,8 @@ Part of emulator/gpu/memory.py; emulator/gpu/memory_layout.py names the words of
 
 from __future__ import annotations
 
+import numpy as np
+
 from emulator.dram import layout as dram
 from emulator.dram.address import scramble
 from emulator.dram.controller import push
@@ -84,15 +86,19 @@ from emulator.gpu.memory_layout import (
     SLICES,
     SLICES_PER_CHANNEL,
     SM_AT,
+    SM_MASK,
     SMS,
     TO_DRAM,
     TO_SM,
+    TRACE,
     VALID,
     WAKE,
     WAYS,
     WRITE,
     D,
 )
+from emulator.trace import KIND_INDEX
+from emulator.trace_record import record
 from isa.jit import njit, prefetcher
 
 prefetch = prefetcher()
@@ -101,10 +107,20 @@ TAKEN, FOR_ANY, FOR_MSHR, FOR_COPY = range(4)  # what _access says
 # S_STALLED: the partner's first request (A) or the SMs' (E) waits; the others: for an MSHR, for one of a copy.
 A_STALLED, E_STALLED, A_MSHR, E_MSHR, E_COPY = 1, 2, 4, 8, 16
 
+L2_READ, L2_WRITE, L2_FILL = (np.int64(KIND_INDEX[name]) for name in ("l2_read", "l2_write", "l2_fill"))
+NO_SM = np.int64(-1)
+
 
 @njit
 def sectors(mask):
     return (mask & 1) + (mask >> 1 & 1) + (mask >> 2 & 1) + (mask >> 3 & 1)
+
+
+@njit
+def trace_slice(M, kind, number, t, mask, flags):
+    """A slice serves sectors of a line at t; flags say for which SM."""
+    sm = (flags & SM_MASK) >> SM_AT if flags >= 0 else flags
+    record(M, M[TRACE], kind, number, t, t + 1, -1, sm, 0, SECTOR_BYTES * sectors(mask))
 
 
 @njit
@@ -320,6 +336,8 @@ def _access(M, s, number, e, t):
             word &= ~COPIED
         word |= mask << VALID | mask << DIRTY
         M[N_L2_WRITE] += sectors(mask)
+        if M[TRACE] != 0:
+            trace_slice(M, L2_WRITE, number, t, mask, flags)
     elif flags & LINK:
         word |= COPIED
         M[N_FAR] += sectors(mask)
@@ -327,6 +345,8 @@ def _access(M, s, number, e, t):
         M[N_FAR_MERGED] += sectors(absent & coming)
     else:
         M[N_L2_READ] += sectors(mask)
+        if M[TRACE] != 0:
+            trace_slice(M, L2_READ, number, t, mask, flags)
         M[N_L2_HIT] += sectors(mask & valid)
         M[N_L2_MERGED] += sectors(absent & coming)
     if fetch:
@@ -437,6 +457,8 @@ def _arrivals(M, s, number, t):
     while M[s + S_FILL_T] == t:
         d = M[s + S_SINK]
         aux = M[d + E_AUX]
+        if M[TRACE] != 0:
+            trace_slice(M, L2_FILL, number, t, aux & 15, NO_SM)
         _fill(M, s, number, M[d + E_TAG], aux >> 4, aux & 15, NOTHING, t)
         _next_finished(M, s, NOTHING, ONE)
     while M[s + S_FREE_T] == t:

@@ -11,9 +11,15 @@ from emulator.chip import Chip
 from emulator.gpu.decode import Instruction, decode_table, register_name
 from emulator.gpu.errors import KINDS, LaunchError, MachineError
 from emulator.gpu.timing import LINE_BYTES, SUB_CORES, Timing
+from emulator.trace import STALL, Window
+from emulator.trace_build import open_section, take_out, wanted, with_section
+from emulator.trace_layout import BYTES, END, RECORD, START, WHAT
 from isa.program import GpuText, Kernel, Launch
 
+SM_UNITS = 7  # of an SM in a trace: four sub-cores, itself, load-store unit, bulk engine
 REGISTER_UNIT = 256  # registers are given to a warp in units of 8 a lane (CUDA occupancy calculator)
+RECORDS = 1 << 20  # events that are recorded between two calls
+EVENTS_A_CYCLE = 10  # of an SM, at most: an issue and a wait of each sub-core, what the units below it do
 WINDOWS_PER_CALL = 1 << 9  # the compiled kernel comes back this often, for Ctrl-C
 
 
@@ -34,6 +40,13 @@ class KernelRun:
     end: int
     counters: dict[str, int] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
+    events: np.ndarray | None = None  # what was recorded for a trace: emulator/gpu/step_trace.py numbers the units
+
+
+def of_memory(records: np.ndarray, timing: Timing) -> np.ndarray:
+    """Records of the memory below the SMs, its units numbered after theirs."""
+    records[:, WHAT] += SM_UNITS * timing.sms << 16
+    return records
 
 
 def round_up(value: int, unit: int) -> int:
@@ -101,13 +114,46 @@ class FastEngine:
         self.S, self.U = layout.build_state(timing, image, phantom, ranks, rank, lanes)
         self.F = np.zeros(MMA_WORK, dtype=np.float64)
         self.M = memory.build(chip, ranks)
+        self.window: Window | None = None
+        self.sections: tuple[np.ndarray, np.ndarray] | None = None
+        self.recorded: list[np.ndarray] = []
+        self._views()
+        at = int(self.S[layout.H_U_GLOBAL])
+        self.bytes = self.U[at:].view(np.uint8)[: len(image)]
+
+    def _views(self) -> None:
+        """S as blocks of SMs and of sub-cores."""
+        layout, timing = self.layout, self.timing
         block = int(self.S[layout.H_BLOCK])
         self.blocks = self.S[layout.HEADER : layout.HEADER + timing.sms * block].reshape(timing.sms, block)
         subs = self.blocks[:, layout.SUB : layout.SUB + SUB_CORES * layout.SUB_SIZE]
         self.subs = subs.reshape(timing.sms, SUB_CORES, layout.SUB_SIZE)
         assert np.shares_memory(self.subs, self.S)
-        at = int(self.S[layout.H_U_GLOBAL])
-        self.bytes = self.U[at:].view(np.uint8)[: len(image)]
+
+    def record(self, window: Window | None, origin: int) -> None:
+        """Record what a window asks for of a step that began at cycle `origin`, from the next launch on; None: stop."""
+        from emulator.gpu.memory_layout import TRACE
+
+        y, self.window, self.origin, self.recorded = self.layout, window, origin, []
+        if window is None:
+            self.S[y.H_TRACE] = self.M[TRACE] = 0
+            return
+        if self.sections is None:
+            reserve = self.timing.sms * y.WINDOW_MAX * EVENTS_A_CYCLE
+            ends = len(self.S), len(self.M)
+            self.S = with_section(self.S, reserve + RECORDS, reserve)
+            self.M = with_section(self.M, RECORDS, RECORDS // 2)
+            self.sections = self.S[ends[0] :], self.M[ends[1] :]
+            self._views()
+        for array, at, section in zip((self.S, self.M), (y.H_TRACE, TRACE), self.sections, strict=True):
+            array[at] = len(array) - len(section)
+            open_section(section, window, origin)
+
+    def _take_out(self) -> None:
+        """Keep what has been recorded since the last time. The units of the memory below come after the SMs' own."""
+        if self.window is None or self.sections is None:
+            return
+        self.recorded += [take_out(self.sections[0]), of_memory(take_out(self.sections[1]), self.timing)]
 
     @property
     def now(self) -> int:
@@ -145,6 +191,7 @@ class FastEngine:
         kernel = self.text.kernels[launch.kernel]
         self.launch, self.before, self.memory_before = launch, self.counters(), self.memory.counters(self.M)
         start = self.now + gap
+        self._note_waits(self.now, start, y.R_LAUNCH)
         self.subs[:, :, y.SUB_REASONS + y.R_LAUNCH] += gap
         self.subs[:, :, y.SUB_SINCE] = start
         self.subs[:, :, y.SUB_LAST] = -1
@@ -168,6 +215,7 @@ class FastEngine:
         from emulator.gpu.engine import DONE, FAILED
 
         outcome = self.advance(self.launch.kernel, windows)
+        self._take_out()
         if outcome == FAILED:
             y, S, number = self.layout, self.S, self.launch.kernel
             raise machine_error(
@@ -180,7 +228,25 @@ class FastEngine:
         """What the launch was."""
         y, end = self.layout, self.now
         self.memory.settle(self.M, end)
+        self._note_waits(self.subs[:, :, y.SUB_SINCE], end, y.R_NO_WARP)
+        self._take_out()
         self.subs[:, :, y.SUB_REASONS + y.R_NO_WARP] += end - self.subs[:, :, y.SUB_SINCE]
         after, memory_after = self.counters(), self.memory.counters(self.M)
         return KernelRun(self.start, end, {k: after[k] - self.before[k] for k in after},
-                         {k: memory_after[k] - self.memory_before[k] for k in memory_after})
+                         {k: memory_after[k] - self.memory_before[k] for k in memory_after}, self._events())
+
+    def _note_waits(self, start: np.ndarray | int, end: int, reason: int) -> None:
+        """All sub-cores wait from `start` on, for the same reason."""
+        if self.window is not None:
+            waits = np.full((self.timing.sms * SUB_CORES, RECORD), -1, dtype=np.int64)
+            waits[:, START], waits[:, END] = np.broadcast_to(start, self.subs.shape[:2]).reshape(-1), end
+            waits[:, WHAT] = np.arange(len(waits)) << 16 | STALL << 8 | reason
+            waits[:, BYTES] = 0
+            self.recorded.append(wanted(waits[waits[:, END] > waits[:, START]], self.window, self.origin))
+
+    def _events(self) -> np.ndarray | None:
+        """What was recorded since the launch before."""
+        if self.window is None:
+            return None
+        events, self.recorded = np.concatenate(self.recorded), []
+        return events

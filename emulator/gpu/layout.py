@@ -41,6 +41,7 @@ OK, POISON, EMPTY = 0, 1, 2  # state of a register
  H_HAS_PHANTOM, H_BLOCK, H_BULK_LINES, H_BULK_QUEUE, H_BULK_INTERVAL, H_BULK_DONE,
  H_ATOM_EXTRA, H_END, H_START_OF_WINDOW, H_LOG, H_LOG_USED, H_LOG_CYCLES, H_ANSWERS, H_FAILED_SM, H_WINDOW,
  H_FOUND, H_RANK, H_RANKS, H_STRIDE, H_U_LANDINGS, H_LANDINGS, H_LANDINGS_USED, H_LANDING, H_LANDED) = range(78)
+H_TRACE = 79  # where recorded events go, 0 for off
 H_PARAMETERS = 80  # kernel parameters
 H_SM_NEXT = H_PARAMETERS + 64  # earliest cycle at which an SM can do something; 1024 SMs
 H_SM_STOP = H_SM_NEXT + 1024  # cycle * 2 + why in which an SM waits for the others; NEVER if it does not
@@ -95,7 +96,7 @@ Q_BYTES, Q_PC, Q_SHARED, Q_LAST, Q_LAST_MASK = (Q_LINE + i for i in range(1, 6))
 (SM_LSU_FREE, SM_LSU_NEXT, SM_TURN, SM_SECTORS, SM_STORES, SM_LIVE_CTAS, SM_REQUEST, SM_LOAD, SM_LINK, SM_STAMP,
  SM_REQUESTS_USED, SM_LOADS_USED, SM_LINKS_USED, SM_STALLED, SM_BULK_NEXT, SM_BULK_HEAD, SM_BULK_TAIL,
  SM_BULK_ARRIVED, SM_BULK_ARRIVED_LAST, SM_BULK_POOL, SM_BULK_LIVE, SM_BULK_LINES, SM_BULK_FREE, SM_BULK_STATE,
- SM_BULK_SINCE, SM_EPOCH, SM_ANSWER, SM_ANSWER_LAST, SM_ENDED, SM_BULK_CYCLES) = range(30)
+ SM_BULK_SINCE, SM_EPOCH, SM_ANSWER, SM_ANSWER_LAST, SM_ENDED, SM_BULK_ENTERED, SM_BULK_CYCLES) = range(31)
 BULK_BUSY, BULK_ISSUE, BULK_LIMIT, BULK_IDLE = range(4)  # what the bulk engine does; SM_BULK_CYCLES counts them
 BULK_STATES = ("busy", "issue", "limit")
 SM_COUNTERS = SM_BULK_CYCLES + 4
@@ -113,7 +114,9 @@ SM_ARRIVED = SM_CTA + MAX_WARPS  # and how many wait at the barrier
 SM_ENTRIES = -(-(SM_ARRIVED + MAX_WARPS) // 8) * 8
 SM_LANES = SM_ENTRIES + SUB_CORES * MAX_QUEUE * ENTRY  # lane addresses of the instruction being executed
 SM_BANKS = SM_LANES + 32  # and per bank: accesses, first word
-SM_WARPS = -(-(SM_BANKS + 64) // 8) * 8
+SM_ISSUED = SM_BANKS + 64  # of each warp, for traces: its last issue; then the start of each CTA slot's CTA
+SM_CTA_START = SM_ISSUED + MAX_WARPS
+SM_WARPS = -(-(SM_CTA_START + MAX_WARPS) // 8) * 8
 SM_SIZE = SM_WARPS + MAX_WARPS * WARP  # the L1 tags follow; H_BLOCK is the size of both
 
 # -- a set of L1: a tag (line number + epoch << 40) a way, then the last use, then the state of four sectors ----

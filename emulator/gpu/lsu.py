@@ -43,6 +43,7 @@ from emulator.gpu.layout import (
     H_SETS,
     H_STORE_LIMIT,
     H_SUB_INTERVAL,
+    H_TRACE,
     H_WAYS,
     INVALID,
     L1_LINE,
@@ -128,6 +129,7 @@ from emulator.gpu.layout import (
 )
 from emulator.gpu.memory_layout import LANDING_AT
 from emulator.gpu.timing import MAX_QUEUE
+from emulator.gpu.tracing import trace_load
 from emulator.gpu.wake import ask, settle, wake
 from isa.jit import njit
 from isa.opcodes import RZ
@@ -453,6 +455,8 @@ def lsu_step(S, U, sm, base, t):
         q = _head(S, base, s, found)
         _serve(S, U, sm, base, q, t)
         S[base + SM_LSU_FREE] = t + max(S[H_LSU_INTERVAL], S[q + Q_PHASES] * S[H_PHASE])
+        if S[H_TRACE] != 0 and (S[q + Q_KIND] == K_LDG or S[q + Q_KIND] == K_ULDG):
+            trace_load(S, sm, base, q, t, max(t + 1, S[base + SM_LSU_FREE]))
         S[base + SM_TURN] = (found + 1) & 3
         S[s + SUB_TAKEN] = t
         if S[s + SUB_COUNT] == S[H_QUEUE]:  # was full: warps that wait for space can go on next cycle

@@ -16,10 +16,12 @@ from emulator.gpu.errors import LaunchError
 from emulator.gpu.launch import KernelRun, shape_of
 from emulator.gpu.ranks import check_ranks, make_engines, run_launch
 from emulator.gpu.sample import repeats
+from emulator.gpu.step_trace import StepTrace
 from emulator.gpu.timing import SECTOR_BYTES, SUB_CORES, read_timing
 from emulator.result import StepResult
 from emulator.step_state import check_room, fed_ids
 from emulator.time_tree import check_tree, gpu_tree
+from emulator.trace import Window
 from isa import formats
 from isa.program import GpuText, Program, Tensor
 
@@ -111,12 +113,15 @@ class GpuMachine:
         return values[:, :tensor.shape[1]].copy()
 
     # -- steps ------------------------------------------------------------------------------------
-    def step(self, token: int | list[int] | None = None, sample_layers: int | None = None) -> StepResult:
+    def step(self, token: int | list[int] | None = None, sample_layers: int | None = None,
+             trace: Window | None = None) -> StepResult:
         """Run every launch once. `token`: ids that the host writes first, one a sequence.
 
         sample_layers: run only so many layers (see emulator.gpu.sample); cycles and all counts are those of the
         whole step, with the last of them in the place of the layers that follow. Values are of no use then.
-        Raises RunError for a token or position that the program does not have, and MachineError.
+        trace: what to record, of rank 0.
+        Raises RunError for a token or position that the program does not have, MachineError, and TraceError for a
+        trace that cannot be.
         """
         host = 0
         if token is not None:
@@ -128,16 +133,21 @@ class GpuMachine:
         whole = not self.program.meta.get("part_of_step")  # some layers alone: the graph's start is elsewhere
         cycles, reasons, bulk = 0, np.zeros_like(self.engine.reasons()), dict.fromkeys(self.engine.bulk_cycles(), 0)
         records, counted, memory = [], [], []
+        tracer = None if trace is None else StepTrace(self.chip, self.timing, self.text, ranks, trace)
         for at, times in enumerate(repeats([one.node for one in self.text.launches], sample_layers)):
             if times == 0:
                 continue
             now, reasons_before, bulk_before = self.engine.now, self.engine.reasons(), self.engine.bulk_cycles()
             gap = self.timing.gap(self.launch_mode, self.text.launches[at].shared_bytes, at == 0 and whole)
+            if tracer is not None:
+                self.engine.record(tracer.of_launch(at), start)
             run = run_launch(self.engines, at, self.text.launches[at], self.shapes[at], gap)
             _check_conservation(run)
             stalls = self.engine.reasons() - reasons_before
             records.append(self._record(at, run, start, times, run.start - now, stalls))
             counted.append((run.counters, times * ranks))
+            if tracer is not None:
+                tracer.add(at, run, start, times)
             memory.append((run.memory, times * ranks))
             cycles += times * (self.engine.now - now)
             reasons += times * stalls
@@ -151,10 +161,13 @@ class GpuMachine:
         counters, below = _total(counted), _total(memory)
         traffic = _traffic(below, counters)
         traffic["host"] = ranks * host
+        if tracer is not None:
+            self.engine.record(None, 0)
         return StepResult(
             cycles=cycles, traffic=traffic, accounting=accounting,
             counters=counters | below, kernels=records, logits=self._logits(), tokens=self._tokens(),
-            time_tree=check_tree(gpu_tree(records), cycles))
+            time_tree=check_tree(gpu_tree(records), cycles),
+            trace=None if tracer is None else tracer.trace(self.engine.now - start, host))
 
     def _accounting(self, reasons: np.ndarray, cycles: int) -> dict[str, dict[str, int]]:
         """Cycles of all sub-cores of all ranks by reason; every single one must add up to the step's cycles."""

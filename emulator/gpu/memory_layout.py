@@ -33,6 +33,7 @@ RING = 8192  # time buckets; a later entry waits in its bucket for its turn
  N_FAR, N_FAR_HIT, N_FAR_MERGED, N_DROPPED, N_TLB_MISS,
  STRETCH, PEER_BYTES, PEER_HEADER, PEER_LATENCY, PEER_PORT, PEER_RING, PEER_T, PEER_N, EARLY, LANDED, LANDED_SIZE,
  LANDED_FIRST, LANDED_LAST, N_PEER_BYTES, N_PEER_REQUESTS, N_PEER_SERVED, N_PEER_SECTORS) = range(81)
+TRACE = 87  # where recorded events go, 0 for off
 D = 88  # where the DRAM block begins
 
 # A slice's words, then two words an MSHR (waiting requests; the first links free ones), then the tags.

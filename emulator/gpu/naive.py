@@ -15,14 +15,28 @@ from emulator.accounting import GPU_REASONS
 from emulator.chip import Chip
 from emulator.gpu.decode import SLOTS, Instruction
 from emulator.gpu.errors import DEADLOCK, KINDS, MachineError
-from emulator.gpu.launch import KernelRun, Shape, machine_error
+from emulator.gpu.launch import SM_UNITS, KernelRun, Shape, machine_error
 from emulator.gpu.naive_bulk import BulkEngine, Copy, serve_barrier, settle
 from emulator.gpu.naive_execute import Access, Fault, Warp, execute
 from emulator.gpu.naive_memory import NaiveMemory
-from emulator.gpu.timing import CONTROL, LINE_AT_PEER, LSU, MAX_OPEN_GROUPS, MAX_WARPS, PEER_AT, SECTORS, Timing
+from emulator.gpu.timing import (
+    CONTROL,
+    LINE_AT_PEER,
+    LSU,
+    MAX_OPEN_GROUPS,
+    MAX_WARPS,
+    PEER_AT,
+    SECTOR_BYTES,
+    SECTORS,
+    Timing,
+)
+from emulator.trace import CTA, ISSUE, KIND_INDEX, STALL, Window
+from emulator.trace_build import Notes
+from emulator.trace_layout import WAIT_AT
 from isa.program import GpuText, Launch
 
 NEVER = 1 << 58
+SM_UNIT, LSU_UNIT, BULK_UNIT = 4, 5, 6  # of an SM in a trace, after its sub-cores
 REASON = {reason.name: at for at, reason in enumerate(GPU_REASONS)}
 COUNTERS = (
     "warp_instructions", "l1_read_sectors", "l1_hit_sectors", "l1_merged_sectors", "l1_miss_sectors",
@@ -39,6 +53,7 @@ class Cta:
     number: int
     warps: list[Warp]
     live: int
+    start: int
     arrived: int = 0
 
 
@@ -85,13 +100,16 @@ class SubCore:
         self.queue: deque[Access] = deque()
         self.taken = -NEVER  # when the load-store unit last took one of ours
         self.waited = 0  # cycles since the last issue in which warps were there
+        self.empty = 0  # cycles since a warp was there
         self.reasons = [0] * len(GPU_REASONS)
 
     def issue(self, engine: NaiveEngine, sm: SM, t: int) -> None:
         """One cycle: pick a ready warp (the last one first, else the youngest), or wait."""
         if not self.warps:
             self.reasons[REASON["no_warp"]] += 1
+            self.empty += 1
             return
+        engine.note_empty(sm, self, t)
         why = {slot: blocked(engine, self, warp, t) for slot, warp in self.warps.items()}
         ready = [warp for slot, warp in sorted(self.warps.items()) if why[slot] is None]
         if not ready:
@@ -101,7 +119,9 @@ class SubCore:
             return
         # A skipped interval belongs to the warp that became ready first; lowest slot on ties.
         if self.waited:
-            self.reasons[REASON[ready[0].reason or "launch"]] += self.waited
+            reason = REASON[ready[0].reason or "launch"]
+            self.reasons[reason] += self.waited
+            engine.note_wait(sm, self, t, self.waited, reason, ready[0])
             self.waited = 0
         self.reasons[REASON["busy"]] += 1
         warp = self.last if self.last in ready else max(ready, key=lambda w: w.age)
@@ -167,6 +187,9 @@ class SM:
             sub.queue.popleft()
             self.serve(engine, access, t)
             self.lsu_free = t + max(timing.lsu_interval, access.phases * timing.lsu_phase_cycles)
+            if access.kind in ("LDG", "ULDG"):
+                engine.note(KIND_INDEX["l1_read"], LSU_UNIT, self, t, max(t + 1, self.lsu_free), actor=access.warp.age,
+                            size=SECTOR_BYTES * access.sectors)
             self.turn = (number + 1) % 4
             sub.taken = t
 
@@ -292,6 +315,27 @@ def retire(warp: Warp) -> None:
         warp.retired += 1
 
 
+def held_by(warp: Warp, one: Instruction, t: int) -> int:
+    """The reason that kept a warp last from the instruction that it issues at t; 0 when nothing of its own did."""
+    held = [(warp.start, warp.start_reason)]
+    held += [(warp.ready[slot], warp.producer[slot]) for slot in one.reads + one.writes]
+    if one.op.name == "CPWAIT":
+        group = len(warp.groups) - 1 - one.values["n"]
+        if group > 0:
+            held.append((warp.groups[group - 1].time, "copy_wait"))
+    elif one.op.name == "EXIT":
+        held.append((warp.pending_time, "global_memory"))
+    elif one.op.name == "MEMBAR":
+        held = [(t, "global_memory")]
+    time, reason = max(held, key=lambda pair: pair[0])
+    return REASON[reason] if time > warp.issued + 1 else 0
+
+
+def shared_bytes(sm: SM) -> int:
+    """Bytes of shared memory that an SM's instructions have moved so far."""
+    return sm.counters["shared_read_bytes"] + sm.counters["shared_write_bytes"]
+
+
 class NaiveEngine:
     """The whole GPU. Same methods as launch.FastEngine."""
 
@@ -302,10 +346,11 @@ class NaiveEngine:
         self.timing, self.text, self.kernels = timing, text, kernels
         self.bytes = image.copy()
         self.phantom = phantom
-        self.memory = NaiveMemory(chip)
+        self.memory = NaiveMemory(chip, SM_UNITS * timing.sms)
         self.sms = [SM(number, timing) for number in range(timing.sms)]
         self.requests: dict[int, Request] = {}
         self.sent = 0
+        self.notes: Notes | None = None  # events of a trace
         self.in_flight = 0  # store instructions queued and stored lines not acknowledged
         self.now = 0
         self.instructions: list[Instruction] = []
@@ -366,6 +411,9 @@ class NaiveEngine:
     def begin(self, number: int, launch: Launch, shape: Shape, gap: int) -> None:
         """Wait for `gap` cycles, then set a launch up."""
         self.before, self.memory_before = self.counters(), self.memory.counters()
+        for sm in self.sms:
+            for number in range(len(sm.sub_cores)):
+                self.note(STALL, number, sm, self.now, self.now + gap, reason=REASON["launch"])
         for _ in range(gap):
             self.memory.tick(self.now)
             for sm in self.sms:
@@ -390,9 +438,35 @@ class NaiveEngine:
     def finish(self) -> KernelRun:
         """What the launch was."""
         self.memory.settle(self.now)
+        for sm in self.sms:
+            for sub in sm.sub_cores:
+                self.note_empty(sm, sub, self.now)
         after, memory_after = self.counters(), self.memory.counters()
         return KernelRun(self.start, self.now, {k: after[k] - self.before[k] for k in after},
-                         {k: memory_after[k] - self.memory_before[k] for k in memory_after})
+                         {k: memory_after[k] - self.memory_before[k] for k in memory_after},
+                         None if self.notes is None else self.notes.take_out())
+
+    # -- what a trace wants to know -----------------------------------------------------------------
+    def record(self, window: Window | None, origin: int) -> None:
+        """Record what a window asks for of a step that began at cycle `origin`, from the next launch on; None: stop."""
+        self.notes = self.memory.notes = None if window is None else Notes(window, origin)
+
+    def note(self, kind: int, unit: int, sm: SM, start: int, end: int, index: int = -1, actor: int = -1,
+             reason: int = 0, size: int = 0) -> None:
+        """An event of a unit of an SM: a sub-core (0 to 3) or one of the units below."""
+        if self.notes is not None and end > start:
+            sms = len(self.sms)
+            number = sm.number * 4 + unit if unit < 4 else sms * unit + sm.number
+            self.notes.record(kind, number, start, end, index, actor, reason, size)
+
+    def note_wait(self, sm: SM, sub: SubCore, t: int, waited: int, reason: int, warp: Warp) -> None:
+        """A sub-core has waited for the next instruction of a warp."""
+        self.note(STALL, sm.sub_cores.index(sub), sm, t - waited, t, warp.pc, warp.age, reason)
+
+    def note_empty(self, sm: SM, sub: SubCore, t: int) -> None:
+        """A sub-core has had no warp, up to now."""
+        self.note(STALL, sm.sub_cores.index(sub), sm, t - sub.empty, t, reason=REASON["no_warp"])
+        sub.empty = 0
 
     def cycle(self, t: int) -> bool:
         """One cycle; True, and nothing else done, when the kernel is over."""
@@ -409,7 +483,7 @@ class NaiveEngine:
         self.dispatch(t)
         for sm in self.sms:
             try:
-                sm.bulk.complete(sm, t)
+                sm.bulk.complete(self, sm, t)
                 for sub in sm.sub_cores:
                     sub.issue(self, sm, t)
                 sm.lsu(self, t)
@@ -454,12 +528,12 @@ class NaiveEngine:
             for w in range(self.shape.warps):
                 warp = Warp(slot=slot * self.shape.warps + w, cta=self.next_cta, number=w,
                             age=self.next_cta * self.shape.warps + w,
-                            start=t + self.timing.cta_start, shared=shared, shared_poison=poison)
+                            start=t + self.timing.cta_start, issued=t - 1, shared=shared, shared_poison=poison)
                 warp.registers = np.zeros((self.text.kernels[self.launch.kernel].registers, 32), dtype=np.uint32)
                 warp.ready, warp.producer = [0] * SLOTS, ["fixed_latency"] * SLOTS
                 warps.append(warp)
                 sm.sub_cores[warp.slot % 4].warps[warp.slot] = warp
-            sm.ctas[slot] = Cta(self.next_cta, warps, len(warps))
+            sm.ctas[slot] = Cta(self.next_cta, warps, len(warps), t)
             sm.counters["ctas"] += 1
             self.next_cta += 1
             self.next_sm = (sm.number + 1) % len(self.sms)
@@ -468,6 +542,7 @@ class NaiveEngine:
         """One warp issues its next instruction."""
         one = self.instructions[warp.pc]
         index = warp.pc
+        reason, moved = held_by(warp, one, t), shared_bytes(sm)
         sm.counters["warp_instructions"] += 1
         if one.unit < LSU:
             sub.unit_free[one.unit] = t + one.interval
@@ -477,6 +552,11 @@ class NaiveEngine:
                 self.control(sm, sub, warp, one.op.name, t)
         except Fault as fault:
             raise Fault(fault.kind, fault.value, warp, index) from None
+        if self.notes is not None:
+            end = t + one.latency if one.unit < LSU else t + 1
+            self.note(ISSUE, sm.sub_cores.index(sub), sm, t, max(t + 1, end), index, warp.age, reason,
+                      t - warp.issued - 1 << WAIT_AT | shared_bytes(sm) - moved)
+        warp.issued = t
         if access is not None:
             access.time = t
             sub.queue.append(access)
@@ -507,6 +587,7 @@ class NaiveEngine:
             cta.live -= 1
             if cta.live == 0:
                 del sm.ctas[slot]
+                self.note(CTA, SM_UNIT, sm, cta.start, t + 1, actor=cta.number * self.shape.warps)
             else:
                 self.release(cta, t)
         elif name == "MEMBAR":

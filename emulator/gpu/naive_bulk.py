@@ -20,6 +20,7 @@ from emulator.gpu.errors import ADDRESS_RANGE, BULK_SIZE, MBARRIER, MBARRIER_OVE
 from emulator.gpu.mbarrier import BYTES_MAX, COUNT_AT, FIELD, MARK, MARK_AT, PHASE_AT
 from emulator.gpu.naive_execute import Access, Fault, Warp, wrap64
 from emulator.gpu.timing import Timing
+from emulator.trace import KIND_INDEX
 
 if TYPE_CHECKING:
     from emulator.gpu.naive import SM, NaiveEngine
@@ -159,27 +160,35 @@ class BulkEngine:
     live: int = 0  # copies accepted and not complete
     lines: int = 0  # asked for and not there
     free: int = 0  # earliest start of the next copy
+    state: str = "idle"
+    since: int = 0  # cycle in which it entered this state
     cycles: dict[str, int] = field(default_factory=lambda: {"busy": 0, "issue": 0, "limit": 0})
 
-    def complete(self, sm: SM, t: int) -> None:
+    def complete(self, engine: NaiveEngine, sm: SM, t: int) -> None:
         """Give the bytes of copies that are complete by cycle t to their mbarriers."""
         while self.arrived and self.arrived[0].done <= t:
             copy = self.arrived.popleft()
             self.live -= 1
+            engine.note(KIND_INDEX["copy"], 6, sm, copy.handed, copy.done, copy.access.index, copy.access.warp.age,
+                        size=copy.access.bytes)
             settle(copy.access.warp, copy.done)
             arrive(sm, copy.access, 0, -copy.access.bytes, copy.done)
 
     def step(self, engine: NaiveEngine, sm: SM, t: int) -> None:
         """One cycle: ask for one line, if there is one and nothing forbids it."""
         if not self.queue:
+            self.enter(engine, sm, "idle", t)
             return
         copy, timing = self.queue[0], engine.timing
         if not copy.started and t < max(self.free, copy.handed + 1):
             self.cycles["issue"] += 1
+            self.enter(engine, sm, "issue", t)
         elif self.lines >= timing.bulk_lines:
             self.cycles["limit"] += 1
+            self.enter(engine, sm, "limit", t)
         else:
             self.cycles["busy"] += 1
+            self.enter(engine, sm, "busy", t)
             if not copy.started:
                 copy.started, self.free = True, t + timing.bulk_issue
             line, mask = copy.lines.popleft()
@@ -189,6 +198,13 @@ class BulkEngine:
             engine.send_bulk(sm, copy, line, mask, t)
             if not copy.lines:
                 self.queue.popleft()
+
+    def enter(self, engine: NaiveEngine, sm: SM, state: str, t: int) -> None:
+        """What it does in cycle t; a trace has the cycles in a row in which it does the same."""
+        if state != self.state:
+            if self.state != "idle":
+                engine.note(KIND_INDEX[f"bulk_{self.state}"], 6, sm, self.since, t)
+            self.state, self.since = state, t
 
     def respond(self, timing: Timing, copy: Copy, t: int) -> None:
         """A line of a copy has arrived at cycle t."""

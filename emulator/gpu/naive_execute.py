@@ -57,6 +57,7 @@ class Warp:
     number: int
     age: int
     start: int
+    issued: int  # cycle of its last issue, or the one before its CTA's start
     shared: np.ndarray
     shared_poison: np.ndarray  # one flag a word
     start_reason: str = "launch"

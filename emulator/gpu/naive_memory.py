@@ -41,6 +41,8 @@ from emulator.chip import Chip
 from emulator.dram.naive import Entry, NaiveChannel
 from emulator.gpu.memory_layout import SECTOR_BYTES, read_numbers
 from emulator.gpu.timing import LINE_AT_PEER
+from emulator.trace import KIND_INDEX
+from emulator.trace_build import Notes
 
 PARTNER = -1  # in place of an SM: the request has come over the link
 
@@ -108,8 +110,11 @@ class Message:
 class NaiveMemory:
     """Same behaviour as memory.py. Each cycle: `tick(now)`, then pop responses, then requests."""
 
-    def __init__(self, chip: Chip) -> None:
+    def __init__(self, chip: Chip, first_unit: int = 0) -> None:
+        """first_unit: number of the first slice in a trace; banks of DRAM and the NVLink port come after the slices."""
         self.dram, self.n = read_numbers(chip)
+        self.notes: Notes | None = None  # events of a trace
+        self.first_unit = first_unit
         n = self.n
         self.out_ports = [Port(n["sm_out_bytes"]) for _ in range(n["sms"])]
         self.in_ports = [Port(n["sm_in_bytes"]) for _ in range(n["sms"])]
@@ -170,6 +175,7 @@ class NaiveMemory:
             for entry in mine:
                 if not entry.write:
                     _, line, mask = entry.tag
+                    self.note_slice("l2_fill", number, now, mask, -1)
                     self.fill(number, s, line, mask, now)
             s.buffers += sum(entry.write for entry in mine)
             for message in [message for to, message in messages if to == number]:
@@ -206,6 +212,9 @@ class NaiveMemory:
         size = self.n["peer_header_bytes"] + (SECTOR_BYTES * request.mask.bit_count() if answer != request.write else 0)
         self.counts["nvlink_bytes_out"] += size
         left = self.link.send(now, size)
+        if self.notes is not None:
+            port = self.first_unit + self.n["slices"] + self.dram.total_pseudo_channels * self.dram.banks
+            self.notes.record(KIND_INDEX["nvlink"], port, now, left, actor=request.sm, size=size)
         arrival = left + self.n["peer_latency"]
         if answer:
             slices = self.n["slices"]  # answers of peers come after those of the GPU's own slices
@@ -215,6 +224,12 @@ class NaiveMemory:
         self.to_slices.setdefault(arrival, []).append(request)
         if request.write:
             self.landed.append((max(left, arrival - 1 - self.n["request_latency"]), request.tag))
+
+    def note_slice(self, kind: str, number: int, now: int, mask: int, sm: int) -> None:
+        """A slice serves sectors of a line, for an SM."""
+        if self.notes is not None:
+            self.notes.record(KIND_INDEX[kind], self.first_unit + number, now, now + 1, actor=sm,
+                              size=SECTOR_BYTES * mask.bit_count())
 
     def home(self, line: int) -> int:
         """Number of the slice that owns a line's pseudo-channel."""
@@ -287,10 +302,13 @@ class NaiveMemory:
             line.valid |= request.mask
             line.dirty |= request.mask
             self.counts["l2_write_sectors"] += request.mask.bit_count()
+            self.note_slice("l2_write", number, now, request.mask, request.sm)
             self.respond(number, s, request, now)
             return True
         what = "l2_far" if request.sm == PARTNER else "l2"
         self.counts["l2_far_sectors" if request.sm == PARTNER else "l2_read_sectors"] += request.mask.bit_count()
+        if request.sm != PARTNER:
+            self.note_slice("l2_read", number, now, request.mask, request.sm)
         self.counts[f"{what}_hit_sectors"] += (request.mask & line.valid).bit_count()
         self.counts[f"{what}_merged_sectors"] += (absent & line.coming).bit_count()
         line.copied = line.copied or request.sm == PARTNER

@@ -13,11 +13,13 @@ a ring of (cycle, number of what is stored).
 
 from __future__ import annotations
 
+from emulator.dram import layout as dram
 from emulator.gpu.l2 import append, enqueue, into_ring, sectors, through_port
 from emulator.gpu.memory_layout import (
     ANSWER,
     ARRIVE_N,
     ARRIVE_RING,
+    BANK_COUNT,
     EARLY,
     LANDED,
     LANDED_LAST,
@@ -43,10 +45,18 @@ from emulator.gpu.memory_layout import (
     RING,
     SECTOR_BYTES,
     SLICES,
+    SM_AT,
+    SM_MASK,
     TO_SM,
+    TRACE,
     WRITE,
+    D,
 )
+from emulator.trace import KIND_INDEX
+from emulator.trace_record import record
 from isa.jit import njit
+
+NVLINK = KIND_INDEX["nvlink"]
 
 
 @njit
@@ -66,7 +76,11 @@ def _leave(M, e, t):
     if (flags & WRITE == 0) == (flags & ANSWER != 0):  # the answer to a read, or a write
         size += SECTOR_BYTES * sectors(flags & 15)
     M[N_PEER_BYTES] += size
+    begin = t
     t = through_port(M, PEER_PORT, M[PEER_BYTES], t, size)
+    if M[TRACE] != 0:
+        port = M[SLICES] + M[D + dram.TOTAL_PC] * M[BANK_COUNT]
+        record(M, M[TRACE], NVLINK, port, begin, t, -1, (flags & SM_MASK) >> SM_AT, 0, size)
     number = (M[e + R_PLACE] & (1 << PC_BITS) - 1) >> M[PCS_SHIFT]
     if flags & ANSWER:
         M[ARRIVE_N] += 1

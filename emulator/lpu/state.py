@@ -23,7 +23,7 @@ from emulator.lpu.errors import PASS_WINDOW
 from emulator.lpu.geometry import Geometry
 from emulator.lpu.sram import Sram
 from emulator.lpu.text import FIELDS, OP, REPEATS, Decoded
-from emulator.trace_build import section
+from emulator.trace_build import with_section
 from isa.opcodes import PORTS, WEST, code
 
 _scalar = count()
@@ -187,7 +187,7 @@ class State:
     def trace_into(self, records: int, reserve: int) -> np.ndarray:
         """A section for recorded events behind M, made when it is first asked for; recording is on until `reset`."""
         if len(self.M) == self.size:
-            self.M = np.concatenate([self.M, section(records, reserve)])
+            self.M = with_section(self.M, records, reserve)
         self.M[TRACE] = self.size
         return self.M[self.size :]
 
