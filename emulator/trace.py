@@ -320,9 +320,13 @@ def in_order(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if n == 0:
         return {name: columns[name].astype(dtype) for name, dtype in COLUMNS.items()}
     units = int(columns["unit"].max()) + 1
-    start = columns["start"].astype(np.int64)
+    start = columns["start"].astype(np.int64, copy=False)
     first = int(start.min())
-    key = ((start - first) * units + columns["unit"]) * len(KINDS) + columns["kind"]
+    key = start - first
+    key *= units
+    key += columns["unit"]
+    key *= len(KINDS)
+    key += columns["kind"]
     order = np.argsort(key, kind="stable")
     key = key[order]
     # Few events share start, unit and kind: only those need the other columns.
@@ -334,4 +338,4 @@ def in_order(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         rows = order[at]
         rest = [columns[name][rows] for name in ("bytes", "wait", "reason", "actor", "instruction", "launch", "end")]
         order[at] = rows[np.lexsort([*rest, key[at]])]
-    return {name: np.ascontiguousarray(columns[name][order].astype(dtype)) for name, dtype in COLUMNS.items()}
+    return {name: columns[name][order].astype(dtype, copy=False) for name, dtype in COLUMNS.items()}

@@ -8,13 +8,10 @@ import numpy as np
 
 from emulator.trace import COLUMNS, KINDS, Trace, TraceError, Window, in_order
 from emulator.trace_layout import (
-    ACTOR,
-    BYTES,
     CAPACITY,
     END,
     FIRST,
     HEADER,
-    INSTRUCTION,
     LAST,
     LOST,
     MASK,
@@ -22,7 +19,6 @@ from emulator.trace_layout import (
     RETURN_AT,
     START,
     USED,
-    WAIT_AT,
     WHAT,
 )
 
@@ -93,19 +89,17 @@ def event_columns(records: np.ndarray, *, origin: int = 0, units: int = 0, instr
                   launch: int = -1) -> dict[str, np.ndarray]:
     """Records as columns of a trace: `origin` is the cycle of the step's start; units and instructions are added to
     their numbers."""
-    what, instruction, size = records[:, WHAT], records[:, INSTRUCTION], records[:, BYTES]
-    return {
-        "start": records[:, START] - origin, "end": records[:, END] - origin, "unit": (what >> 16) + units,
-        "kind": what >> 8 & 255, "reason": what & 255, "launch": np.full(len(records), launch),
-        "instruction": np.where(instruction < 0, -1, instruction + instructions), "actor": records[:, ACTOR],
-        "wait": size >> WAIT_AT, "bytes": size & (1 << WAIT_AT) - 1,
-    }
+    from emulator.trace_record import unpack  # imports Numba
+
+    columns = {name: np.empty(len(records), dtype=dtype) for name, dtype in COLUMNS.items()}
+    unpack(np.ascontiguousarray(records).reshape(-1), origin, units, instructions, launch, *columns.values())
+    return columns
 
 
 def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Columns of several parts as one sorted whole, in the dtypes of a trace."""
-    whole = {name: np.concatenate([part[name] for part in parts] or [np.zeros(0, np.int64)]) for name in COLUMNS}
-    return in_order(whole)
+    return in_order({name: np.concatenate([part[name] for part in parts] or [np.zeros(0, dtype)])
+                     for name, dtype in COLUMNS.items()})
 
 
 def recorded(window: Window, dialect: str) -> list[str]:

@@ -32,7 +32,7 @@ ON_DISK = {"duration" if name == "end" else name: dtype for name, dtype in COLUM
 TABLES: dict[str, type] = {"units": Units, "instructions": Instructions, "launches": Launches}
 _SQL_TYPES = {"int64": "BIGINT", "int32": "INTEGER", "uint8": "UTINYINT"}
 _EVENT_TYPES = {name: _SQL_TYPES[np.dtype(dtype).name] for name, dtype in ON_DISK.items()}
-_OPTIONS = "FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION V2, ROW_GROUP_SIZE 1000000"
+_OPTIONS = "FORMAT parquet, COMPRESSION snappy"  # half the time of zstd, a quarter larger
 
 
 class Head(msgspec.Struct):

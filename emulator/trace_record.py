@@ -22,6 +22,7 @@ from emulator.trace_layout import (
     RETURN_AT,
     START,
     USED,
+    WAIT_AT,
     WHAT,
 )
 from isa.jit import njit
@@ -46,3 +47,20 @@ def record(A, at, kind, unit, start, end, instruction, actor, reason, size):
 def full(A, at):
     """Whether an engine that records should return to Python now."""
     return A[at + USED] >= A[at + RETURN_AT]
+
+
+@njit
+def unpack(R, origin, units, instructions, launch_number, start, end, unit, kind, reason, launch, instruction, actor,
+           wait, size):
+    """Records as columns of a trace: `origin` is taken off their times; units and instructions are added."""
+    for i in range(len(start)):
+        r = i * RECORD
+        what = R[r + WHAT]
+        start[i], end[i] = R[r + START] - origin, R[r + END] - origin
+        unit[i] = (what >> 16) + units
+        kind[i], reason[i] = what >> 8 & 255, what & 255
+        launch[i] = launch_number
+        instruction[i] = R[r + INSTRUCTION] + instructions if R[r + INSTRUCTION] >= 0 else -1
+        actor[i] = R[r + ACTOR]
+        wait[i] = R[r + BYTES] >> WAIT_AT
+        size[i] = R[r + BYTES] & (1 << WAIT_AT) - 1

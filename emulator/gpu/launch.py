@@ -40,7 +40,7 @@ class KernelRun:
     end: int
     counters: dict[str, int] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
-    events: np.ndarray | None = None  # what was recorded for a trace: emulator/gpu/step_trace.py numbers the units
+    events: list[np.ndarray] | None = None  # recorded for a trace; emulator/gpu/step_trace.py numbers the units
 
 
 def of_memory(records: np.ndarray, timing: Timing) -> np.ndarray:
@@ -244,9 +244,7 @@ class FastEngine:
             waits[:, BYTES] = 0
             self.recorded.append(wanted(waits[waits[:, END] > waits[:, START]], self.window, self.origin))
 
-    def _events(self) -> np.ndarray | None:
+    def _events(self) -> list[np.ndarray] | None:
         """What was recorded since the launch before."""
-        if self.window is None:
-            return None
-        events, self.recorded = np.concatenate(self.recorded), []
-        return events
+        events, self.recorded = self.recorded, []
+        return None if self.window is None else events

@@ -444,7 +444,7 @@ class NaiveEngine:
         after, memory_after = self.counters(), self.memory.counters()
         return KernelRun(self.start, self.now, {k: after[k] - self.before[k] for k in after},
                          {k: memory_after[k] - self.memory_before[k] for k in memory_after},
-                         None if self.notes is None else self.notes.take_out())
+                         None if self.notes is None else [self.notes.take_out()])
 
     # -- what a trace wants to know -----------------------------------------------------------------
     def record(self, window: Window | None, origin: int) -> None:

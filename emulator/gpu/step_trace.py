@@ -39,8 +39,8 @@ class StepTrace:
         if run.end > run.start:
             notes.record(KERNEL, self.units.name.index("GPU"), run.start, run.end)
         kernel = self.text.kernels[self.text.launches[number].kernel]
-        records = np.concatenate([run.events, notes.take_out()])
-        self.parts.append(event_columns(records, origin=start, instructions=kernel.first, launch=number))
+        self.parts += [event_columns(records, origin=start, instructions=kernel.first, launch=number)
+                       for records in (*run.events, notes.take_out())]
 
     def trace(self, cycles: int, host: int) -> Trace:
         """The step's trace. cycles: those that ran; host: bytes that the host wrote first. Raises TraceError."""
