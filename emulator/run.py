@@ -123,8 +123,10 @@ def generate(
     stop: Sequence[int] = (),
     on_step: StepCallback | None = None,
     keep_logits: bool = True,
+    trace: tuple[int, Window] | None = None,
 ) -> Result:
-    """The loop: feed the prompts, then let the machine continue. All sequences go in lock step.
+    """The loop: feed the prompts, then let the machine continue. All sequences go in lock step. trace: a step's number
+    and what to record of it; it is the last one.
 
     A sequence with a shorter prompt starts generating earlier; it ends when each has `tokens`
     tokens. A step's phase is "generate" when it gave some sequence a token, else "prompt". Raises
@@ -148,7 +150,8 @@ def generate(
         fed: list[int] | None = None
         if any(at < len(p) for p in prompts):  # the host writes all, generating sequences their own token
             fed = [p[at] if at < len(p) else g[at - len(p)] for p, g in zip(prompts, result.token_ids)]
-        step = machine.step(fed)
+        tracing = trace is not None and at == trace[0]
+        step = machine.step(fed, trace=trace[1]) if trace is not None and tracing else machine.step(fed)
         result.steps.append(step)
         phase = "prompt"
         for b, prompt in enumerate(prompts):
@@ -162,7 +165,7 @@ def generate(
             on_step(at + 1, steps)
         if not keep_logits:
             step.logits = None
-        if all(stopped):
+        if all(stopped) or tracing:
             break
     result.token_ids = [ids[:tokens] for ids in result.token_ids]
     return result
@@ -193,15 +196,17 @@ def tensor_of(program: Program, name: str) -> Tensor:
     return program.tensors[name]
 
 
-def measured_step(machine: Machine, context: int, warm: bool, sample_layers: int | None = None) -> StepResult:
+def measured_step(machine: Machine, context: int, warm: bool, sample_layers: int | None = None,
+                  trace: Window | None = None) -> StepResult:
     """The one step of a timing-only program whose attention reads `context` positions, its own included.
 
     warm: run one step of the same shape before it, so that caches hold what they would hold. sample_layers (GPU):
-    layers that run and stand for all.
+    layers that run and stand for all. trace: what to record of the measured step.
     """
-    options = {} if sample_layers is None else {"sample_layers": sample_layers}
+    options: dict[str, Any] = {} if sample_layers is None else {"sample_layers": sample_layers}
     position = np.full((batch_of(machine.program), 1), context - 1, dtype=np.int32)
-    for _ in range(2 if warm else 1):
+    if warm:
         machine.write("position", position)
-        step = machine.step(**options)
-    return step
+        machine.step(**options)
+    machine.write("position", position)
+    return machine.step(**options | ({} if trace is None else {"trace": trace}))

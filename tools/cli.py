@@ -16,9 +16,8 @@ import click
 from tools import console
 
 # In the order of --help: what a newcomer wants first.
-COMMANDS = ("compare", "generate", "predict", "validate", "sensitivity", "microbench", "dram", "schedule",
-            "view", "export", "diff", "plot",
-            "compile", "run", "asm", "disasm", "chips", "models")  # fmt: skip
+COMMANDS = ("compare", "generate", "predict", "validate", "sensitivity", "microbench", "dram", "schedule", "trace",
+            "query", "heat", "view", "export", "diff", "plot", "compile", "run", "asm", "disasm", "chips", "models")
 
 OWN_PACKAGES = ("isa", "emulator", "programs", "tools")
 

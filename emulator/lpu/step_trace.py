@@ -49,7 +49,7 @@ def step_trace(g: Geometry, program: Program, outcomes: list[Outcome], starts: l
         parts.append(event_columns(records, origin=-start, units=first_unit, instructions=first_of_text[number]))
     if host:
         notes = Notes(window)
-        notes.record(KIND_INDEX["host"], units.add(["host"], 0, "host"), 0, 1, size=host)
+        notes.record(KIND_INDEX["host"], units.add(["host"], -1, "host"), 0, 1, size=host)
         parts.append(event_columns(notes.take_out()))
     return make(joined(parts), dialect="lpu", chip=g.chip, cycles=cycles, window=span, units=units,
                 instructions=instructions, launches=Launches(), chips=list(chips.values()),

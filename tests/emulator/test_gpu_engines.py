@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from emulator.chip import load_chip
 from emulator.gpu.errors import MachineError
 from emulator.gpu.machine import GpuMachine
+from emulator.trace import Window
 from tests.emulator.gpu_random import Case, programs
 
 PROGRAMS = int(os.environ.get("DECODELAB_RANDOM_PROGRAMS", "200"))
@@ -23,13 +24,14 @@ COMMON = dict(deadline=None, suppress_health_check=list(HealthCheck), derandomiz
 
 
 def outcome(program, engine, launch="graph"):
-    """Everything a run shows: results of two steps and the memory, or the first error."""
+    """Everything a run shows: results and events of two steps and the memory, or the first error."""
     machine = GpuMachine(program, CHIP, engine=engine, launch=launch)
     steps = []
     try:
         for _ in range(2):
-            step = machine.step()
-            steps.append((step.cycles, step.traffic, step.counters, step.accounting, step.kernels))
+            step = machine.step(trace=Window())
+            events = [column.tobytes() for column in step.trace.columns().values()]
+            steps.append((step.cycles, step.traffic, step.counters, step.accounting, step.kernels, events))
     except MachineError as error:
         return (error.kind, error.cycle, error.kernel, error.index, error.cta, error.warp, error.value), None
     ranks = range(len(machine.engines))
@@ -47,7 +49,7 @@ def check_same(program) -> str:
     return "completed"
 
 
-def test_fast_engine_and_twin_agree_on_cycles_values_counters_and_accounting():
+def test_fast_engine_and_twin_agree_on_cycles_values_counters_accounting_and_events():
     """Or on the first error: kind, cycle, instruction, CTA, warp. At least half run to their end."""
     ended: Counter[str] = Counter()
 
