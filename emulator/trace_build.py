@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from emulator.host_memory import zeros
 from emulator.trace import COLUMNS, KINDS, Trace, TraceError, Window, in_order
 from emulator.trace_layout import (
     CAPACITY,
@@ -27,7 +28,7 @@ FOREVER = 1 << 60
 
 def with_section(state: np.ndarray, records: int, reserve: int) -> np.ndarray:
     """A longer copy of an engine's array, with a section behind what was there."""
-    longer = np.zeros(len(state) + HEADER + records * RECORD, dtype=np.int64)  # pages that are not used cost nothing
+    longer = zeros(len(state) + HEADER + records * RECORD, np.int64)
     longer[: len(state)] = state
     longer[len(state) + CAPACITY], longer[len(state) + RETURN_AT] = records, records - reserve
     return longer

@@ -31,8 +31,11 @@ from emulator.dram.layout import (
     B_PRE,
     BANK_BITS,
     BANK_WORDS,
+    BANKS,
     BANKS_END,
     BURST,
+    BURSTS_READ,
+    BURSTS_WRITTEN,
     C_ACT,
     C_PRE,
     C_RD,
@@ -43,6 +46,8 @@ from emulator.dram.layout import (
     CH_HEAD,
     CH_WORDS,
     CL,
+    CLOCK,
+    CLOCK_DRAM,
     CLOSED,
     COL_AGE,
     COL_B,
@@ -56,11 +61,13 @@ from emulator.dram.layout import (
     E_ROW,
     E_SEQ,
     E_TIME,
+    EVENTS_AT,
     EVT_T,
     FAW,
     FAW_I,
     FAW_RING,
     FIFO_HEAD,
+    FIRST_UNIT,
     FRESH,
     G_ACT,
     G_COL,
@@ -86,6 +93,9 @@ from emulator.dram.layout import (
     NEXT_T,
     NPC,
     OPEN,
+    OPENED,
+    OPENING_WORDS,
+    OPENINGS,
     OTHER,
     PC_HEAD,
     PC_ID,
@@ -142,7 +152,12 @@ from emulator.dram.queues import (
     set_event,
     set_mode,
 )
+from emulator.trace import KIND_INDEX
+from emulator.trace_record import record
 from isa.jit import inlined, njit
+
+HBM_READ = KIND_INDEX["hbm_read"]  # hbm_write follows
+BURST_BYTES = 32  # of a GPU's DRAM; no other one is traced
 
 __all__ = ["push", "run_channel"]
 
@@ -393,8 +408,48 @@ def _act(S, D, c, q, d):
 
 
 @njit
+def _trace(S, D, d, q, command):
+    """Note a command for a trace of open rows."""
+    first, last = q + PC_HEAD, q + PC_HEAD
+    if command == C_REF:
+        last = q + S[D + BANKS_END]
+        if S[D + REF_ALL] == 0:
+            first += S[q + REF_B] * BANK_WORDS
+            last = first + BANK_WORDS
+    elif command == C_PRE:
+        first = S[q + PRE_B]
+        last = first + BANK_WORDS
+    else:
+        bank = S[q + ACT_B] if command == C_ACT else S[q + COL_B]
+        at = S[D + OPENINGS] + (S[q + PC_ID] * S[D + BANKS] + (bank - q - PC_HEAD) // BANK_WORDS) * OPENING_WORDS
+        if command == C_ACT:
+            S[at + OPENED], S[at + BURSTS_READ], S[at + BURSTS_WRITTEN] = d, 0, 0
+        else:
+            S[at + BURSTS_READ + S[q + MODE]] += 1
+    while first < last:
+        if S[first + OPEN] >= 0:
+            _trace_row(S, D, S[q + PC_ID] * S[D + BANKS] + (first - q - PC_HEAD) // BANK_WORDS, d)
+        first += BANK_WORDS
+
+
+@njit
+def _trace_row(S, D, number, d):
+    """The open row of a bank is closed in cycle d: what was read and what was written are an event each."""
+    at = S[D + OPENINGS] + number * OPENING_WORDS
+    start, end = S[at + OPENED] * S[D + CLOCK] // S[D + CLOCK_DRAM], d * S[D + CLOCK] // S[D + CLOCK_DRAM]
+    for k in range(2):
+        if S[at + BURSTS_READ + k] > 0:
+            record(S, S[D + EVENTS_AT], HBM_READ + k, S[D + FIRST_UNIT] + number, start, max(end, start + 1), -1, -1, 0,
+                   BURST_BYTES * S[at + BURSTS_READ + k])
+            S[at + BURSTS_READ + k] = 0
+
+
+@njit
 def _record(S, D, d, q, command):
     """Log a command that the pseudo-channel issues next. `simulate` puts the log in order."""
+    if S[D + OPENINGS] != 0:
+        _trace(S, D, d, q, command)
+        return
     n = S[D + LOG_N]
     S[D + LOG_N] = n + 1
     if n >= S[D + LOG_CAP]:

@@ -24,7 +24,11 @@ ROW_INTERLEAVED, BANK_INTERLEAVED, IN_ORDER = range(3)  # as config.ORDERS
  ACT_BUS, PRE_BUS, BURST, CCD_S, CCD_L, CL, CWL, RCD_RD, RCD_WR, RP, RAS, RC, RRD_S, RRD_L, FAW, WTR_S, WTR_L,
  RTW, WR, RTP, REFI, RFC, REF_ALL, STOP_WHEN_EMPTY, TRACE, TRACE_CAP, TRACE_N,
  N_RD, N_WR, N_ACT, N_PRE, N_REF, N_ROW_HIT, BANKS_END, LIST_AT) = range(59)
+# For a trace of rows (0: none is kept): where its table begins, where events go, cycles of the events' clock to those
+# of DRAM, number of the first bank's unit. A bank's words in the table: since when its row is open, bursts of it.
+OPENINGS, EVENTS_AT, CLOCK, CLOCK_DRAM, FIRST_UNIT = range(59, 64)
 HEADER = 64
+OPENED, BURSTS_READ, BURSTS_WRITTEN, OPENING_WORDS = range(4)
 
 # A channel's words, then its pseudo-channels'. LAST_COL, LAST_ROW: the pseudo-channel that had a command last.
 # HUNGRY: an empty list of arrivals where MORE are promised; `run_channel` returns, to be fed.

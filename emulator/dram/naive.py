@@ -19,6 +19,7 @@ where they are longest, the banks are busy for `rfc` (`rfc_ab`) cycles. It takes
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +87,30 @@ class PseudoChannel:
         return self.writes if self.writing else self.reads
 
 
+@dataclass
+class Rows:
+    """What the banks' open rows have moved, for a trace. start: cycle from which on it looks; event: takes pseudo-
+    channel, bank, cycles [opened, closed), bursts read and written."""
+
+    start: int
+    event: Callable[[int, int, int, int, int, int], None]
+    banks: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # opened, bursts read, written
+
+    def note(self, d: int, pc: int, command: str, bank: int) -> None:
+        """A command."""
+        if command == PRE:
+            self.close(d, pc, bank)
+        elif command == ACT:
+            self.banks[pc, bank] = [d, 0, 0]
+        elif command in (RD, WR):
+            self.banks.setdefault((pc, bank), [self.start, 0, 0])[1 if command == RD else 2] += 1
+
+    def close(self, d: int, pc: int, bank: int) -> None:
+        """The bank's row is closed, or is not looked at any more."""
+        if (pc, bank) in self.banks:
+            self.event(pc, bank, self.banks[pc, bank][0], d, *self.banks.pop((pc, bank))[1:])
+
+
 class NaiveChannel:
     """One channel. `push` entries, call `step` for every cycle, take entries from `finished`."""
 
@@ -101,6 +126,7 @@ class NaiveChannel:
         self.last_column = self.last_row = n - 1
         self.row_bus_free = 0
         self.finished: list[Entry] = []
+        self.rows: Rows | None = None  # open rows, for a trace
         self.commands: list[tuple[int, int, str, int, int]] = []  # cycle, pseudo-channel, command, bank, row or burst
         self.counters = dict.fromkeys(
             ("dram_reads", "dram_writes", "dram_activates", "dram_precharges", "dram_refreshes", "dram_row_hits"), 0)
@@ -146,6 +172,8 @@ class NaiveChannel:
             if bank.row is not None:
                 start = max(start, max(d, bank.pre) + self.config.rp)
         for bank in pc.banks if together else [pc.banks[pc.refresh_bank]]:
+            if self.rows is not None and bank.row is not None:
+                self.rows.close(d, pc.number, pc.banks.index(bank))
             bank.act = start + busy
             bank.row, bank.fresh = None, False
         self.note(d, pc, REF, pc.refresh_bank, 0)
@@ -249,3 +277,5 @@ class NaiveChannel:
         names = {ACT: "activates", PRE: "precharges", RD: "reads", WR: "writes", REF: "refreshes"}
         self.counters[f"dram_{names[command]}"] += 1
         self.commands.append((d, pc.number, command, bank, what))
+        if self.rows is not None:
+            self.rows.note(d, pc.number, command, bank)

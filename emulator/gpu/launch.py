@@ -10,6 +10,7 @@ from emulator.accounting import GPU_REASONS
 from emulator.chip import Chip
 from emulator.gpu.decode import Instruction, decode_table, register_name
 from emulator.gpu.errors import KINDS, LaunchError, MachineError
+from emulator.gpu.memory_rows import open_rows, openings_words, watch_rows, with_openings
 from emulator.gpu.timing import LINE_BYTES, SUB_CORES, Timing
 from emulator.trace import STALL, Window
 from emulator.trace_build import open_section, take_out, wanted, with_section
@@ -137,17 +138,19 @@ class FastEngine:
         y, self.window, self.origin, self.recorded = self.layout, window, origin, []
         if window is None:
             self.S[y.H_TRACE] = self.M[TRACE] = 0
+            watch_rows(self.M, False)
             return
         if self.sections is None:
             reserve = self.timing.sms * y.WINDOW_MAX * EVENTS_A_CYCLE
             ends = len(self.S), len(self.M)
             self.S = with_section(self.S, reserve + RECORDS, reserve)
-            self.M = with_section(self.M, RECORDS, RECORDS // 2)
-            self.sections = self.S[ends[0] :], self.M[ends[1] :]
+            self.M = with_section(with_openings(self.M), RECORDS, RECORDS // 2)
+            self.sections = self.S[ends[0] :], self.M[ends[1] + openings_words(self.M) :]
             self._views()
         for array, at, section in zip((self.S, self.M), (y.H_TRACE, TRACE), self.sections, strict=True):
             array[at] = len(array) - len(section)
             open_section(section, window, origin)
+        watch_rows(self.M, True)
 
     def _take_out(self) -> None:
         """Keep what has been recorded since the last time. The units of the memory below come after the SMs' own."""
@@ -229,6 +232,8 @@ class FastEngine:
         y, end = self.layout, self.now
         self.memory.settle(self.M, end)
         self._note_waits(self.subs[:, :, y.SUB_SINCE], end, y.R_NO_WARP)
+        if self.window is not None:
+            self.recorded.append(of_memory(wanted(open_rows(self.M), self.window, self.origin), self.timing))
         self._take_out()
         self.subs[:, :, y.SUB_REASONS + y.R_NO_WARP] += end - self.subs[:, :, y.SUB_SINCE]
         after, memory_after = self.counters(), self.memory.counters(self.M)

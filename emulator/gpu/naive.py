@@ -441,6 +441,7 @@ class NaiveEngine:
         for sm in self.sms:
             for sub in sm.sub_cores:
                 self.note_empty(sm, sub, self.now)
+        self.memory.note_open_rows()
         after, memory_after = self.counters(), self.memory.counters()
         return KernelRun(self.start, self.now, {k: after[k] - self.before[k] for k in after},
                          {k: memory_after[k] - self.memory_before[k] for k in memory_after},
@@ -449,7 +450,8 @@ class NaiveEngine:
     # -- what a trace wants to know -----------------------------------------------------------------
     def record(self, window: Window | None, origin: int) -> None:
         """Record what a window asks for of a step that began at cycle `origin`, from the next launch on; None: stop."""
-        self.notes = self.memory.notes = None if window is None else Notes(window, origin)
+        self.notes = None if window is None else Notes(window, origin)
+        self.memory.record(self.notes)
 
     def note(self, kind: int, unit: int, sm: SM, start: int, end: int, index: int = -1, actor: int = -1,
              reason: int = 0, size: int = 0) -> None:

@@ -38,7 +38,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from emulator.chip import Chip
-from emulator.dram.naive import Entry, NaiveChannel
+from emulator.dram.naive import Entry, NaiveChannel, Rows
 from emulator.gpu.memory_layout import SECTOR_BYTES, read_numbers
 from emulator.gpu.timing import LINE_AT_PEER
 from emulator.trace import KIND_INDEX
@@ -224,6 +224,28 @@ class NaiveMemory:
         self.to_slices.setdefault(arrival, []).append(request)
         if request.write:
             self.landed.append((max(left, arrival - 1 - self.n["request_latency"]), request.tag))
+
+    def record(self, notes: Notes | None) -> None:
+        """Note events of a trace from now on; None: no more."""
+        self.notes = notes
+        for channel in self.channels:
+            channel.rows = None if notes is None else Rows(channel.cycle, self.note_row)
+
+    def note_open_rows(self) -> None:
+        """At the end of a launch: rows that are open, up to now."""
+        for channel in self.channels:
+            if channel.rows is not None:
+                for pc, bank in list(channel.rows.banks):
+                    channel.rows.close(channel.cycle, pc, bank)
+
+    def note_row(self, pc: int, bank: int, opened: int, closed: int, read: int, written: int) -> None:
+        """A row was open for these DRAM cycles: an event each for the bursts read and written."""
+        assert self.notes is not None
+        start, end = (d * self.n["ratio_sm"] // self.n["ratio_dram"] for d in (opened, closed))
+        unit = self.first_unit + self.n["slices"] + pc * self.dram.banks + bank
+        for kind, bursts in (("hbm_read", read), ("hbm_write", written)):
+            if bursts:
+                self.notes.record(KIND_INDEX[kind], unit, start, max(end, start + 1), size=SECTOR_BYTES * bursts)
 
     def note_slice(self, kind: str, number: int, now: int, mask: int, sm: int) -> None:
         """A slice serves sectors of a line, for an SM."""
