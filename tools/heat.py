@@ -6,6 +6,7 @@ stall belongs to the instruction that was waited for.
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -53,22 +54,28 @@ def counts(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
     return issued, stalled.reshape(n + 1, reasons)
 
 
-def listing(trace: Trace) -> list[Heat]:
-    """Every instruction that cost a cycle, in the order of the program. An LPU's NOPs count with the instruction
-    behind them, for which they wait, where the source says that it is the same line."""
+def listing(trace: Trace, kernel: str | None = None) -> list[Heat]:
+    """Every instruction that cost a cycle, in the order of the program, of the kernels (LPU: queues) of this pattern.
+
+    On the LPU a line of the source is one entry, whatever the queues; its NOPs count with the instruction behind
+    them, for which they wait, where the source says that it is the same line."""
     table = trace.instructions
     issued, stalled = counts(trace)
-    groups: dict[tuple[str, int, int], list[int]] = {}
+    groups: dict[tuple[int, int], list[int]] = {}
     for at in np.flatnonzero((issued > 0) | (stalled[:-1].sum(axis=1) > 0)).tolist():
         # Lines of a text are told apart by their number, instructions without one by themselves.
         line = table.line[at]
+        if kernel is not None and not fnmatch.fnmatchcase(table.kernel[at], kernel):
+            continue
         by_line = line > 0 and trace.dialect == "lpu"
-        groups.setdefault((table.kernel[at], line, -1 if by_line else _waited_for(table, at)), []).append(at)
+        groups.setdefault((line, -1 if by_line else _waited_for(table, at)), []).append(at)
     found = []
-    for (kernel, line, _), rows in groups.items():
+    for (line, _), rows in groups.items():
+        owners = list(dict.fromkeys(table.kernel[at] for at in rows))
+        owner = owners[0] if len(owners) == 1 else f"{owners[0]} +{len(owners) - 1}"
         shown = next((at for at in rows if table.opcode[at] not in WAITING), _waited_for(table, rows[0]))
         asm = table.source[shown] if trace.dialect == "lpu" and line else table.asm[shown]
-        found.append(Heat(kernel, table.node[shown], line, asm, int(issued[rows].sum()),
+        found.append(Heat(owner, table.node[shown], line, asm, int(issued[rows].sum()),
                           int(stalled[rows].sum()), _reasons(trace, stalled[rows].sum(axis=0))))
     return found
 
@@ -124,12 +131,10 @@ def rows_of(heats: Iterable[Heat], total: int) -> list[list[Any]]:
 def text(trace: Trace, lines: int, kernel: str | None) -> str:
     """The heat of a trace as tables: nodes, then the hottest lines in the order of the program (of one kernel or
     queue: all of them). Raises TraceError for a kernel that it does not have."""
-    import fnmatch
-
     from emulator.trace import TraceError
     from tools.report import table
 
-    by_node, by_line = nodes(trace), listing(trace)
+    by_node, by_line = nodes(trace), listing(trace, kernel)
     total = sum(heat.cycles for heat in by_node)
     what = "sub-core" if trace.dialect == "gpu" else "queue"
     out = [f"{trace.chip}: {total:,} {what} cycles recorded of {trace.cycles:,} cycles", ""]
@@ -145,9 +150,9 @@ def text(trace: Trace, lines: int, kernel: str | None) -> str:
         shown = [h for h in by_line if id(h) in chosen]
         out.append("")
     else:
-        shown = [h for h in by_line if fnmatch.fnmatchcase(h.kernel, kernel)]
+        shown = by_line
         if not shown:
-            known = sorted({h.kernel for h in by_line})
+            known = sorted({h.kernel for h in listing(trace)})
             raise TraceError(f"--kernel {kernel}: nothing of it was recorded; known: {', '.join(known[:12]) or 'none'}")
     out.append(table([[*row, h.kernel, h.line or "", h.asm]
                       for row, h in zip(rows_of(shown, total), shown, strict=True)],
