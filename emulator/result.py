@@ -51,6 +51,11 @@ class StepResult:
 
         return relation(self.arrays())
 
+    def __repr__(self) -> str:
+        """One line: all counts of a step are pages."""
+        return f"<StepResult {self.cycles:,} cycles, {len(self.kernels)} kernels>" if self.kernels else (
+            f"<StepResult {self.cycles:,} cycles>")
+
     def _repr_html_(self) -> str:
         from emulator.notebook import step_html
 
@@ -89,6 +94,10 @@ class Result:
         from emulator.notebook import relation
 
         return relation(self.arrays())
+
+    def __repr__(self) -> str:
+        """One line, as of a step."""
+        return f"<Result {len(self.steps)} steps, {self.cycles_per_token:,} cycles a token>"
 
     def _repr_html_(self) -> str:
         from emulator.notebook import result_html

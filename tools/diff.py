@@ -71,10 +71,11 @@ class Pair:
         return one if one == other else f"{one} -> {other}"
 
     def differing(self) -> list[Change]:
-        """Counters that differ, by section, biggest first."""
+        """Counters that differ, by section, biggest first; units' idle cycles, which follow the total, last."""
         order = list(SECTIONS)
         found = [change for change in self.changes if change.by]
-        return sorted(found, key=lambda c: (order.index(section(c.counter)), -abs(c.by), c.counter))
+        return sorted(found, key=lambda c: (order.index(section(c.counter)), c.counter.endswith(".idle"),
+                                             -abs(c.by), c.counter))
 
 
 @dataclass

@@ -154,13 +154,14 @@ def stalls_by_kernel(trace: Any) -> dict[str, int]:
     key = (place + 1) * len(trace.reasons) + trace.reason[rows]
     spent = (trace.end - trace.start)[rows] * trace.weights()[rows]
     found: dict[str, int] = {}
+    nowhere = "program" if trace.dialect == "lpu" else "no kernel"  # a hand-written LPU program has no graph nodes
     pairs, at = np.unique(key, return_inverse=True)
     sums = np.zeros(len(pairs), dtype=np.int64)
     np.add.at(sums, at, spent)
     for pair, total in zip(pairs.tolist(), sums.tolist()):
         number, reason = pair // len(trace.reasons) - 1, trace.reasons[pair % len(trace.reasons)].name
         where = names.get((True, number) if number < len(launches) else (False, number - len(launches)), "")
-        name = f"stalls.{where or 'no kernel'}.{reason}"
+        name = f"stalls.{where or nowhere}.{reason}"
         found[name] = found.get(name, 0) + total
     return found
 

@@ -84,6 +84,8 @@ def test_a_real_program_and_its_result_show_themselves() -> None:
         "LDG.32 R2, [R1 + UR0]\nADD.f32 R2, R2, R2\nSTG.32 [R1 + UR1], R2\nEXIT\n.launch k 1 32 0 (x, y)\n")
     assert {"LDG", "k", "y"} <= set(shown(program).texts)
     result = run(program)
+    assert repr(result) == f"<Result 1 steps, {result.cycles_per_token:,} cycles a token>"
+    assert repr(result.steps[0]) == f"<StepResult {result.cycles_per_token:,} cycles, 1 kernels>"
     page = shown(result)
     assert "2 2 2" not in page.texts and any(text.startswith("4 4 4 4") for text in page.texts)
     assert assemble is assemble_text

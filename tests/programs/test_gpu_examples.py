@@ -16,7 +16,7 @@ EXAMPLES = sorted(FOLDER.glob("*.gpu.s"))
 
 
 def test_the_examples_are_there() -> None:
-    names = {"dot.gpu.s", "gemv.gpu.s", "rmsnorm.gpu.s", "softmax.gpu.s", "bulk_gemv.gpu.s"}
+    names = {"dot.gpu.s", "gemv.gpu.s", "gemv_warps.gpu.s", "rmsnorm.gpu.s", "softmax.gpu.s", "bulk_gemv.gpu.s"}
     assert {path.name for path in EXAMPLES} >= names
 
 

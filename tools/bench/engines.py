@@ -132,4 +132,13 @@ def viewer() -> list[Shown]:
     return measured.viewer()
 
 
-BENCHES: dict[str, Callable[[], Sequence[Rate | Shown]]] = {"lpu": lpu, "gpu": gpu, "dram": dram, "viewer": viewer}
+def export() -> list[Rate]:
+    """Traces into files."""
+    from tools.bench.bench_export import exports
+
+    return exports()
+
+
+BENCHES: dict[str, Callable[[], Sequence[Rate | Shown]]] = {
+    "lpu": lpu, "gpu": gpu, "dram": dram, "viewer": viewer, "export": export,
+}  # fmt: skip
