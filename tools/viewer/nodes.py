@@ -46,8 +46,7 @@ def nodes(trace: Trace, chip: Chip | None) -> list[Node]:
         return []
     weight = trace.weights()
     count = len(names)
-    levels = _levels(trace)
-    levels_known = sorted(set(levels.tolist()) - {""})
+    levels, level_of = _levels(trace)
     issue, stall = trace.kind == ISSUE, trace.kind == STALL
     issues = np.bincount(number[issue], weights=weight[issue], minlength=count)
     macs_of = np.array([*(_macs(opcode, asm, chip) for opcode, asm in
@@ -57,20 +56,21 @@ def nodes(trace: Trace, chip: Chip | None) -> list[Node]:
     first = np.full(count, np.iinfo(np.int64).max)
     np.minimum.at(first, number, trace.start)
     found = [Node(name, kernels[n], int(cycles[n]), int(issues[n]), int(macs[n])) for n, name in enumerate(names)]
-    for level in levels_known:
-        of_level = levels == level
-        sums = np.bincount(number[of_level], weights=(weight * trace.bytes)[of_level], minlength=count)
-        for n in np.flatnonzero(sums).tolist():
-            found[n].bytes[level] = int(sums[n])
-    length = weight * (trace.end - trace.start)
-    for r, reason in enumerate(trace.reasons):
-        mine = stall & (trace.reason == r)
-        if mine.any():
-            sums = np.bincount(number[mine], weights=length[mine], minlength=count)
-            for n in np.flatnonzero(sums).tolist():
-                found[n].stalls[reason.name] = int(sums[n])
+    sums = _table(number, level_of, weight * trace.bytes, count, len(levels))
+    for n, at in np.argwhere(sums[:, 1:]).tolist():
+        found[n].bytes[levels[at + 1]] = int(sums[n, at + 1])
+    length = (weight * (trace.end - trace.start))[stall]
+    sums = _table(number[stall], trace.reason[stall], length, count, len(trace.reasons))
+    for n, at in np.argwhere(sums).tolist():
+        found[n].stalls[trace.reasons[at].name] = int(sums[n, at])
     order = sorted((n for n in range(count) if first[n] < np.iinfo(np.int64).max), key=lambda n: (first[n], names[n]))
     return [found[n] for n in order]
+
+
+def _table(row: np.ndarray, column: np.ndarray, values: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Sums of values by row and column; exact below 2 ** 53."""
+    sums = np.bincount(row * columns + column, weights=values, minlength=rows * columns)
+    return sums.reshape(rows, columns)
 
 
 def _names(trace: Trace) -> tuple[list[str], np.ndarray, list[str]]:
@@ -96,13 +96,16 @@ def _names(trace: Trace) -> tuple[list[str], np.ndarray, list[str]]:
     return list(table), number, kernels
 
 
-def _levels(trace: Trace) -> np.ndarray:
-    """Traffic level of each event's bytes, "" where it has none."""
-    by_kind = np.array(["" if kind.level == "opcode" else kind.level for kind in KINDS], dtype=object)
-    levels = by_kind[trace.kind]
-    by_opcode = np.array([*trace.instructions.level, ""], dtype=object)
-    levels = np.where(trace.kind == ISSUE, by_opcode[trace.instruction], levels)
-    return np.where(trace.bytes > 0, levels, "")
+def _levels(trace: Trace) -> tuple[list[str], np.ndarray]:
+    """(traffic levels, "" the first; the number of that of each event's bytes)."""
+    names = ["", *sorted({kind.level for kind in KINDS} | set(trace.instructions.level) - {"", "opcode"})]
+    names = list(dict.fromkeys(names))
+    number = {name: n for n, name in enumerate(names)} | {"opcode": 0}
+    of_kind = np.array([number[kind.level] for kind in KINDS], dtype=np.uint8)
+    of_instruction = np.array([*(number[level] for level in trace.instructions.level), 0], dtype=np.uint8)
+    levels = np.where(trace.kind == ISSUE, of_instruction[trace.instruction], of_kind[trace.kind])
+    levels[trace.bytes == 0] = 0
+    return names, levels
 
 
 def _cycles(trace: Trace, number: np.ndarray, count: int, issue: np.ndarray) -> np.ndarray:

@@ -50,18 +50,18 @@ def packed_events(recording: Recording) -> bytes:
     if end - first > CYCLES_MAX:
         raise ValueError(f"{recording.label}: a window of {end - first} cycles is too long to show; "
                          f"record at most {CYCLES_MAX}")
-    events = {name: values.astype(np.int64) for name, values in trace.columns().items()}
-    order = np.lexsort((events["start"], events["unit"]))
-    unit = events["unit"][order]
+    order = np.argsort(trace.unit, kind="stable")  # a trace is in order of time
+    unit = trace.unit[order]
     counts = np.bincount(unit, minlength=len(trace.units))
-    columns = {name: events[name][order] for name in ("kind", "reason", "launch", "instruction", "actor", "wait",
-                                                      "bytes")}  # fmt: skip
-    columns["start"] = events["start"][order] - first
-    columns["duration"] = events["end"][order] - events["start"][order]
     heads = np.flatnonzero(np.diff(unit, prepend=-1))
     parts = [planes(counts)]
     for name, differences in LAYOUT:
-        values = columns[name]
+        if name == "start":
+            values = trace.start[order] - first
+        elif name == "duration":
+            values = trace.end[order] - trace.start[order]
+        else:
+            values = getattr(trace, name)[order].astype(np.int64)
         if differences:
             steps = np.diff(values, prepend=0)
             steps[heads] = values[heads]  # every unit begins anew
