@@ -430,3 +430,25 @@ def test_launches_and_kinds_that_were_left_out_are_not_recorded(driver: Any, tmp
         move(driver, *point(driver, row, ns, "class"))
         assert ("not recorded" not in text(driver, "#tip")) == recorded, (row, ns)
     assert complaints(driver) == []
+
+
+def test_shares_of_a_long_row_are_those_of_its_events(driver: Any, tmp_path: Path) -> None:
+    """Sub-cores over the whole step: issue cycles and stalls as a count of the trace gives them, from the pyramid."""
+    recording = gpu_recording(60_000)
+    trace = recording.trace
+    path = tmp_path / "long.html"
+    path.write_text(page([recording]), encoding="utf-8")
+    open_page(driver, path, fragment="timeline")
+    shown = driver.execute_script("""const t = decodelab.timeline, trace = t.traces[0];
+        const row = t.roots[0].children.find((r) => r.label === 'sub-cores');
+        const shares = decodelab.sharesOf(row, decodelab.newShares(), 0, 1 / trace.span, 1);
+        return [trace.pyramids.size > 0, shares.used.map((c) => [trace.categories[c], shares.part[c][0]])]""")
+    assert shown[0]
+    total = 32 * trace.cycles  # 8 SMs of four sub-cores
+    cores = trace.unit < 32
+    expected = {"issue": int((cores & (trace.kind == 0)).sum()) / total}
+    for number, reason in enumerate(trace.reasons):
+        mine = cores & (trace.kind == 1) & (trace.reason == number)
+        if mine.any():
+            expected[reason.name] = int((trace.end - trace.start)[mine].sum()) / total
+    assert dict(shown[1]) == pytest.approx(expected, abs=2e-4)

@@ -100,34 +100,36 @@ const rowEvents = (row) => {
 
 const scratch = new Shares();
 
-function inBytes(shares, count) {
-  const bytes = new Uint8Array(count);
-  for (let i = 0; i < count; i++) bytes[i] = Math.ceil(Math.min(1, shares[i]) * 255);
-  return bytes;
+const WHOLE = 65535;  // a share of 1 in a pyramid
+
+function inSteps(shares, count) {
+  const steps = new Uint16Array(count);
+  for (let i = 0; i < count; i++) steps[i] = Math.ceil(Math.min(1, shares[i]) * WHOLE);
+  return steps;
 }
 
-// Levels of a row: bins of `size` cycles, each level four times as coarse; a share is 0 .. 255 of a bin, and never
-// rounded down to nothing.
+// Levels of a row: bins of `size` cycles, each level four times as coarse; a share is 0 .. WHOLE of a bin, and
+// never rounded down to nothing.
 function pyramidOf(row) {
   const known = row.trace.pyramids.get(row.key);
   if (known !== undefined) return known;
   let made = null;
   const count = rowEvents(row);
   if (count > PYRAMID_EVENTS || row.units.length > 64) {
-    let bins = 1024;
+    let bins = 1024;  // powers of two: every coarser bin is made of four whole ones
     while (bins < 16384 && bins * 4 < count) bins *= 2;
-    bins = Math.min(bins, row.trace.span);
+    while (bins > 1 && bins > row.trace.span) bins /= 2;
     const size = row.trace.span / bins;
     scratch.begin(bins);
     for (const u of row.units) addUnit(scratch, row.trace, u, 0, bins / row.trace.span);
     scratch.finish(row.units.length);
     const categories = [...scratch.used];
-    let values = categories.map((c) => inBytes(scratch.part[c], bins));
+    let values = categories.map((c) => inSteps(scratch.part[c], bins));
     made = { categories, levels: [{ size, bins, values }] };
     while (bins > 64) {
       const next = Math.ceil(bins / 4);
       values = values.map((fine) => {
-        const coarse = new Uint8Array(next);
+        const coarse = new Uint16Array(next);
         for (let b = 0; b < next; b++) {
           const stop = Math.min(bins, 4 * b + 4);
           let sum = 0;
@@ -172,6 +174,6 @@ function fromLevel(shares, category, level, values, t0, cycles, width) {
     if (b > level.bins) b = level.bins;
     let sum = 0;
     for (let i = a; i < b; i++) sum += values[i];
-    part[x] = b > a ? sum / (255 * (b - a)) : 0;
+    part[x] = b > a ? sum / (WHOLE * (b - a)) : 0;
   }
 }
