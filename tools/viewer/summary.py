@@ -19,8 +19,9 @@ def summary(recording: Recording) -> dict[str, Any]:
     run, trace = recording.run, recording.trace
     options = {**{k: v for k, v in run.items() if k in OPTION_WORDS}, **_table(run.get("options"))}
     return {
-        "options": {name: value if isinstance(value, (int, float, str)) else str(value)
-                    for name, value in options.items() if name in OPTION_WORDS and value not in (None, "", [], ())},
+        "options": {name: value if isinstance(value, (int, float, str)) else ":".join(map(str, value))
+                    for name, value in options.items()
+                    if name in OPTION_WORDS and isinstance(value, (int, float, str, list)) and value not in ("", [])},
         "version": str(run.get("version", "")),
         "programHash": str(run.get("program_hash", "")),
         "whole": trace.whole(),

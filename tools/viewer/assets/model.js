@@ -158,6 +158,8 @@ function buildRows(trace) {
     above.open = above.open || chip === chips[0];
     for (const kind of new Set(ofChip.map((u) => u.kind))) {
       const members = ofChip.filter((u) => u.kind === kind);
+      // Launches have their own row; what seldom does anything gets one when it does.
+      if (kind === 'gpu' || (['nvlink', 'host'].includes(kind) && !members.some((u) => trace.active(u.number)))) continue;
       const row = new Row('class', Object.hasOwn(CLASS_NAMES, kind) ? CLASS_NAMES[kind] : kind, trace, above,
         members.map((u) => u.number));
       const groups = new Map();
