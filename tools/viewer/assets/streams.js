@@ -101,7 +101,7 @@ function statePane(timeline) {
   if (!cursor) return [element('p', { class: 'dim' }, 'Choose a cycle: click into the timeline, or press . to step into it.')];
   const cycle = cursor.trace === trace ? cursor.cycle : trace.cycleOf(cursor.trace.nsOf(cursor.cycle));
   const step = (by, text) => element('button', { type: 'button', onclick: () => stepCursor(timeline, by) }, text);
-  const buttons = element('p', {}, step(-10, '« 10'), ' ', step(-1, '‹ 1'), ' ', element('b', {}, `${trace.chip} cycle ${whole(cycle)}`), ' ', step(1, '1 ›'), ' ', step(10, '10 »'));
+  const buttons = element('p', {}, step(-10, '« 10'), ' ', step(-1, '‹ 1'), ' ', step(1, '1 ›'), ' ', step(10, '10 »'), ' ', element('b', {}, `cycle ${whole(cycle)}`), ` of ${trace.chip}`);
   if (cycle < trace.first || cycle >= trace.end) return [buttons, element('p', { class: 'dim' }, 'This cycle was not recorded.')];
   return [buttons, ...(trace.dialect === 'lpu' ? lpuState(timeline, trace, cycle) : gpuState(timeline, trace, cycle))];
 }
