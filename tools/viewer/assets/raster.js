@@ -44,22 +44,27 @@ class Raster {
 
   // Shares as stacked columns from y1 upwards; what is there is never thinner than a pixel.
   stack(shares, x0, y0, y1, colours) {
-    const { used, part, columns } = shares;
-    const height = y1 - y0;
+    const { pixels, width } = this;
+    const parts = shares.used.map((c) => shares.part[c]), inks = shares.used.map((c) => colours[c]);
+    const count = parts.length, height = y1 - y0;
     const top = Math.max(0, y0), bottom = Math.min(this.height, y1);
-    for (let x = 0; x < columns; x++) {
+    for (let x = 0; x < shares.columns; x++) {
       let total = 0;
-      for (const c of used) total += part[c][x];
+      for (let k = 0; k < count; k++) total += parts[k][x];
       if (total <= 1e-6) continue;
-      const scale = height / Math.max(1, total);
+      const scale = total > 1 ? height / total : height;
       let sum = 0, below = y1;
-      for (const c of used) {
-        sum += part[c][x];
-        let above = y1 - Math.round(sum * scale);
-        if (above === y1 && part[c][x] > 0 && c === used[0]) above = y1 - 1;
-        const colour = colours[c];
-        for (let y = Math.max(above, top); y < Math.min(below, bottom); y++) this.pixels[y * this.width + x0 + x] = colour;
-        if (above < below) below = above;
+      for (let k = 0; k < count; k++) {
+        const share = parts[k][x];
+        if (share <= 1e-7) continue;
+        let above = y1 - ((sum + share) * scale + 0.5 | 0);
+        if (sum === 0 && above === y1) above = y1 - 1;
+        sum += share;
+        if (above >= below) continue;
+        const ink = inks[k];
+        const stop = (below < bottom ? below : bottom) * width + x0 + x;
+        for (let p = (above > top ? above : top) * width + x0 + x; p < stop; p += width) pixels[p] = ink;
+        below = above;
       }
     }
   }

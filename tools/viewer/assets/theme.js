@@ -51,7 +51,13 @@ function packed(hex, alpha = 255) {  // #rrggbb -> a pixel of an ImageData read 
   return ((alpha << 24) | ((v & 255) << 16) | (v & 0xff00) | (v >>> 16)) >>> 0;
 }
 
-function cssColour(name) { return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim(); }
+const cssKnown = new Map();
+
+function cssColour(name) {  // a colour of view.css in the present theme
+  const key = `${ui.light} ${name}`;
+  if (!cssKnown.has(key)) cssKnown.set(key, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
+  return cssKnown.get(key);
+}
 
 const numbers = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
 const whole = (value) => numbers.format(value);
