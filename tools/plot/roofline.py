@@ -59,8 +59,12 @@ def rooflines(folder: Path) -> list[Roofline]:
             for level, count in node.bytes.items():
                 point.bytes[level] = point.bytes.get(level, 0) + count
         ceilings = roofs(chip)
-        known = next((name for name in LEVELS if name in ceilings["bytes"]
-                      and any(p.operations and p.moved(name) for p in points.values())), None)
+        # the level next to the memory through which most of the time's operands came: weights may lie in L2
+        working = [p for p in points.values() if p.operations]
+        covered = {name: sum(p.seconds for p in working if p.moved(name)) for name in LEVELS
+                   if name in ceilings["bytes"]}
+        half = sum(p.seconds for p in working) / 2
+        known = next((name for name, seconds in covered.items() if seconds > 0 and seconds >= half), None)
         if known is None:
             raise ValueError(f"{folder}: nothing that {trace.chip} did has both multiply-accumulates and bytes; "
                              "record issue events and traffic (decodelab trace without --kinds)")
@@ -91,7 +95,7 @@ def plot(folder: Path, output: Path) -> None:
     axes.grid(True, which="major", alpha=0.25)
     axes.set_xlabel("operations a byte (two a multiply-accumulate, padding included)")
     axes.set_ylabel("operations a second")
-    axes.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     save(figure, output)
 
 
