@@ -42,14 +42,15 @@ def open_section(words: np.ndarray, window: Window, origin: int) -> None:
     words[MASK] = window.mask()
 
 
-def take_out(words: np.ndarray) -> np.ndarray:
-    """The records of a section, int64 [n, RECORD]; it is empty afterwards. Raises TraceError when some were lost."""
+def taken(words: np.ndarray) -> np.ndarray:
+    """The records of a section, int64 [n, RECORD], where they stand: the section counts as empty afterwards. Raises
+    TraceError when some were lost."""
     if words[LOST]:
         raise TraceError(f"{words[LOST]} events of the trace were lost: a cycle of this chip has more than there is "
                          "room for; record fewer kinds")
     used = int(words[USED])
     words[USED] = 0
-    return words[HEADER : HEADER + used * RECORD].reshape(-1, RECORD).copy()
+    return words[HEADER : HEADER + used * RECORD].reshape(-1, RECORD)
 
 
 def recorded_cycles(window: Window, cycles: int) -> tuple[int, int]:

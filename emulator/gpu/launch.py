@@ -13,7 +13,7 @@ from emulator.gpu.errors import KINDS, LaunchError, MachineError
 from emulator.gpu.memory_rows import open_rows, openings_words, watch_rows, with_openings
 from emulator.gpu.timing import LINE_BYTES, SUB_CORES, Timing
 from emulator.trace import STALL, Window
-from emulator.trace_build import open_section, take_out, wanted, with_section
+from emulator.trace_build import event_columns, open_section, taken, wanted, with_section
 from emulator.trace_layout import BYTES, END, RECORD, START, WHAT
 from isa.program import GpuText, Kernel, Launch
 
@@ -41,13 +41,7 @@ class KernelRun:
     end: int
     counters: dict[str, int] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
-    events: list[np.ndarray] | None = None  # recorded for a trace; emulator/gpu/step_trace.py numbers the units
-
-
-def of_memory(records: np.ndarray, timing: Timing) -> np.ndarray:
-    """Records of the memory below the SMs, its units numbered after theirs."""
-    records[:, WHAT] += SM_UNITS * timing.sms << 16
-    return records
+    events: list[dict[str, np.ndarray]] | None = None  # columns for a trace; units as in emulator/gpu/step_trace.py
 
 
 def round_up(value: int, unit: int) -> int:
@@ -117,7 +111,8 @@ class FastEngine:
         self.M = memory.build(chip, ranks)
         self.window: Window | None = None
         self.sections: tuple[np.ndarray, np.ndarray] | None = None
-        self.recorded: list[np.ndarray] = []
+        self.recorded: list[dict[str, np.ndarray]] = []
+        self.origin = self.number = self.first = 0
         self._views()
         at = int(self.S[layout.H_U_GLOBAL])
         self.bytes = self.U[at:].view(np.uint8)[: len(image)]
@@ -156,7 +151,13 @@ class FastEngine:
         """Keep what has been recorded since the last time. The units of the memory below come after the SMs' own."""
         if self.window is None or self.sections is None:
             return
-        self.recorded += [take_out(self.sections[0]), of_memory(take_out(self.sections[1]), self.timing)]
+        for section, units in zip(self.sections, (0, SM_UNITS * self.timing.sms), strict=True):
+            self._keep(taken(section), units)
+
+    def _keep(self, records: np.ndarray, units: int = 0) -> None:
+        """Records become columns at once: a copy of them would take as long."""
+        self.recorded.append(event_columns(records, origin=self.origin, units=units, instructions=self.first,
+                                           launch=self.number))
 
     @property
     def now(self) -> int:
@@ -192,6 +193,7 @@ class FastEngine:
         """Wait for `gap` cycles, then set a launch up."""
         y, S = self.layout, self.S
         kernel = self.text.kernels[launch.kernel]
+        self.number, self.first = number, kernel.first
         self.launch, self.before, self.memory_before = launch, self.counters(), self.memory.counters(self.M)
         start = self.now + gap
         self._note_waits(self.now, start, y.R_LAUNCH)
@@ -233,7 +235,7 @@ class FastEngine:
         self.memory.settle(self.M, end)
         self._note_waits(self.subs[:, :, y.SUB_SINCE], end, y.R_NO_WARP)
         if self.window is not None:
-            self.recorded.append(of_memory(wanted(open_rows(self.M), self.window, self.origin), self.timing))
+            self._keep(wanted(open_rows(self.M), self.window, self.origin), SM_UNITS * self.timing.sms)
         self._take_out()
         self.subs[:, :, y.SUB_REASONS + y.R_NO_WARP] += end - self.subs[:, :, y.SUB_SINCE]
         after, memory_after = self.counters(), self.memory.counters(self.M)
@@ -247,9 +249,9 @@ class FastEngine:
             waits[:, START], waits[:, END] = np.broadcast_to(start, self.subs.shape[:2]).reshape(-1), end
             waits[:, WHAT] = np.arange(len(waits)) << 16 | STALL << 8 | reason
             waits[:, BYTES] = 0
-            self.recorded.append(wanted(waits[waits[:, END] > waits[:, START]], self.window, self.origin))
+            self._keep(wanted(waits[waits[:, END] > waits[:, START]], self.window, self.origin))
 
-    def _events(self) -> list[np.ndarray] | None:
+    def _events(self) -> list[dict[str, np.ndarray]] | None:
         """What was recorded since the launch before."""
         events, self.recorded = self.recorded, []
         return None if self.window is None else events

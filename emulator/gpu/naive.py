@@ -31,7 +31,7 @@ from emulator.gpu.timing import (
     Timing,
 )
 from emulator.trace import CTA, ISSUE, KIND_INDEX, STALL, Window
-from emulator.trace_build import Notes
+from emulator.trace_build import Notes, event_columns
 from emulator.trace_layout import WAIT_AT
 from isa.program import GpuText, Launch
 
@@ -420,7 +420,7 @@ class NaiveEngine:
                 for sub in sm.sub_cores:
                     sub.reasons[REASON["launch"]] += 1
             self.now += 1
-        self.launch, self.shape = launch, shape
+        self.launch, self.shape, self.number = launch, shape, number
         self.instructions = self.kernels[launch.kernel]
         self.l1_ways = shape.l1_ways
         self.next_cta, self.next_sm = 0, 0
@@ -445,12 +445,14 @@ class NaiveEngine:
         after, memory_after = self.counters(), self.memory.counters()
         return KernelRun(self.start, self.now, {k: after[k] - self.before[k] for k in after},
                          {k: memory_after[k] - self.memory_before[k] for k in memory_after},
-                         None if self.notes is None else [self.notes.take_out()])
+                         None if self.notes is None else [event_columns(
+                             self.notes.take_out(), origin=self.origin, launch=self.number,
+                             instructions=self.text.kernels[self.launch.kernel].first)])
 
     # -- what a trace wants to know -----------------------------------------------------------------
     def record(self, window: Window | None, origin: int) -> None:
         """Record what a window asks for of a step that began at cycle `origin`, from the next launch on; None: stop."""
-        self.notes = None if window is None else Notes(window, origin)
+        self.notes, self.origin = None if window is None else Notes(window, origin), origin
         self.memory.record(self.notes)
 
     def note(self, kind: int, unit: int, sm: SM, start: int, end: int, index: int = -1, actor: int = -1,

@@ -38,9 +38,7 @@ class StepTrace:
         notes = Notes(self.window, start)
         if run.end > run.start:
             notes.record(KERNEL, self.units.name.index("GPU"), run.start, run.end)
-        kernel = self.text.kernels[self.text.launches[number].kernel]
-        self.parts += [event_columns(records, origin=start, instructions=kernel.first, launch=number)
-                       for records in (*run.events, notes.take_out())]
+        self.parts += [*run.events, event_columns(notes.take_out(), origin=start, launch=number)]
 
     def trace(self, cycles: int, host: int) -> Trace:
         """The step's trace. cycles: those that ran; host: bytes that the host wrote first. Raises TraceError."""

@@ -15,7 +15,7 @@ from emulator.lpu.outcome import Outcome
 from emulator.lpu.sram import Sram
 from emulator.lpu.text import IDLE, Decoded
 from emulator.trace import KIND_INDEX, STALL, Window
-from emulator.trace_build import open_section, take_out, wanted
+from emulator.trace_build import open_section, taken, wanted
 from emulator.trace_layout import ACTOR, BYTES, END, INSTRUCTION, RECORD, START, WHAT
 from isa.opcodes import PORTS, WEST
 from isa.program import LpuText
@@ -82,7 +82,7 @@ class FastEngine:
             self.status = kernel(s.M, self.decoded.table, self.decoded.maps, s.sram, s.flags, s.BYTES, s.LANES,
                                  s.HALVES, s.TILE8, s.TILE16, s.WORK8, s.WORK16, budget, until)
             if self.window is not None:
-                self.records.append(take_out(self.section))
+                self.records.append(taken(self.section).copy())
 
     @property
     def running(self) -> bool:

@@ -12,6 +12,7 @@ from tests.traces import small_gpu, small_lpu
 from tools import cli
 
 BYTES = "SELECT level, sum(bytes * weight) AS bytes FROM events WHERE level IS NOT NULL GROUP BY level ORDER BY level"
+PRESET = "smollm2-135m"
 EXAMPLES = sorted(path.name for path in (Path(__file__).parents[2] / "programs" / "examples").glob("*.s"))
 
 
@@ -78,6 +79,18 @@ def test_a_models_token_agrees_with_what_its_run_reports(chip: str, capsys, tmp_
     run_json = read_trace(tmp_path / "t" / chip)[1]
     assert run_json["trigger"]["token"] == 2 and run_json["model"] == "tiny_kjv"
     assert sum(leaf["cycles"] for leaf in run_json["time_tree"]) == run_json["cycles"]
+
+
+@pytest.mark.parametrize("chip", ["groq_tsp_v1", "h100_sxm"])
+def test_a_presets_layer_agrees_with_what_its_run_reports(chip: str, capsys, tmp_path: Path) -> None:
+    """A layer of a real model, every event, in less than ten bytes each."""
+    code, _, _ = run(capsys, "trace", "--model", PRESET, "--chip", chip, "--timing-only", "--context", "256",
+                     "--layers", "0:1", "-o", tmp_path / "t")
+    assert code == 0
+    check_folder(capsys, tmp_path / "t" / chip)
+    trace, _ = read_trace(tmp_path / "t" / chip)
+    assert len(trace) > 50_000
+    assert sum(file.stat().st_size for file in (tmp_path / "t" / chip).iterdir()) < 10 * len(trace)
 
 
 @pytest.mark.parametrize("chip", ["groq_tsp_v1", "h100_sxm"])
