@@ -412,8 +412,8 @@ class NaiveEngine:
         """Wait for `gap` cycles, then set a launch up."""
         self.before, self.memory_before = self.counters(), self.memory.counters()
         for sm in self.sms:
-            for number in range(len(sm.sub_cores)):
-                self.note(STALL, number, sm, self.now, self.now + gap, reason=REASON["launch"])
+            for sub_core in range(len(sm.sub_cores)):
+                self.note(STALL, sub_core, sm, self.now, self.now + gap, reason=REASON["launch"])
         for _ in range(gap):
             self.memory.tick(self.now)
             for sm in self.sms:
