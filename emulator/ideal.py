@@ -11,11 +11,19 @@ from collections.abc import Callable, Mapping
 
 from emulator.chip import Chip, ChipError
 
-Value = int | Callable[[Chip], int]
+Value = int | str | Callable[[Chip], int]
 
 
 def _core_clock(chip: Chip) -> int:
     return chip.clock_hz
+
+
+NEAR_SLICES = 12  # on a column, where distances are a third of groq_tsp_v1's
+
+
+def _behind_memory(columns: int) -> Callable[[Chip], int]:
+    """So many columns behind the last slice, when NEAR_SLICES stand on each column."""
+    return lambda chip: 1 + (int(chip["mem.slices_per_hemisphere"]) - 1) // NEAR_SLICES + columns
 
 
 DRAM_RULES = ("ccd_s", "ccd_l", "cl", "cwl", "rcd_rd", "rcd_wr", "rp", "ras", "rc", "rrd_s", "rrd_l", "faw", "wtr_s",
@@ -47,25 +55,39 @@ NEUTRAL: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
         "tlb": {"tlb.entries": 0, "tlb.miss_latency": 0},
         # NVLink: no distance between GPUs, ports without a limit.
         "nvlink": {"nvlink.bytes": 0, "nvlink.header_bytes": 0, "nvlink.latency": 0},
-        # DRAM: no latency and no rule but one: a channel's pseudo-channels share a command bus, so that each channel
-        # moves a burst in every core cycle.
+        # DRAM: no latency, no refresh and no rule but one: data passes the pins at their peak rate.
         "dram": {f"dram.timing.{rule}": 0 for rule in DRAM_RULES} | {
-            "dram.timing.burst": 1, "dram.clock_hz": _core_clock, "dram.sustained_percent": 100,
-            "dram.act_bus_cycles": 0, "dram.pre_bus_cycles": 0,
+            "dram.sustained_percent": 100, "dram.act_bus_cycles": 0, "dram.pre_bus_cycles": 0,
             "l2.to_dram_latency": 0, "l2.from_dram_latency": 0},
-        # Launches: a kernel begins when the one before it ends, with all its CTAs at once.
-        "launch": {"launch.graph_gap": 0, "launch.stream_gap": 0, "launch.graph_start": 0,
-                   "launch.shared_start": 0, "launch.kernel_head": 0, "launch.ctas_per_cycle": 4096,
-                   "launch.cta_start": 0},
+        # The pins: a channel's pseudo-channels share a command bus, so that each channel moves a burst in every core
+        # cycle.
+        "pins": {"dram.timing.burst": 1, "dram.clock_hz": _core_clock},
+        # Waves: a launch's CTAs start all at once, and an SM takes as many as its warps and shared memory allow.
+        "waves": {"launch.ctas_per_cycle": 4096, "launch.cta_start": 0, "sm.max_ctas": 64, "sm.registers": 1 << 18},
+        # Launches: a kernel begins when the one before it ends.
+        "launch": {"launch.graph_gap": 0, "launch.stream_gap": 0, "launch.graph_start": 0, "launch.shared_start": 0,
+                   "launch.kernel_head": 0},
     },
     "lpu": {
         # Links between chips: a vector every cycle, there in the next.
         "links": {"c2c.link_latency_cycles": 1, "c2c.overhead_cycles": 0, "c2c.slot_cycles": 1},
+        # Distances on the chip: a third. Values that follow each other on a stream use different columns, so a single
+        # column of slices would take room away from the streams.
+        "transit": {"mem.slices_per_column": NEAR_SLICES, "sxm.column": _behind_memory(1),
+                    "mxm.column": _behind_memory(2), "stream.edge_column": _behind_memory(2), "vxm.result_column": 0},
+        # Vector unit: results in the next cycle, every ALU can do everything. Sixteen ALUs a lane stay.
+        "vxm": {"vxm.entry_cycles": 0, "vxm.op_cycles": 1, "vxm.special_cycles": 1,
+                "vxm.large_alus": ",".join(map(str, range(16)))},
+        # Depth of the other units: lane switches in the next cycle; a plane's sums after the 16 cycles that the
+        # compiler's transposition through a plane needs.
+        "units": {"mxm.latency_cycles": 16, "mxm.install_cycles": 1, "sxm.shift_cycles": 1, "sxm.permute_cycles": 1,
+                  "sxm.distribute_cycles": 1, "sxm.transpose_cycles": 1, "mem.gather_cycles": 1,
+                  "icu.barrier_cycles": 1},
     },
 }  # fmt: skip
 
 
-def ideal_values(chip: Chip, word: str) -> dict[str, int]:
+def ideal_values(chip: Chip, word: str) -> dict[str, int | str]:
     """The numbers of a chip that a word replaces, with their neutral values. Raises ChipError for a word that a
     chip of this kind does not have."""
     words = NEUTRAL[chip.kind]
@@ -73,7 +95,7 @@ def ideal_values(chip: Chip, word: str) -> dict[str, int]:
         near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ChipError(f"ideal {word}: {chip.name} has no such limit; {hint}known: {', '.join(words)}")
-    return {key: value if isinstance(value, int) else value(chip) for key, value in words[word].items()}
+    return {key: value(chip) if callable(value) else value for key, value in words[word].items()}
 
 
 def ideal_chip(chip: Chip, *words: str) -> Chip:

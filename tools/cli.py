@@ -16,8 +16,9 @@ import click
 from tools import console
 
 # In the order of --help: what a newcomer wants first.
-COMMANDS = ("compare", "generate", "predict", "validate", "sensitivity", "microbench", "dram", "schedule", "trace",
-            "query", "heat", "view", "export", "diff", "plot", "compile", "run", "asm", "disasm", "chips", "models")
+COMMANDS = ("compare", "explain", "generate", "predict", "validate", "sensitivity", "microbench", "dram", "schedule",
+            "trace", "query", "heat", "view", "export", "diff", "plot", "compile", "run", "asm", "disasm", "chips",
+            "models")
 
 OWN_PACKAGES = ("isa", "emulator", "programs", "tools")
 

@@ -38,8 +38,12 @@ class JobFailed(Exception):
     """A machine refused what our own compiler made: a fault of this project, told with its place."""
 
 
-def attempt(job: Job, on_step: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """`measure`, with a chip that cannot run the (checked) job told as an entry instead of an exception.
+Work = Callable[..., dict[str, Any]]  # of a Job and what to call after each step; at the top of a module
+
+
+def attempt(job: Job, on_step: Callable[[int, int], None] | None = None, work: Work | None = None) -> dict[str, Any]:
+    """`work` (default: `measure`), with a chip that cannot run the (checked) job told as an entry instead of an
+    exception.
 
     Machine errors become JobFailed, which can travel from one process to another.
     """
@@ -48,20 +52,20 @@ def attempt(job: Job, on_step: Callable[[int, int], None] | None = None) -> dict
     from tools.measure import measure
 
     try:
-        return measure(job, on_step)
+        return (work or measure)(job, on_step)
     except ValueError as error:
         return {"chip": job.chip, "error": str(error), "chips_needed": getattr(error, "chips_needed", None)}
     except (MachineError, ScheduleError) as error:
         raise JobFailed(f"{job.model} on {job.chip}: {error}") from None
 
 
-def attempt_all(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+def attempt_all(jobs: Sequence[Job], work: Work | None = None) -> list[dict[str, Any]]:
     """`attempt` one job after the other."""
-    return [attempt(job) for job in jobs]
+    return [attempt(job, work=work) for job in jobs]
 
 
-def run_jobs(jobs: Sequence[Job], title: str, cold: bool = False) -> list[dict[str, Any]]:
-    """The outcome of every job, in order. Raises what the first failing job raised.
+def run_jobs(jobs: Sequence[Job], title: str, cold: bool = False, work: Work | None = None) -> list[dict[str, Any]]:
+    """The outcome of every job, in order: of `attempt` with `work`. Raises what the first failing job raised.
 
     Jobs share nothing, so the outcome does not depend on how many run at once. cold: engines must
     be compiled; then one process does all jobs of a chip, so that nothing is compiled twice.
@@ -79,9 +83,9 @@ def run_jobs(jobs: Sequence[Job], title: str, cold: bool = False) -> list[dict[s
                 def on_step(done: int, total: int, what: str = what) -> None:
                     progress.step(done, total, what)
 
-                outcomes.append(attempt(job, on_step))
+                outcomes.append(attempt(job, on_step, work))
         else:
-            outcomes = _parallel(jobs, list(groups.values()), workers, progress)
+            outcomes = _parallel(jobs, list(groups.values()), workers, progress, work)
         progress.failed = all("error" in outcome for outcome in outcomes)
         return outcomes
 
@@ -95,14 +99,14 @@ def jobs_wanted() -> int:
 
 
 def _parallel(
-    jobs: Sequence[Job], groups: list[list[int]], workers: int, progress: console.Progress
+    jobs: Sequence[Job], groups: list[list[int]], workers: int, progress: console.Progress, work: Work | None
 ) -> list[dict[str, Any]]:
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
     from multiprocessing import get_context
 
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     try:
-        futures = [pool.submit(attempt_all, [jobs[n] for n in group]) for group in groups]
+        futures = [pool.submit(attempt_all, [jobs[n] for n in group], work) for group in groups]
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)

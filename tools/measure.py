@@ -52,6 +52,7 @@ class Job:
     engine: str = "fast"
     feeds: bool = False  # timing only: feed the prompt, one step an id, instead of one measured step
     whole_model: bool = False  # also tell how many chips the whole model needs
+    ideal: tuple[str, ...] = ()  # limits taken from the chip: a GPU runs the same program, an LPU's is compiled again
 
 
 def chosen_job(options: dict[str, Any]) -> Job:
@@ -179,30 +180,39 @@ def check(job: Job) -> Checked:
 
 def prepare(job: Job) -> Prepared:
     """Load, check and compile. Raises ValueError with one sentence for anything impossible."""
+    from emulator.ideal import ideal_chip
     from programs.compile import compile_stored
     from programs.decode.stored import store
 
     c = check(job)
+    target = ideal_chip(c.chip, *job.ideal)
+    made_for = target if c.chip.kind == "lpu" else c.chip
     stored = store(c.model, c.scheme, timing_only=job.timing_only)
     program = compile_stored(
-        stored, c.chip, batch=job.batch, context=c.job.context, layers=c.job.layers, timing_only=job.timing_only,
+        stored, made_for, batch=job.batch, context=c.job.context, layers=c.job.layers, timing_only=job.timing_only,
         name=c.model.name, chips=c.job.system_chips, tensor_parallel=c.job.tensor_parallel,
         pipeline_parallel=c.job.pipeline_parallel, launch=c.job.launch,
     )  # fmt: skip
-    return Prepared(c.job, c.model, c.chip, c.scheme, c.prompts, c.tokens, stored, program)
+    if c.chip.kind == "gpu":
+        program = replace(program, chip_hash=target.hash)  # the cut of its kernels is part of the program
+    return Prepared(c.job, c.model, target, c.scheme, c.prompts, c.tokens, stored, program)
 
 
 def measure(job: Job, on_step: OnStep | None = None) -> dict[str, Any]:
     """The entry of one chip in `compare`. Raises ValueError, or a capacity error with `chips_needed`."""
-    ready = prepare(job)
-    if job.timing_only:
+    return measured(prepare(job), on_step)[0]
+
+
+def measured(ready: Prepared, on_step: OnStep | None = None) -> tuple[dict[str, Any], StepResult]:
+    """The entry of a prepared job, and its measured step."""
+    if ready.job.timing_only:
         step, values = measured_once(ready), no_values()
         positions = ready.job.context or 1
     else:
         result = generated(ready, on_step)
         step, values = result.steps[-1], checked_values(ready, result)
         positions = len(result.steps)
-    return entry(ready, step, positions) | values
+    return entry(ready, step, positions) | values, step
 
 
 def measured_once(ready: Prepared) -> StepResult:

@@ -126,7 +126,8 @@ set_option = click.option(
 )  # fmt: skip
 ideal_option = click.option(
     "--ideal", default=None, metavar="WORD,..",
-    help="Without these limits: issue, l1, bulk, noc, l2, tlb, nvlink, dram, launch (GPU); links (LPU).",
+    help="Without these limits: issue, l1, bulk, noc, l2, tlb, nvlink, dram, pins, waves, launch (GPU); "
+         "links, transit, vxm, units (LPU).",
 )  # fmt: skip
 engine_option = click.option(
     "--engine", type=click.Choice(["fast", "naive"]), default="fast", show_default=True,

@@ -58,7 +58,7 @@ def test_no_crossbar_leaves_an_l2_hit_as_near_as_l1() -> None:
 
 def test_no_dram_timing_leaves_an_l2_hit_and_a_burst() -> None:
     """In a single partition without translation: the command in one cycle, its data in the next."""
-    ideal = dram_distribution(ideal_chip(H100, "dram", "l2", "tlb"), 64)
+    ideal = dram_distribution(ideal_chip(H100, "dram", "pins", "l2", "tlb"), 64)
     assert ideal.p10 == ideal.p90 == l2_latency(ideal_chip(H100, "l2", "tlb"), 1 << 20) + 2
 
 
@@ -73,7 +73,7 @@ def test_far_lines_and_translation_are_part_of_a_random_chase() -> None:
 def test_no_launch_cost_leaves_the_body_of_a_kernel() -> None:
     body = period(H100, "graph") * H100.clock_hz - H100["launch.graph_gap"] - H100["launch.cta_start"]
     for mode in ("graph", "stream"):
-        assert period(ideal_chip(H100, "launch"), mode) * H100.clock_hz == pytest.approx(body, abs=1)
+        assert period(ideal_chip(H100, "launch", "waves"), mode) * H100.clock_hz == pytest.approx(body, abs=1)
 
 
 def test_no_issue_and_l1_limits_leave_a_chase_its_own_instructions() -> None:
@@ -89,7 +89,7 @@ def test_rates_grow_to_the_next_limit() -> None:
     most = H100["core.sms"] * H100["noc.sm_in_bytes"] * 128 / (128 + H100["noc.header_bytes"])
     assert 0.97 * most < ports <= most
     assert 1.02 * ports < slices <= H100["l2.slices"] * H100["l2.slice_bytes"] < free
-    stream = dram_rate(ideal_chip(H100, "dram"), "read", 8 << 20)
+    stream = dram_rate(ideal_chip(H100, "dram", "pins"), "read", 8 << 20)
     buses = H100["dram.channels"] * 32
     assert stream.bytes / stream.cycles == pytest.approx(buses, rel=0.15)
 
