@@ -132,7 +132,7 @@ def explain(options: dict[str, Any], full: bool = False) -> dict[str, Any]:
         plans.append((job, limits_of(chip.kind, not alone)))
     stages = [stage for job, limits in plans for stage in stage_jobs(job, limits)]
     # the slow ones first, so that no core waits at the end
-    order = sorted(range(len(stages)), key=lambda n: (chips[_owner(plans, n)].kind == "lpu", n))
+    order = sorted(range(len(stages)), key=lambda n: (bool(chips[_owner(plans, n)].kind == "lpu"), n))
     cold = announce_compilation(kinds_of(chips) if options["engine"] == "fast" else set())
     ran = run_jobs([stages[n] for n in order], f"explain {jobs[0].model}", cold, outcome)
     found = [ran[order.index(n)] for n in range(len(stages))]

@@ -66,12 +66,18 @@ def floor_words(chip: Chip, entry: dict[str, Any]) -> str:
         "HBM read": f"{size(entry['working_set_bytes'])} of weights and KV pass the HBM pins once, at their peak rate",
         "L2 read": f"{size(entry['working_set_bytes'])} of weights and KV leave the L2 once, at its peak rate",
         "arithmetic": "every multiplication is done once, at the chip's peak rate",
-        "weight ingest": f"{entry['chips_used']} chip(s), {entry['tensor_parallel']} at a time: all weights, K and V "
-                         "enter the matrix planes once, at their peak rate",
+        "weight ingest": f"all weights, K and V enter the matrix planes{_at_a_time(entry)} once, at their peak rate",
         "casts in the VXM": "every 8-bit weight is cast once by the large ALUs of the vector unit",
         "SRAM": f"{size(entry['working_set_bytes'])} of weights and KV leave the SRAM once, at its peak rate",
     }.get(name, f"{name} at its peak rate")
     return told + (f" ({seconds(time)}), and the links' latency ({seconds(links)}) cannot be hidden" if links else "")
+
+
+def _at_a_time(entry: dict[str, Any]) -> str:
+    """Which chips of several work at once."""
+    if entry["chips_used"] == 1:
+        return ""
+    return f" of {entry['tensor_parallel']} chips (of {entry['chips_used']}, in turn)"
 
 
 def first_gpu(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
@@ -80,7 +86,8 @@ def first_gpu(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
     again = f", and {size(read)} come from HBM" if read else ", and nothing comes from HBM"
     if stage.cycles < floor_cycles_of(entry):
         return f"without any limit the {kernels} beat the floor: caches hold what it counts{again}"
-    return f"with no limit but the peak rates {kernels} still follow each other, each waits for all of the one before{again}"
+    return (f"with no limit but the peak rates {kernels} still follow each other, each waits for all of the one "
+            f"before{again}")
 
 
 def floor_cycles_of(entry: dict[str, Any]) -> int:

@@ -83,12 +83,16 @@ def test_no_issue_and_l1_limits_leave_a_chase_its_own_instructions() -> None:
 
 def test_rates_grow_to_the_next_limit() -> None:
     """Reads of L2 are bound by the SMs' ports and their headers; without them by the slices' 64 bytes a cycle; without
-    those by neither. Without DRAM timing a stream is bound by the command buses, 32 bytes a core cycle each."""
+    those by neither. Without DRAM timing a stream is bound by the pins, without those by the command buses, 32 bytes
+    a core cycle each."""
     rates = [l2_rate(chip, 8 << 20, 4) for chip in (H100, ideal_chip(H100, "noc"), ideal_chip(H100, "noc", "l2"))]
     ports, slices, free = (rate.bytes / rate.cycles for rate in rates)
     most = H100["core.sms"] * H100["noc.sm_in_bytes"] * 128 / (128 + H100["noc.header_bytes"])
     assert 0.97 * most < ports <= most
     assert 1.02 * ports < slices <= H100["l2.slices"] * H100["l2.slice_bytes"] < free
+    stream = dram_rate(ideal_chip(H100, "dram"), "read", 8 << 20)
+    pins = H100["dram.channels"] * H100["dram.pseudo_channels"] * 32 / H100["dram.timing.burst"]
+    assert stream.bytes / stream.cycles * H100.clock_hz == pytest.approx(pins * H100["dram.clock_hz"], rel=0.1)
     stream = dram_rate(ideal_chip(H100, "dram", "pins"), "read", 8 << 20)
     buses = H100["dram.channels"] * 32
     assert stream.bytes / stream.cycles == pytest.approx(buses, rel=0.15)

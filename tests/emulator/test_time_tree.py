@@ -129,3 +129,10 @@ def test_a_sampled_gpu_step_has_a_leaf_for_every_layer(chip: str) -> None:
     assert {leaf.path[1] for leaf in step.time_tree if leaf.sampled} == {f"layer {n}" for n in range(2, 4)}
     gaps = sum(leaf.cycles for leaf in step.time_tree if leaf.path[3] == "launch gaps")
     assert gaps == sum(kernel["times"] * kernel["gap"] for kernel in step.kernels)
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in EXAMPLES.glob("*.s")))
+def test_every_cycle_of_an_example_has_a_leaf(file: str) -> None:
+    step = load(assemble(EXAMPLES / file)).step()
+    assert sum(leaf.cycles for leaf in step.time_tree) == step.cycles
+    assert {leaf.path[0] for leaf in step.time_tree} == {"token"}
