@@ -87,7 +87,12 @@ def outcome(job: Job, on_step: Callable[[int, int], None] | None = None) -> dict
     from emulator.time_tree import check_tree
     from tools.measure import measured, prepare
 
-    ready = prepare(job)
+    try:
+        ready = prepare(job)
+    except AssertionError as error:  # the scheduler finds no place on a chip that nobody could build
+        if not job.ideal:
+            raise
+        raise ValueError(f"no schedule is found for a chip without {', '.join(job.ideal)} ({error})") from None
     split = (len(ready.program.chips), ready.program.meta.get("tensor_parallel", 1),
              ready.program.meta.get("pipeline_parallel", 1))
     if job.ideal and ready.chip.kind == "lpu":
@@ -132,7 +137,7 @@ def explain(options: dict[str, Any], full: bool = False) -> dict[str, Any]:
         plans.append((job, limits_of(chip.kind, not alone)))
     stages = [stage for job, limits in plans for stage in stage_jobs(job, limits)]
     # the slow ones first, so that no core waits at the end
-    order = sorted(range(len(stages)), key=lambda n: (bool(chips[_owner(plans, n)].kind == "lpu"), n))
+    order = sorted(range(len(stages)), key=lambda n: (chips[_owner(plans, n)].kind == "lpu", n))
     cold = announce_compilation(kinds_of(chips) if options["engine"] == "fast" else set())
     ran = run_jobs([stages[n] for n in order], f"explain {jobs[0].model}", cold, outcome)
     found = [ran[order.index(n)] for n in range(len(stages))]
@@ -190,8 +195,8 @@ def steps(entry: dict[str, Any], stages: Sequence[Stage], why: Sequence[str]) ->
     """The waterfall: the floor and what each run took more than the one before it, adding up to the total."""
     names = ["floor", *(stage.limit.name for stage in stages)]
     totals = [0, floor_cycles(entry), *(stage.cycles for stage in stages)]
-    found = [{"name": name, "cycles": after - before, "why": sentence}
-             for name, before, after, sentence in zip(names, totals[:-1], totals[1:], why, strict=True)]
+    found: list[dict[str, Any]] = [{"name": name, "cycles": totals[n + 1] - totals[n], "why": why[n]}
+                                   for n, name in enumerate(names)]
     if sum(step["cycles"] for step in found) != entry["cycles_per_token"]:
         raise AssertionError(f"the waterfall's steps add up to {totals[-1]} of {entry['cycles_per_token']} cycles")
     return found
