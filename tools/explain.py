@@ -54,12 +54,13 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
         Limit("pipeline fill", ("units",), "fill"),
     ),
 }
+BETWEEN = {"nvlink", "links"}  # words of what lies between chips
 
 
 @dataclass
 class Stage:
     """One run of the waterfall: cycles, time tree and bytes by level. `limit` is the one that came on top of the run
-    before it."""
+    before it. cycles: without links, the latency of theirs that the floor counts is added."""
 
     limit: Limit
     cycles: int
@@ -70,8 +71,7 @@ class Stage:
 
 def limits_of(kind: str, several: bool) -> tuple[Limit, ...]:
     """The limits of a kind of chip in their order; those between chips only where there are several."""
-    between = {"nvlink", "links"}
-    return tuple(limit for limit in LIMITS[kind] if several or not between & set(limit.words))
+    return tuple(limit for limit in LIMITS[kind] if several or not BETWEEN & set(limit.words))
 
 
 def stage_jobs(job: Job, limits: Sequence[Limit]) -> list[Job]:
@@ -177,8 +177,11 @@ def _chip(chip: Any, job: Job, limits: Sequence[Limit], found: list[dict[str, An
     if real["split"][0] == 1:  # nothing crosses a link
         kept = [n for n, limit in enumerate(limits) if "links" not in limit.words]
         limits, found = [limits[n] for n in kept], [found[0], *(found[n + 1] for n in kept)]
-    stages = [Stage(limit, one["cycles"], one["tree"], one["traffic"], one["kernels"])
-              for limit, one in zip((FIRST[chip.kind], *limits), found)]
+    every = (FIRST[chip.kind], *limits)
+    latency = link_cycles(entry)  # part of the floor: what links cost above it is their step
+    back = next((n for n, limit in enumerate(every) if BETWEEN & set(limit.words)), 0)
+    stages = [Stage(limit, one["cycles"] + (latency if n < back else 0), one["tree"], one["traffic"], one["kernels"])
+              for n, (limit, one) in enumerate(zip(every, found))]
     waterfall = steps(entry, stages, reasons(chip, entry, stages))
     tree = [leaf.to_json() for leaf in stages[-1].tree]
     assert sum(leaf["cycles"] for leaf in tree) == entry["cycles_per_token"], "every cycle has one leaf"
@@ -189,6 +192,11 @@ def _chip(chip: Any, job: Job, limits: Sequence[Limit], found: list[dict[str, An
 def floor_cycles(entry: dict[str, Any]) -> int:
     """The floor in whole cycles, rounded up."""
     return math.ceil(round(entry["floor_seconds"] * entry["clock_hz"], 3))
+
+
+def link_cycles(entry: dict[str, Any]) -> int:
+    """Latency between chips that nothing hides, the floor's part of it, in whole cycles."""
+    return math.ceil(round(entry["floor_parts"].get("links", 0.0) * entry["clock_hz"], 3))
 
 
 def steps(entry: dict[str, Any], stages: Sequence[Stage], why: Sequence[str]) -> list[dict[str, Any]]:

@@ -13,12 +13,14 @@ BAR = 44  # characters of a token's whole time
 PARTS = (  # part of a token -> what belongs to it: GPU kernels and LPU graph nodes
     ("norm, QKV, RoPE, KV append", ("attn_norm", "norm_qkv", "qkv", "rope", "kv_append")),
     ("attention", ("attention", "attention combine")),
-    ("o", ("o", "o allreduce")),
+    ("o", ("o",)),
     ("norm, gate and up", ("mlp_norm", "norm_gate_up", "gate_up")),
-    ("down", ("down", "down allreduce")),
+    ("down", ("down",)),
+    ("sums over chips, residuals", ("attn_add", "mlp_add", "attn_add allreduce", "mlp_add allreduce")),
+    ("from stage to stage", ("enter", "leave", "token")),
     ("head and argmax", ("final_norm", "norm_lm_head", "lm_head", "argmax")),
 )
-OTHER = "embedding and the rest"
+OTHER = "embedding, start and state"
 
 
 def part_of(kernel: str) -> str:

@@ -44,7 +44,10 @@ def where(before: Stage, after: Stage) -> str:
     kernel, more = most_changed(by_kernel(before.tree), by_kernel(after.tree))
     cause, waits = most_changed(by_cause(before.tree), by_cause(after.tree))
     told = [f"most in {kernel} ({signed(more)})"] if kernel else []
-    told += [f"seen as '{cause}' ({signed(waits)})"] if cause else []
+    if cause and abs(waits) <= 2 * abs(after.cycles - before.cycles):
+        told.append(f"seen as '{cause}' ({signed(waits)})")
+    elif cause:
+        told.append(f"what waited elsewhere now waits as '{cause}' ({signed(waits)})")
     faster = "the token gets faster with it, as other work falls into better places: " if after.cycles < before.cycles \
         else ""
     return faster + ", ".join(told)
@@ -124,7 +127,7 @@ def _caches(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
 
 def _nvlink(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
     return (f"{entry['tensor_parallel']} GPUs add up their parts twice a layer, {chip['nvlink.latency']} cycles apart, "
-            f"{size(entry['traffic_bytes'].get('nvlink', 0))} a token")
+            f"{size(entry['traffic_bytes'].get('nvlink', 0))} a token (what the floor has of it is not counted again)")
 
 
 def _l1(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
@@ -164,7 +167,7 @@ def _network(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
     hop = int(chip["c2c.link_latency_cycles"]) + int(chip["c2c.overhead_cycles"])
     sent = entry["traffic_bytes"].get("c2c_sent", 0)
     return (f"{entry['chips_used']} chips send {size(sent)}; a vector arrives {hop} cycles after it was sent, "
-            f"one every {chip['c2c.slot_cycles']} cycles a link")
+            f"one every {chip['c2c.slot_cycles']} cycles a link (what the floor has of it is not counted again)")
 
 
 def _fill(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
@@ -187,10 +190,18 @@ def biggest(waterfall: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def advice(chip: Chip, entry: dict[str, Any], waterfall: Sequence[dict[str, Any]], stages: Sequence[Stage]
            ) -> dict[str, Any]:
-    """The biggest loss and what to try, from the table of reasons; and the same of the cause that most cycles have."""
+    """The biggest loss and what to try, from the table of reasons; and the same of the cause that most cycles have.
+
+    A step's advice is that of the cause that grew by at least half of it, else the step's own.
+    """
     loss = biggest(waterfall)
     table = TABLES[chip.kind]
-    of_step = next(stage.limit.reason for stage in stages if stage.limit.name == loss["name"])
+    at = next(n for n, stage in enumerate(stages) if stage.limit.name == loss["name"])
+    of_step = stages[at].limit.reason
+    if at > 0:
+        grown, by = most_changed(by_cause(stages[at - 1].tree), by_cause(stages[at].tree))
+        of_step = next((reason.name for reason in table
+                        if reason.words == grown and reason.advice and 2 * by >= loss["cycles"] > 0), of_step)
     cause = max(((words, cycles) for words, cycles in entry["cycles_by_cause"].items()
                  if any(reason.words == words and reason.advice for reason in table)), key=lambda x: x[1])
     said = {reason.name: reason for reason in table}[of_step]
