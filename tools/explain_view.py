@@ -16,7 +16,7 @@ PARTS = (  # part of a token -> what belongs to it: GPU kernels and LPU graph no
     ("o", ("o",)),
     ("norm, gate and up", ("mlp_norm", "norm_gate_up", "gate_up")),
     ("down", ("down",)),
-    ("sums over chips, residuals", ("attn_add", "mlp_add", "attn_add allreduce", "mlp_add allreduce")),
+    ("sums over chips, residuals", ("attn_add", "mlp_add")),
     ("from stage to stage", ("enter", "leave", "token")),
     ("head and argmax", ("final_norm", "norm_lm_head", "lm_head", "argmax")),
 )
@@ -25,6 +25,8 @@ OTHER = "embedding, start and state"
 
 def part_of(kernel: str) -> str:
     """Which of PARTS a kernel or graph node belongs to."""
+    if kernel.endswith("all_reduce"):  # a GPU's, with the node before it
+        kernel = "mlp_add"
     return next((part for part, names in PARTS if kernel in names), OTHER)
 
 
