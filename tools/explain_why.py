@@ -80,7 +80,9 @@ def _at_a_time(entry: dict[str, Any]) -> str:
     """Which chips of several work at once."""
     if entry["chips_used"] == 1:
         return ""
-    return f" of {entry['tensor_parallel']} chips (of {entry['chips_used']}, in turn)"
+    if entry["pipeline_parallel"] == 1:
+        return f" of {entry['chips_used']} chips"
+    return f" of {entry['tensor_parallel']} chips at a time, {entry['chips_used']} in turn,"
 
 
 def first_gpu(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
@@ -89,6 +91,8 @@ def first_gpu(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
     again = f", and {size(read)} come from HBM" if read else ", and nothing comes from HBM"
     if stage.cycles < floor_cycles_of(entry):
         return f"without any limit the {kernels} beat the floor: caches hold what it counts{again}"
+    if stage.kernels == 1:
+        return f"with no limit but the peak rates the parts of the one kernel still wait for each other{again}"
     return (f"with no limit but the peak rates {kernels} still follow each other, each waits for all of the one "
             f"before{again}")
 
@@ -141,9 +145,10 @@ def _issue(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
 
 
 def _waves(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
-    return (f"{chip['launch.ctas_per_cycle']} CTAs start a cycle, {chip['launch.cta_start']} cycles before their first "
-            "instruction, and an SM takes as many as it has registers and slots for (what SMs with less work lose at a "
-            "kernel's end is part of the steps above)")
+    count = int(chip["launch.ctas_per_cycle"])
+    return (f"{count} CTA{'s start' if count > 1 else ' starts'} a cycle, {chip['launch.cta_start']} cycles before the "
+            "first instruction, and an SM takes as many as it has registers and slots for (what SMs with less work "
+            "lose at a kernel's end is part of the steps above)")
 
 
 def _launch(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
