@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from tools.report import percentages, seconds, table
 
 BAR = 44  # characters of a token's whole time
+WIDTH = 132  # characters of a line of words
 PARTS = (  # part of a token -> what belongs to it: GPU kernels and LPU graph nodes
     ("norm, QKV, RoPE, KV append", ("attn_norm", "norm_qkv", "qkv", "rope", "kv_append")),
     ("attention", ("attention", "attention combine")),
@@ -70,16 +72,23 @@ def _time(value: float) -> str:
     return f"-{seconds(-value)}" if value < 0 else "0 s" if value == 0 else seconds(value)
 
 
+def sentence(words: str) -> str:
+    """Words as lines, the later ones further in."""
+    return textwrap.fill(words, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_long_words=False,
+                         break_on_hyphens=False)
+
+
 def chip_block(entry: dict[str, Any], blocks: bool) -> str:
     """One chip: words, advice, waterfall, reasons."""
     told = entry["advice"]
     lines = [f"{entry['chip'].upper()}   {entry['arithmetic']}, KV {entry['kv_format']}{_system(entry)}"]
-    lines += [f"    {sentence}" for sentence in entry["words"]]
-    lines.append(f"    Biggest step above the floor: {told['step']}. What to try: {told['try']}.")
+    lines += [sentence(words) for words in entry["words"]]
+    lines.append(sentence(f"Biggest step above the floor: {told['step']}. What to try: {told['try']}."))
     share = 100 * told["cause_cycles"] / entry["cycles_per_token"]
-    lines.append(f"    Most cycles are '{told['cause']}' ({share:.1f} %): {told['meaning']}. "
-                 f"What to try: {told['cause_try']}.")
-    lines += [waterfall_table(entry, blocks), *(f"    {step['name']}: {step['why']}" for step in entry["waterfall"])]
+    lines.append(sentence(f"Most cycles are '{told['cause']}' ({share:.1f} %): {told['meaning']}. "
+                          f"What to try: {told['cause_try']}."))
+    lines.append(waterfall_table(entry, blocks))
+    lines += [sentence(f"{step['name']}: {step['why']}") for step in entry["waterfall"]]
     if entry.get("sampled_layers"):
         lines.append(f"    sampled: {entry['sampled_layers']} layers ran, the last of them stands for the others "
                      "(--full runs all)")

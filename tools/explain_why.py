@@ -215,6 +215,20 @@ def advice(chip: Chip, entry: dict[str, Any], waterfall: Sequence[dict[str, Any]
             "cause_cycles": cause[1], "meaning": owner.cause, "cause_try": owner.advice}
 
 
+BOUND = {  # by what a token is bound -> what follows from it
+    "HBM read": "It is bound by HBM: only fewer bytes (--weights fp8) or more sequences that share them (--batch) "
+                "change that.",
+    "L2 read": "It is bound by the rate of the L2: only fewer bytes or more sequences that share them (--batch) change "
+               "that.",
+    "arithmetic": "It is bound by arithmetic: only narrower numbers change that.",
+    "weight ingest": "It is bound by how fast weights enter the planes: only narrower weights (--arithmetic int8) or "
+                     "more chips a layer (--tensor-parallel) change that.",
+    "casts in the VXM": "It is bound by the casts of 8-bit weights: --arithmetic int8 multiplies them as they are.",
+    "SRAM": "It is bound by the rate of the SRAM: only fewer bytes or more chips change that.",
+    "latency": "It is bound by latency: not moving bytes takes the time, but waiting for them and for each other.",
+}  # fmt: skip
+
+
 def words(entry: dict[str, Any], waterfall: Sequence[dict[str, Any]]) -> list[str]:
     """In plain words why the token takes as long as it does on this chip."""
     total, hz = entry["cycles_per_token"], entry["clock_hz"]
@@ -222,11 +236,12 @@ def words(entry: dict[str, Any], waterfall: Sequence[dict[str, Any]]) -> list[st
     share = 100 * floor["cycles"] / total
     found = [f"{seconds(total / hz)} a token ({total:,} cycles); {significant(share)} % of it no schedule could avoid: "
              f"{floor['why']}, {seconds(floor['cycles'] / hz)}."]
+    found.append(BOUND.get(entry["bound_by"], BOUND["latency"]))
     losses = [step for step in rest if step["cycles"] >= max(1, total // 100)]
     if losses:
-        told = ", ".join(f"{step['name']} {seconds(step['cycles'] / hz)} ({100 * step['cycles'] / total:.0f} %)"
+        told = "; ".join(f"{step['name']} {seconds(step['cycles'] / hz)} ({100 * step['cycles'] / total:.0f} %)"
                          for step in losses[:3])
-        found.append(f"On top come, largest first, {told}.")
+        found.append(f"On top come, largest first: {told}.")
     gained = [step for step in rest if step["cycles"] < 0]
     for step in gained[-1:]:
         found.append(f"With '{step['name']}' the run gets shorter by {-step['cycles']:,} cycles.")
