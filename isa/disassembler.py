@@ -85,7 +85,8 @@ def disassemble(program: Program, queue_names: tuple[str, ...] | None = None) ->
 
 def save_listing(program: Program, path: str | Path, queue_names: tuple[str, ...] | None = None) -> None:
     """Write a disassembly: PATH, and PATH.npz with the arrays that it names. Raises OSError."""
-    from isa.programfile import save_arrays, write_atomically
+    from isa.files import write_atomically
+    from isa.programfile import save_arrays
 
     path = Path(path)
     text, blobs = disassemble(program, queue_names)

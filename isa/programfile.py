@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from dataclasses import asdict
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from isa import validate
+from isa.files import write_atomically
 from isa.program import (
     Expectation,
     GpuImage,
@@ -44,26 +43,6 @@ class ProgramFileError(ValueError):
 
 
 # -- arrays in an .npz ------------------------------------------------------------------------
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all (a pipe or a device just gets the bytes). Raises OSError."""
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
-        return
-    path = path.resolve()  # a link stays one
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:  # about the user's file, not the temporary one
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """An .npz with the same bytes for the same arrays (zip entries carry no date)."""
     buffer = io.BytesIO()

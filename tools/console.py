@@ -75,7 +75,7 @@ def _plain_number(value: Any) -> Any:
 
 def write_file(path: str | Path, content: str | bytes) -> None:
     """Write a file completely or not at all: an interrupt leaves an older file as it was. Raises OSError."""
-    from isa.programfile import write_atomically
+    from isa.files import write_atomically
 
     write_atomically(Path(path), content.encode() if isinstance(content, str) else content)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from isa import programfile
 from isa.assembler import assemble
+from isa.files import write_atomically
 from isa.programfile import ProgramFileError, load_program, save_program
 from tests.isa.programs import target
 
@@ -199,10 +200,10 @@ def test_what_cannot_be_written_leaves_nothing(files, tmp_path):
 
 def test_links_and_devices_are_written_through(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    programfile.write_atomically(tmp_path / "link", b"abc")
+    write_atomically(tmp_path / "link", b"abc")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"abc"
     with pytest.raises(OSError):
-        programfile.write_atomically(tmp_path, b"abc")
+        write_atomically(tmp_path, b"abc")
 
 
 @pytest.mark.parametrize(("name", "value"), [

@@ -9,7 +9,7 @@ import numpy as np
 
 from emulator.trace import KINDS, Trace, layer_of
 from isa.jit import njit
-from tools.export.output import BLOCK_BYTES, whole_file
+from tools.export.output import BLOCK_BYTES, packed_file
 from tools.export.pieces import Texts, put_byte, put_decimal, put_text
 
 HEADER = ("chip,chip_row,unit,unit_class,start,end,kind,reason,launch,layer,node,kernel,opcode,asm,line,actor,wait,"
@@ -23,7 +23,7 @@ def export(traces: Sequence[Trace], path: Path) -> int:
 
     launch and actor are -1 and layer, line empty where there is none; reason is empty where it is "busy".
     """
-    with whole_file(path) as file:
+    with packed_file(path) as file:
         file.write(HEADER.encode())
         for trace in traces:
             texts = _texts(trace)

@@ -18,7 +18,7 @@ from emulator.trace import ISSUE, STALL, Trace
 from isa.opcodes import BY_NAME
 from tools.export.depend import NONE, producers
 from tools.export.kanata_lines import fill
-from tools.export.output import BLOCK_BYTES, whole_file
+from tools.export.output import BLOCK_BYTES, packed_file
 from tools.export.pieces import Texts
 
 ROWS_MAX = 10_000_000
@@ -51,7 +51,7 @@ def export(trace: Trace, path: Path) -> int:
     columns = (first, begin, start, end, np.argsort(begin, kind="stable"), np.argsort(end, kind="stable"),
                trace.unit[rows].astype(np.int64), instruction, launch, actor, wait, reason.astype(np.int64),
                producers(trace, rows), ord("w" if trace.dialect == "gpu" else "#"), *flat)
-    with whole_file(path) as file:
+    with packed_file(path) as file:
         file.write(b"Kanata\t0004\nC=\t%d\n" % first[0])
         while used := fill(block, longest + LINE_BYTES, places, *columns):
             file.write(block[:used].data)

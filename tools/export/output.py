@@ -1,43 +1,25 @@
-"""Files that grow piece by piece and appear whole or not at all."""
+"""Files that grow piece by piece and appear whole or not at all, packed where their name says so."""
 
 from __future__ import annotations
 
 import gzip
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from isa.files import whole_file
+
 BLOCK_BYTES = 1 << 24  # of a file at a time: what an export holds in memory beside its trace
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write to. It takes its name when the block ends well; after an error nothing is left.
-
-    A name that ends in .gz is packed on the way, without a date, so that the same content gives the same bytes.
-    A pipe or a device just gets the bytes. Raises OSError.
-    """
-    if path.exists() and not path.is_file():
-        with path.open("wb") as file:
+def packed_file(path: Path) -> Iterator[BinaryIO]:
+    """isa.files.whole_file; a name that ends in .gz is packed on the way, without a date, so that the same content
+    gives the same bytes. Raises OSError."""
+    with whole_file(path) as file:
+        if path.suffix == ".gz":
+            with gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
+                yield packed  # type: ignore[misc]
+        else:
             yield file
-        return
-    path = path.resolve()  # a link stays one
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:  # about the user's file, not the temporary one
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if path.suffix == ".gz":
-                with gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
-                    yield packed  # type: ignore[misc]
-            else:
-                yield file
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

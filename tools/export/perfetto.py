@@ -15,7 +15,7 @@ import numpy as np
 
 from emulator.trace import ISSUE, KERNEL, KIND_INDEX, KINDS, STALL, Trace, layer_of
 from tools.export.merge import colour
-from tools.export.output import BLOCK_BYTES, whole_file
+from tools.export.output import BLOCK_BYTES, packed_file
 from tools.export.perfetto_packets import (
     BECAUSE,
     BYTES,
@@ -94,7 +94,7 @@ def export(traces: Sequence[Trace], path: Path, attributes: dict[str, str] | Non
     slices, samples = zip(*(_chip(trace, number, interned) for number, trace in enumerate(traces)))
     every, values = _joined_slices(slices), _joined_samples(samples)
     facts = {"time": "1 ns = 1 cycle", **(attributes or {})}
-    with whole_file(path) as file:
+    with packed_file(path) as file:
         told = b"".join(message(1, message(1, key) + message(3, _text(value))) for key, value in facts.items())
         file.write(message(1, number(10, SEQUENCE) + message(126, told)))
         file.write(message(1, interned.packet()))
