@@ -338,7 +338,7 @@ def test_what_was_not_recorded_is_hatched_and_said(driver: Any, tmp_path: Path) 
     move(driver, x, y)
     assert "not recorded" in text(driver, "#tip") and "cycles 400 to 900" in text(driver, "#tip")
     colours = driver.execute_script("""
-        const t = decodelab.timeline, box = t.canvas.getBoundingClientRect(), { pixels, width } = t.raster;
+        const t = decodelab.timeline, box = t.canvas.getBoundingClientRect(), { pixels, width } = t.picture.raster;
         const y = Math.round((arguments[0] - box.top) * t.ratio - t.top);
         const at = (cycle) => { const middle = Math.round(t.x(cycle / 1.755)), seen = new Set();
           for (let dy = -4; dy < 4; dy++) for (let x = middle - 12; x < middle + 12; x++) {
@@ -405,7 +405,7 @@ def test_pixels_stay_in_their_columns_when_rows_are_scrolled(view: Any) -> None:
         for (let up = row.parent; up; up = up.parent) up.open = true;
         t.setView((arguments[1] - 40) / 1.755, (arguments[1] + 60) / 1.755); t.draw(); t.scroll = 40.5; t.draw();""",
         unit, first)  # fmt: skip
-    column, expected = view.execute_script("""const t = decodelab.timeline, { pixels, width } = t.raster;
+    column, expected = view.execute_script("""const t = decodelab.timeline, { pixels, width } = t.picture.raster;
         const row = t.rows.findIndex((r) => r.label === 'SM0.0'), y = t.tops[row] - Math.round(t.scroll) + 5;
         let x = 0;
         while (x < width && pixels[y * width + x] === t.ink.row) x++;

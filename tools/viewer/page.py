@@ -14,9 +14,9 @@ from tools.viewer.streams import flows
 from tools.viewer.summary import summary
 
 # One scope: each file may use what the files before it define.
-SCRIPTS = ("codec.js", "theme.js", "model.js", "lod.js", "raster.js", "timeline.js", "tooltip.js", "input.js",
-           "search.js", "details.js", "listing.js", "state.js", "streams.js", "panes.js", "summary.js", "roofline.js",
-           "compare.js", "keys.js", "main.js")  # fmt: skip
+SCRIPTS = ("codec.js", "theme.js", "model.js", "lod.js", "raster.js", "paint.js", "timeline.js", "tooltip.js",
+           "input.js", "search.js", "details.js", "listing.js", "state.js", "streams.js", "panes.js", "summary.js",
+           "roofline.js", "compare.js", "keys.js", "main.js")  # fmt: skip
 
 
 def asset(name: str) -> str:

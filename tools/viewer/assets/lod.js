@@ -24,33 +24,39 @@ function lanesOf(trace, unit) {
   return found;
 }
 
-// Shares of categories in columns of equal width: a partial sum and a difference array for each category.
+// Shares of categories in columns of equal width, `left` the first of them: a partial sum and a difference array for
+// each category. What a column holds does not depend on which columns lie beside it, to the last bit.
 class Shares {
-  constructor() { this.width = 0; this.part = []; this.step = []; this.used = []; }
+  constructor() { this.width = 0; this.columns = 0; this.part = []; this.step = []; this.used = []; }
 
-  begin(width) {
-    if (width > this.width) { this.part = []; this.step = []; this.width = width; this.used = []; }
-    for (const c of this.used) { this.part[c].fill(0); this.step[c].fill(0); }
+  begin(left, columns) {
+    for (const c of this.used) { this.part[c].fill(0, 0, this.columns + 2); this.step[c].fill(0, 0, this.columns + 2); }
+    if (columns > this.width) { this.part = []; this.step = []; this.width = columns; }
     this.used = [];
-    this.columns = width;
+    this.left = left;
+    this.columns = columns;
   }
 
-  add(category, from, to) {  // in columns, fractions allowed
-    if (from < 0) from = 0;
-    if (to > this.columns) to = this.columns;
-    if (to <= from) return;
-    let part = this.part[category];
-    if (part === undefined) {
-      part = this.part[category] = new Float32Array(this.width + 2);
+  room(category) {  // the array of a category that occurs here
+    if (this.part[category] === undefined) {
+      this.part[category] = new Float32Array(this.width + 2);
       this.step[category] = new Float32Array(this.width + 2);
     }
     if (!this.used.includes(category)) this.used.push(category);
-    const a = from | 0, b = to | 0;
+    return this.part[category];
+  }
+
+  add(category, from, to) {  // in columns, fractions allowed
+    const first = Math.floor(from), last = Math.floor(to);
+    const a = first - this.left, b = last - this.left;
+    if (to <= from || b < 0 || a >= this.columns) return;
+    const part = this.room(category);
     if (a === b) { part[a] += to - from; return; }
-    part[a] += a + 1 - from;
-    part[b] += to - b;
     const step = this.step[category];
-    step[a + 1] += 1;
+    if (a >= 0) part[a] += first + 1 - from;
+    step[a >= 0 ? a + 1 : 0] += 1;
+    if (b >= this.columns) return;
+    part[b] += to - last;
     step[b] -= 1;
   }
 
@@ -66,12 +72,12 @@ class Shares {
   }
 }
 
-// Add a unit's events of cycles t0 .. (since the window's start) to shares of `scale` columns a cycle.
+// Add a unit's events to shares of `scale` columns a cycle; the window's first cycle begins at column `zero`.
 // lane: -1 what takes the unit, else only that lane.
-function addUnit(shares, trace, unit, t0, scale, lane = -1) {
+function addUnit(shares, trace, unit, zero, scale, lane = -1) {
   const { start, end, offsets, latest, kind, reason } = trace.e;
   const from = offsets[unit], to = offsets[unit + 1];
-  const t1 = t0 + shares.columns / scale;
+  const t0 = (shares.left - 1 - zero) / scale, t1 = (shares.left + shares.columns + 1 - zero) / scale;
   const issue = trace.issueKind, stall = trace.stallKind, kinds = trace.kinds.length;
   const slotted = trace.slotted[unit];
   const lanes = lane >= 0 ? lanesOf(trace, unit).lane : null;
@@ -83,7 +89,7 @@ function addUnit(shares, trace, unit, t0, scale, lane = -1) {
       if (slotted && !inSlot) continue;
       if (k === issue) stop = start[i] + 1;
     } else if (lanes[i - from] !== lane) continue;
-    shares.add(k === stall ? kinds + reason[i] : k, (start[i] - t0) * scale, (stop - t0) * scale);
+    shares.add(k === stall ? kinds + reason[i] : k, zero + start[i] * scale, zero + stop * scale);
   }
 }
 
@@ -120,7 +126,7 @@ function pyramidOf(row) {
     while (bins < 16384 && bins * 4 < count) bins *= 2;
     while (bins > 1 && bins > row.trace.span) bins /= 2;
     const size = row.trace.span / bins;
-    scratch.begin(bins);
+    scratch.begin(0, bins);
     for (const u of row.units) addUnit(scratch, row.trace, u, 0, bins / row.trace.span);
     scratch.finish(row.units.length);
     const categories = [...scratch.used];
@@ -146,29 +152,30 @@ function pyramidOf(row) {
   return made;
 }
 
-// Shares of a row for `width` columns from cycle t0 on, `scale` columns a cycle: from its pyramid where a column is
-// wider than a bin, else from the events themselves.
-function sharesOf(row, shares, t0, scale, width) {
-  shares.begin(width);
+// Shares of a row in `width` columns from `left` on, `scale` columns a cycle, the window's first cycle at column `zero`:
+// from its pyramid where a column is wider than a bin, else from the events themselves.
+function columnsOf(row, shares, zero, scale, left, width) {
+  shares.begin(left, width);
   const cycles = 1 / scale;  // a column
   const pyramid = row.lane < 0 ? pyramidOf(row) : null;
   if (pyramid && pyramid.levels[0].size <= cycles) {
     let level = pyramid.levels[0];
     for (const one of pyramid.levels) if (one.size <= cycles) level = one;
-    pyramid.categories.forEach((category, c) => fromLevel(shares, category, level, level.values[c], t0, cycles, width));
+    pyramid.categories.forEach((category, c) => fromLevel(shares, category, level, level.values[c], zero, cycles));
     shares.used.sort((a, b) => a - b);
     return shares;
   }
-  for (const u of row.units) addUnit(shares, row.trace, u, t0, scale, row.lane);
+  for (const u of row.units) addUnit(shares, row.trace, u, zero, scale, row.lane);
   return shares.finish(row.units.length);
 }
 
-function fromLevel(shares, category, level, values, t0, cycles, width) {
-  shares.add(category, 0, 1);  // makes room
-  const part = shares.part[category];
-  part[0] = 0;
-  for (let x = 0; x < width; x++) {
-    const from = (t0 + x * cycles) / level.size;
+// Shares of a row for `width` columns from cycle t0 (since the window's start) on, `scale` columns a cycle.
+const sharesOf = (row, shares, t0, scale, width) => columnsOf(row, shares, -t0 * scale, scale, 0, width);
+
+function fromLevel(shares, category, level, values, zero, cycles) {
+  const part = shares.room(category);
+  for (let x = 0; x < shares.columns; x++) {
+    const from = (shares.left + x - zero) * cycles / level.size;
     let a = Math.floor(from), b = Math.ceil(from + cycles / level.size);
     if (a < 0) a = 0;
     if (b > level.bins) b = level.bins;

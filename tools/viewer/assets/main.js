@@ -104,5 +104,5 @@ function showStatus() {
 
 window.decodelab = app;  // for the curious, and for tests
 app.ui = ui;
-Object.assign(app, { showView, showPane, valuesAt, lanesOf, sharesOf, newShares: () => new Shares() });
+Object.assign(app, { showView, showPane, setTheme, setLarge, openLanes, valuesAt, lanesOf, sharesOf, newShares: () => new Shares() });
 start().catch((error) => { document.getElementById('status').textContent = `the page cannot be shown: ${error.message}`; throw error; });

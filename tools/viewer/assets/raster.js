@@ -1,7 +1,10 @@
-// A frame of the timeline in a buffer of pixels: far faster than a rectangle call for every bar.
+// A picture in a buffer of pixels: far faster than a rectangle call for every bar.
+//
+// The buffer is a window onto an endless plane: its first pixel is the plane's (left, up), and everything is painted in
+// the plane's coordinates, inside `clip`. When the window moves, what both places have in common is moved along.
 
 class Raster {
-  constructor() { this.width = 0; this.height = 0; }
+  constructor() { this.width = 0; this.height = 0; this.left = 0; this.up = 0; this.clip = null; }
 
   resize(width, height) {
     if (width === this.width && height === this.height) return;
@@ -11,15 +14,36 @@ class Raster {
     this.pixels = new Uint32Array(this.image.data.buffer);
   }
 
-  clear(colour) { this.pixels.fill(colour); }
+  // Move the window without keeping anything. Gives the boxes of the plane that have to be painted: all of it.
+  place(left, up) {
+    this.left = left;
+    this.up = up;
+    return [{ x0: left, y0: up, x1: left + this.width, y1: up + this.height }];
+  }
+
+  // Move the window and keep what can be kept. Gives the boxes of the plane that have to be painted.
+  move(left, up) {
+    const dx = left - this.left, dy = up - this.up;
+    const [all] = this.place(left, up);
+    if (Math.abs(dx) >= this.width || Math.abs(dy) >= this.height) return [all];
+    const by = dy * this.width + dx;  // what runs over a row's end lands in the boxes below
+    if (by > 0) this.pixels.copyWithin(0, by);
+    if (by < 0) this.pixels.copyWithin(-by, 0);
+    const boxes = [];
+    if (dx) boxes.push(dx > 0 ? { ...all, x0: all.x1 - dx } : { ...all, x1: left - dx });
+    if (dy) boxes.push(dy > 0 ? { ...all, y0: all.y1 - dy } : { ...all, y1: up - dy });
+    return boxes;
+  }
+
+  clear(colour) { const { x0, y0, x1, y1 } = this.clip; this.rect(x0, y0, x1, y1, colour); }
 
   rect(x0, y0, x1, y1, colour) {
-    x0 = Math.max(0, Math.round(x0));
-    x1 = Math.min(this.width, Math.round(x1));
-    y0 = Math.max(0, y0);
-    y1 = Math.min(this.height, y1);
+    const { clip, left, up, width, pixels } = this;
+    x0 = Math.max(clip.x0, Math.round(x0)) - left;
+    x1 = Math.min(clip.x1, Math.round(x1)) - left;
     if (x1 <= x0) return;
-    for (let y = y0; y < y1; y++) this.pixels.fill(colour, y * this.width + x0, y * this.width + x1);
+    const stop = Math.min(clip.y1, y1) - up;
+    for (let y = Math.max(clip.y0, y0) - up; y < stop; y++) pixels.fill(colour, y * width + x0, y * width + x1);
   }
 
   frame(x0, y0, x1, y1, colour, thick = 1) {
@@ -30,24 +54,28 @@ class Raster {
   }
 
   hatch(x0, y0, x1, y1, colour, step) {  // not recorded
-    x0 = Math.max(0, Math.round(x0));
-    x1 = Math.min(this.width, Math.round(x1));
-    y0 = Math.max(0, y0);
-    y1 = Math.min(this.height, y1);
+    const { clip, left, up, width, pixels } = this;
+    x0 = Math.max(clip.x0, Math.round(x0));
+    x1 = Math.min(clip.x1, Math.round(x1));
+    const stop = Math.min(clip.y1, y1);
     const thick = Math.max(1, step >> 2);
-    for (let y = y0; y < y1; y++) {
-      for (let x = x0 + ((step * 4096 - x0 - y) % step); x < x1; x += step) {
-        for (let w = 0; w < thick && x + w < x1; w++) this.pixels[y * this.width + x + w] = colour;
+    for (let y = Math.max(clip.y0, y0); y < stop; y++) {
+      const at = (y - up) * width - left;
+      let phase = (x0 + y) % step;
+      if (phase < 0) phase += step;
+      for (let x = x0; x < x1; x++) {
+        if (phase < thick) pixels[at + x] = colour;
+        if (++phase === step) phase = 0;
       }
     }
   }
 
   // Shares as stacked columns from y1 upwards; what is there is never thinner than a pixel.
-  stack(shares, x0, y0, y1, colours) {
-    const { pixels, width } = this;
+  stack(shares, y0, y1, colours) {
+    const { clip, up, width, pixels } = this;
     const parts = shares.used.map((c) => shares.part[c]), inks = shares.used.map((c) => colours[c]);
-    const count = parts.length, height = y1 - y0;
-    const top = Math.max(0, y0), bottom = Math.min(this.height, y1);
+    const count = parts.length, height = y1 - y0, x0 = shares.left - this.left;
+    const top = Math.max(clip.y0, y0), bottom = Math.min(clip.y1, y1);
     for (let x = 0; x < shares.columns; x++) {
       let total = 0;
       for (let k = 0; k < count; k++) total += parts[k][x];
@@ -62,8 +90,8 @@ class Raster {
         sum += share;
         if (above >= below) continue;
         const ink = inks[k];
-        const stop = (below < bottom ? below : bottom) * width + x0 + x;
-        for (let p = (above > top ? above : top) * width + x0 + x; p < stop; p += width) pixels[p] = ink;
+        const stop = ((below < bottom ? below : bottom) - up) * width + x0 + x;
+        for (let p = ((above > top ? above : top) - up) * width + x0 + x; p < stop; p += width) pixels[p] = ink;
         below = above;
       }
     }

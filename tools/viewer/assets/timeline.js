@@ -1,14 +1,11 @@
 // The timeline: rows of units on one time axis (ns since each step's start), both machines one above the other.
 
-const LABELS_MAX = 700;  // texts on bars in one frame
-
 class Timeline {
   constructor(canvas, traces) {
     this.canvas = canvas;
     this.context = canvas.getContext('2d');
     this.traces = traces;
-    this.raster = new Raster();
-    this.shares = new Shares();
+    this.picture = new Picture(this);
     this.roots = traces.map(buildRows);
     for (const root of this.roots) {
       for (const row of root.children) if (row.kind === 'class' && row.units.length <= 24 && this.roots.length < 3) row.open = false;
@@ -31,6 +28,8 @@ class Timeline {
 
   setView(t0, t1) {
     let span = Math.min(Math.max(t1 - t0, this.leastSpan), this.longest * 1.2);
+    if (Math.abs(span - (this.t1 - this.t0)) < 1e-9 * span) span = this.span;  // a pan: to the bit what it was
+    this.span = span;
     const centre = (t0 + t1) / 2;
     t0 = centre - span / 2;
     t0 = Math.max(-0.1 * span - this.longest * 0.02, Math.min(t0, this.longest * 1.05 - 0.1 * span));
@@ -96,11 +95,19 @@ class Timeline {
 
   get plot() { return this.width - this.gutter; }
 
-  x(ns) { return ((ns - this.t0) / (this.t1 - this.t0)) * this.plot; }
+  // Columns are counted from the time 0, each `pixel` ns wide; `left` is the first one in sight.
+  place() {
+    this.pixel = this.span / this.plot;
+    this.left = Math.round(this.t0 / this.pixel);
+  }
+
+  column(ns) { return ns / this.pixel; }
+
+  x(ns) { return this.column(ns) - this.left; }  // from the first one in sight
 
   nsAt(clientX) {
     const box = this.canvas.getBoundingClientRect();
-    return this.t0 + (((clientX - box.left) * this.ratio - this.gutter) / this.plot) * (this.t1 - this.t0);
+    return (this.left + (clientX - box.left) * this.ratio - this.gutter) * this.pixel;
   }
 
   rowHeight(row) { return Math.round(row.height * this.ratio); }
@@ -159,19 +166,12 @@ class Timeline {
     this.resize();
     this.palette();
     this.layout();
-    this.labels = [];
-    this.raster.resize(this.plot, this.height - this.top);
-    this.raster.clear(this.ink.canvas);
-    const bottom = this.scroll + this.height - this.top;
-    this.rows.forEach((row, r) => {
-      const y = this.tops[r];
-      const h = this.rowHeight(row);
-      if (y + h > this.scroll && y < bottom) this.paint(row, y - this.scroll, y + h - this.scroll);
-    });
+    this.place();
+    this.picture.refresh();
     const c = this.context;
     c.fillStyle = cssColour('canvas');
     c.fillRect(0, 0, this.width, this.height);
-    c.putImageData(this.raster.image, this.gutter, this.top);
+    c.putImageData(this.picture.raster.image, this.gutter, this.top);
     this.drawLabels(c);
     this.drawLines(c);
     this.drawGutter(c);
@@ -181,100 +181,6 @@ class Timeline {
     if (this.onframe) this.onframe();
   }
 
-  paint(row, y0, y1) {
-    const r = this.raster;
-    const trace = row.trace;
-    if (row.kind === 'trace') { r.rect(0, y0, this.plot, y1, this.ink.header); return; }
-    const [a, b] = [this.x(0), this.x(trace.nsOf(trace.cycles))];
-    const [w0, w1] = [this.x(trace.nsOf(trace.first)), this.x(trace.nsOf(trace.end))];
-    r.rect(a, y0, b, y1 - 1, this.ink.row);
-    if (row.kind === 'spans') { this.paintSpans(row, y0, y1 - 1); return; }
-    const step = Math.round(6 * this.ratio);
-    r.hatch(a, y0, Math.min(w0, b), y1 - 1, this.ink.hatch, step);
-    r.hatch(Math.max(w1, a), y0, b, y1 - 1, this.ink.hatch, step);
-    if (row.units.length && !trace.recordedClass(trace.units[row.units[0]].kind)) {
-      r.hatch(Math.max(w0, a), y0, Math.min(w1, b), y1 - 1, this.ink.hatch, step);
-      return;
-    }
-    for (const span of trace.leftOut) r.hatch(this.x(trace.nsOf(span.start)), y0, this.x(trace.nsOf(span.end)), y1 - 1, this.ink.hatch, step);
-    const scale = this.plot / (this.t1 - this.t0) * trace.nsPerCycle;  // pixels a cycle
-    const x0 = Math.max(0, Math.floor(w0)), x1 = Math.min(this.plot, Math.ceil(w1));
-    if (x1 <= x0) return;
-    const t0 = (x0 - w0) / scale;
-    const alone = row.kind === 'lane' || (row.kind === 'unit' && trace.slotted[row.units[0]]);
-    if (alone && scale >= 1.5) this.paintBars(row, y0, y1 - 1, w0, scale);
-    else r.stack(sharesOf(row, this.shares, t0, scale, x1 - x0), x0, y0, y1 - 1, this.colours[trace.index]);
-    if (this.match) this.paintMatches(row, y0, y1 - 1, w0, scale);
-    this.paintSelected(row, y0, y1 - 1, w0, scale);
-  }
-
-  paintBars(row, y0, y1, w0, scale) {
-    const trace = row.trace;
-    const { start, end, offsets, latest, kind } = trace.e;
-    const unit = row.units[0];
-    const from = offsets[unit], to = offsets[unit + 1];
-    const t0 = -w0 / scale, t1 = (this.plot - w0) / scale;
-    const lanes = row.lane >= 0 ? lanesOf(trace, unit).lane : null;
-    const slot = row.lane <= 0 && trace.slotted[unit];
-    
-    const colours = this.colours[trace.index];
-    for (let i = lowerBound(latest, t0, from, to); i < to && start[i] < t1; i++) {
-      let stop = end[i];
-      if (slot) {
-        if (kind[i] !== trace.issueKind && kind[i] !== trace.stallKind) continue;
-        stop = trace.slotEnd(i);
-      } else if (lanes[i - from] !== row.lane) continue;
-      const x0 = w0 + start[i] * scale, x1 = w0 + stop * scale;
-      this.raster.rect(x0, y0, x1 - x0 >= 3 ? x1 - 1 : Math.max(x1, x0 + 1), y1, colours[trace.category(i)]);
-      if (x1 - x0 > 26 * this.ratio && y1 - y0 > 10 && this.labels.length < LABELS_MAX) {
-        this.labels.push([trace.barLabel(i), Math.max(0, x0), y0, Math.min(this.plot, x1), y1]);
-      }
-    }
-  }
-
-  paintSpans(row, y0, y1) {
-    const trace = row.trace;
-    for (const span of row.spans) {
-      const x0 = this.x(trace.nsOf(span.start)), x1 = this.x(trace.nsOf(span.end));
-      if (x1 < 0 || x0 > this.plot) continue;
-      let ink = this.nodeInk.get(span.name);
-      if (ink === undefined) this.nodeInk.set(span.name, ink = packed(nameColour(span.name.replace(/\d+/g, ''))));
-      this.raster.rect(x0, y0, Math.max(x1 - 1, x0 + 1), y1, ink);
-      if (x1 - x0 > 26 * this.ratio) this.labels.push([span.name, Math.max(0, x0), y0, Math.min(this.plot, x1), y1]);
-    }
-  }
-
-  paintMatches(row, y0, y1, w0, scale) {
-    const found = this.match.get(row.trace);
-    if (!found || row.lane > 0) return;
-    const { start, offsets } = row.trace.e;
-    const thick = Math.max(2, Math.round(2 * this.ratio));
-    for (const unit of row.units) {
-      const high = lowerBound(found, offsets[unit + 1], 0, found.length);
-      let last = -9;
-      for (let m = lowerBound(found, offsets[unit], 0, found.length); m < high; m++) {
-        const x = w0 + start[found[m]] * scale;
-        if (x > this.plot) break;
-        if (x < -scale || x < last + 1) continue;
-        last = x;
-        this.raster.rect(x, y0, Math.max(x + scale, x + thick), y0 + thick, this.ink.match);
-      }
-    }
-  }
-
-  paintSelected(row, y0, y1, w0, scale) {
-    const s = this.selected;
-    if (!s || s.trace !== row.trace || row.units[0] !== s.trace.unitOf(s.i) || row.units.length !== 1) return;
-    const { start, offsets } = s.trace.e;
-    let stop = s.trace.slotEnd(s.i);
-    if (row.lane > 0 || (row.lane === 0 && !s.trace.slotted[row.units[0]])) {
-      if (lanesOf(s.trace, row.units[0]).lane[s.i - offsets[row.units[0]]] !== row.lane) return;
-      stop = s.trace.e.end[s.i];
-    }
-    const x0 = w0 + start[s.i] * scale;
-    this.raster.frame(x0 - 2, y0, Math.max(w0 + stop * scale, x0 + 3) + 1, y1, this.ink.mark, Math.max(2, Math.round(1.5 * this.ratio)));
-  }
-
   drawLabels(c) {
     c.textBaseline = 'middle';
     c.textAlign = 'left';
@@ -282,7 +188,7 @@ class Timeline {
     c.font = ui.font(10.5 * this.ratio);
     const pad = 3 * this.ratio;
     const widths = this.widths ||= new Map();
-    for (const [text, x0, y0, x1, y1] of this.labels) {
+    for (const [text, x0, y0, x1, y1] of this.picture.labels()) {
       const space = x1 - x0 - 2 * pad;
       const key = `${c.font}${text}`;
       let width = widths.get(key);
