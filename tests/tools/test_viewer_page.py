@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emulator.chip import load_chip
 from emulator.trace_file import write_trace
 from tests.tools.test_cli import refused, run
 from tools.bench.made_up_trace import gpu_recording, lpu_recording
 from tools.viewer.pack import LAYOUT, folded, packed_events, planes, script_json
-from tools.viewer.page import page
+from tools.viewer.page import description, page, tables
 from tools.viewer.recording import Recording, recordings_of
 
 Capture = pytest.CaptureFixture[str]
@@ -208,3 +209,17 @@ def test_a_waterfall_comes_from_an_explanation_of_the_same_chip(capsys: Capture,
     assert "explains a100_sxm, and the traces are of groq_tsp_v1, h100_sxm" in said
     why.write_text("[]")
     assert "not what decodelab explain" in refused(capsys, "view", str(folder), "-o", str(out), "--explain", str(why))
+
+
+@pytest.mark.parametrize(("chip", "limit"), [("groq_tsp_v1", "links"), ("h100_sxm", "noc")])
+def test_the_chip_of_an_ideal_run_is_known_to_its_page(capsys: Capture, tmp_path: Path, chip: str, limit: str) -> None:
+    """run.json keeps the settings that --ideal stands for: without them the page has no roofs and no streams."""
+    code, _, errors = run(capsys, "trace", "--model", "tiny_kjv", "--chip", chip, "--timing-only", "--context", "64",
+                          "--layers", "0:1", "--ideal", limit, "--kinds", "issue", "-o", str(tmp_path / "t"))
+    assert code == 0, errors
+    (recording,) = recordings_of([tmp_path / "t"])
+    plain = load_chip(chip)
+    assert recording.chip is not None and recording.chip.hash == recording.run["chip_hash"] != plain.hash
+    shown = description(recording)
+    assert shown["roofs"] and shown["summary"]["options"]["ideal"] == limit
+    assert (tables(recording)["streams"] is None) == (chip == "h100_sxm")

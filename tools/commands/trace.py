@@ -94,6 +94,8 @@ def _jobs(options: dict[str, Any], ideal: str | None, given: dict[str, Any]) -> 
     settings = with_ideal(ideal, options["chips"], options["settings"])
     chips = load_chips(options.pop("chips"), settings)
     options["settings"] = settings
+    if ideal is not None:  # run.json has the settings that it stands for: views rebuild the chip from them
+        given = given | {"ideal": ideal, "settings": settings}
     check_kinds(options, kinds_of(chips))
     jobs = [chosen_job(for_kind(options, chip.kind) | {"chip": chip.name}) for chip in chips]
     return [(check(job).job, given | {"chip": job.chip}) for job in jobs]

@@ -10,7 +10,7 @@ from emulator.trace import ISSUE, STALL, Trace
 from tools.viewer.recording import Recording
 
 OPTION_WORDS = ("model", "arithmetic", "weights", "kv_format", "batch", "context", "layers", "tokens", "token", "layer",
-                "launch", "program")  # fmt: skip
+                "launch", "program", "ideal")  # fmt: skip
 
 
 def summary(recording: Recording) -> dict[str, Any]:
