@@ -22,6 +22,7 @@ chip stands for which. This file needs no compiled code; engines record through 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -129,7 +130,8 @@ class Units:
 @dataclass
 class Instructions:
     """Parallel columns: opcode; asm (as the disassembler writes it); line (1-based line of the source, 0 none) and
-    its text; node of the graph; kernel (GPU) or queue (LPU); traffic level of an issue's bytes."""
+    its text; node of the graph; kernel (GPU) or queue (LPU); traffic level of an issue's bytes; tensor that a memory
+    instruction reads or writes (GPU: the kernel's parameter that its address comes from, see Launches.tensors)."""
 
     opcode: list[str] = field(default_factory=list)
     asm: list[str] = field(default_factory=list)
@@ -138,6 +140,7 @@ class Instructions:
     node: list[str] = field(default_factory=list)
     kernel: list[str] = field(default_factory=list)
     level: list[str] = field(default_factory=list)
+    tensor: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.opcode)
@@ -146,7 +149,8 @@ class Instructions:
 @dataclass
 class Launches:
     """Parallel columns, one row a launch of the program (GPU): node, kernel, cycles [start, end) in the step, CTAs,
-    threads of a CTA, and how often it counts in the step (0: it did not run; above 1: it stands for others)."""
+    threads of a CTA, how often it counts in the step (0: it did not run; above 1: it stands for others), and a JSON
+    object: what Instructions.tensor says of its kernel -> the tensor that it is in this launch."""
 
     node: list[str] = field(default_factory=list)
     kernel: list[str] = field(default_factory=list)
@@ -155,6 +159,7 @@ class Launches:
     grid: list[int] = field(default_factory=list)
     block: list[int] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
+    tensors: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.node)
@@ -291,6 +296,10 @@ class Trace:
         for table in (self.units, self.instructions, self.launches):
             if len({len(getattr(table, f.name)) for f in fields(table)}) != 1:
                 fail(f"the columns of {type(table).__name__.lower()} have different lengths")
+        for text in self.launches.tensors:
+            names = _json_object(text) if text else {}
+            if names is None or not all(isinstance(name, str) for name in names.values()):
+                fail("a launch's tensors are no JSON object of texts")
         if not len(self):
             return
         limits = (("unit", 0, len(self.units)), ("kind", 0, len(KINDS)), ("reason", 0, len(self.reasons)),
@@ -301,6 +310,14 @@ class Trace:
                 fail(f"a {name} points outside its table of {high}")
         if (self.end <= self.start).any() or (np.diff(self.start) < 0).any():
             fail("events end before they start, or are not in order")
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def kinds_of(dialect: str) -> list[str]:

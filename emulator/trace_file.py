@@ -2,8 +2,8 @@
 
     events.parquet        start, duration, unit, kind, reason, launch, instruction, actor, wait, bytes (emulator.trace)
     units.parquet         name, chip, unit_class
-    instructions.parquet  opcode, asm, line, source, node, kernel, level
-    launches.parquet      node, kernel, start, end, grid, block, times
+    instructions.parquet  opcode, asm, line, source, node, kernel, level, tensor
+    launches.parquet      node, kernel, start, end, grid, block, times, tensors (JSON)
     run.json              schema, what was run and recorded, names of kinds and reasons, results of the step
 
 Parquet is written and read by DuckDB. A folder is written beside its place and then renamed, so that it is whole or
@@ -25,7 +25,7 @@ import numpy as np
 
 from emulator.trace import COLUMNS, KINDS, Instructions, Launches, Trace, TracedChip, TraceError, Units
 
-SCHEMA = "decodelab.trace/1"
+SCHEMA = "decodelab.trace/2"
 RUN, EVENTS = "run.json", "events.parquet"
 # "end" is kept as a duration: it repeats far more often.
 ON_DISK = {"duration" if name == "end" else name: dtype for name, dtype in COLUMNS.items()}

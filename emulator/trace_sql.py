@@ -2,13 +2,16 @@
 
     raw           the event columns as numbers, "row" first
     units, instructions, launches, kinds, reasons   the tables that they point into, "number" first
+    bound         launch, parameter, tensor: which tensor a GPU's instructions.tensor is in a launch
     events        a row an event: machine (name of the chip), chip (row of the program's chips), unit, unit_class,
                   start, "end", kind, reason, launch, layer, node, kernel, opcode, asm, line, source, actor, wait,
-                  bytes, weight (how often the event counts in the step), level (of its bytes)
+                  bytes, weight (how often the event counts in the step), level (of its bytes), tensor (that the
+                  instruction reads or writes)
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +32,15 @@ CREATE VIEW events AS SELECT
     nullif(CASE WHEN raw.launch >= 0 THEN launches.kernel ELSE instructions.kernel END, '') AS kernel,
     instructions.opcode, instructions.asm, nullif(instructions.line, 0) AS line, instructions.source,
     nullif(raw.actor, -1) AS actor, raw.wait, raw.bytes, raw.weight,
-    CASE WHEN raw.bytes > 0 THEN nullif(coalesce(kinds.level, instructions.level), '') END AS level
+    CASE WHEN raw.bytes > 0 THEN nullif(coalesce(kinds.level, instructions.level), '') END AS level,
+    CASE WHEN raw.launch >= 0 THEN bound.tensor ELSE nullif(instructions.tensor, '') END AS tensor
 FROM raw
 JOIN units ON units.number = raw.unit
 JOIN kinds ON kinds.number = raw.kind
 JOIN reasons ON reasons.number = raw.reason
 LEFT JOIN instructions ON instructions.number = raw.instruction
 LEFT JOIN launches ON launches.number = raw.launch
+LEFT JOIN bound ON bound.launch = raw.launch AND bound.parameter = instructions.tensor
 ORDER BY raw.row
 """
 
@@ -70,6 +75,7 @@ def connect(*traces: Trace) -> Any:
             columns["machine"] = np.full(count, trace.chip, dtype=object)
             tables[name].append(columns)
             first["row" if name == "raw" else name] += count
+    _add(db, "bound", _bound([text for trace in traces for text in trace.launches.tensors]))
     for name, parts in tables.items():
         joined = {column: np.concatenate([_column(column, part[column]) for part in parts]) for column in parts[0]}
         _add(db, name, joined if name == "raw" else _numbered(joined))
@@ -81,6 +87,15 @@ def connect(*traces: Trace) -> Any:
     db.execute("SET enable_external_access = false")
     db.execute("SET lock_configuration = true")
     return db
+
+
+def _bound(texts: list[str]) -> dict[str, np.ndarray]:
+    """Launches' JSON objects of tensors as the columns of `bound`."""
+    rows = [(number, parameter, tensor) for number, text in enumerate(texts) if text
+            for parameter, tensor in json.loads(text).items()]
+    launch, parameter, tensor = zip(*rows) if rows else ((), (), ())
+    return {"launch": np.array(launch, dtype=np.int64), "parameter": np.array(parameter, dtype=object),
+            "tensor": np.array(tensor, dtype=object)}
 
 
 def _column(name: str, values: Any) -> np.ndarray:

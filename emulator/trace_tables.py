@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 
 from emulator.trace import LEVEL_OF_OPCODE, Instructions, Launches
@@ -15,8 +16,10 @@ def _words(dialect: str, word: int) -> tuple[str, str]:
     return BY_CODE[word & 0xFF].name, instruction_text(dialect, word)
 
 
-def add_instructions(table: Instructions, text: LpuText | GpuText, queue_names: tuple[str, ...] = ()) -> int:
-    """Append a text's instructions in their order; the number of the first one. queue_names: LPU, the chip's."""
+def add_instructions(table: Instructions, text: LpuText | GpuText, tensors: list[str],
+                     queue_names: tuple[str, ...] = ()) -> int:
+    """Append a text's instructions in their order; the number of the first one. tensors: what each of them reads or
+    writes (emulator.trace_tensors). queue_names: LPU, the chip's."""
     first, n = len(table), len(text.words)
     dialect = "lpu" if isinstance(text, LpuText) else "gpu"
     pairs = [_words(dialect, word) for word in text.words.tolist()]
@@ -28,6 +31,7 @@ def add_instructions(table: Instructions, text: LpuText | GpuText, queue_names: 
     stripped = [line.strip() for line in source.lines]
     table.source += [stripped[line - 1] if line else "" for line in lines]
     table.node += [source.nodes[node] if 0 <= node < len(source.nodes) else "" for node in _padded(source, "node", n)]
+    table.tensor += tensors
     table.level += [LEVEL_OF_OPCODE.get(name, "") for name, _ in pairs]
     if isinstance(text, LpuText):
         starts = text.starts.tolist()
@@ -47,9 +51,9 @@ def _padded(source: Source, name: str, n: int) -> list[int]:
     return column + [-1] * (n - len(column))
 
 
-def launches_of(text: GpuText) -> Launches:
-    """Every launch of a text; times are 0 until it has run."""
-    table = Launches()
+def launches_of(text: GpuText, bound: list[dict[str, str]]) -> Launches:
+    """Every launch of a text; times are 0 until it has run. bound: its tensors (emulator.trace_tensors)."""
+    table = Launches(tensors=[json.dumps(one) if one else "" for one in bound])
     for launch in text.launches:
         table.node.append(launch.node)
         table.kernel.append(text.kernels[launch.kernel].name)

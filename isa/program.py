@@ -54,7 +54,9 @@ class Source:
     """Where instructions come from. Parallel arrays, one entry an instruction of a text.
 
     `line` indexes `lines` (assembly text), `node` indexes `nodes` (graph node, e.g.
-    "layers.3.qkv"), `reason` indexes emulator.accounting's LPU wait reasons for a NOP.
+    "layers.3.qkv"), `reason` indexes emulator.accounting's LPU wait reasons for a NOP. `tensor` indexes
+    `tensors`: what an LPU's instruction reads or writes in SRAM, where the compiler has said so; it may be
+    empty.
     """
 
     line: np.ndarray  # int32 [n], -1 = none
@@ -63,6 +65,8 @@ class Source:
     nodes: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     file: str = ""
+    tensor: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))  # int32, -1 = none
+    tensors: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -122,9 +122,9 @@ def save_program(program: Program, path: str | Path) -> None:
     text: Any
     for i, text in enumerate(program.texts):
         arrays[f"text{i}.words"] = text.words
-        for key in ("line", "node", "reason"):
+        for key in ("line", "node", "reason", "tensor"):
             arrays[f"text{i}.source_{key}"] = getattr(text.source, key)
-        row = {"nodes": text.source.nodes, "lines": text.source.lines, "file": text.source.file}
+        row = {key: getattr(text.source, key) for key in ("nodes", "tensors", "lines", "file")}
         if isinstance(text, LpuText):
             arrays[f"text{i}.starts"], arrays[f"text{i}.maps"] = text.starts, text.maps
         else:
@@ -235,8 +235,12 @@ def _source(reader: _Reader, i: int, row: Any, count: int) -> Source:
         line=reader.array(f"text{i}.source_line", np.int32, 1), node=reader.array(f"text{i}.source_node", np.int32, 1),
         reason=reader.array(f"text{i}.source_reason", np.int16, 1), nodes=reader.strings(row, "nodes"),
         lines=reader.strings(row, "lines"), file=reader.get(row, "file", str))
-    for values, names in ((source.line, source.lines), (source.node, source.nodes)):
-        if len(values) != count or (count and not (-1 <= values.min() and values.max() < len(names))):
+    if f"text{i}.source_tensor" in reader.arrays:  # files of earlier compilers do not say it
+        source.tensor = reader.array(f"text{i}.source_tensor", np.int32, 1)
+        source.tensors = reader.strings(row, "tensors")
+    for values, names, expected in ((source.line, source.lines, count), (source.node, source.nodes, count),
+                                    (source.tensor, source.tensors, count if len(source.tensor) else 0)):
+        if len(values) != expected or (expected and not (-1 <= values.min() and values.max() < len(names))):
             raise reader.fail(f"the source map of text {i} is damaged")
     if len(source.reason) != count or (count and source.reason.min() < -1):
         raise reader.fail(f"the source map of text {i} is damaged")

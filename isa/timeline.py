@@ -15,7 +15,7 @@ from isa.opcodes import BY_NAME, code
 from isa.program import Source
 
 NOP_MAX = 65535  # cycles of one NOP
-_COLUMNS = ("queue", "cycle", "n", "d", "stride", "node", "line", "reason", "busy")
+_COLUMNS = ("queue", "cycle", "n", "d", "stride", "node", "line", "reason", "busy", "tensor")
 
 
 class QueueLate(ValueError):
@@ -32,12 +32,14 @@ class QueueLate(ValueError):
 class Timeline:
     """Collects instructions with their issue cycles; `pack` makes the queues of an LpuText.
 
-    nodes, lines and file go into the Source that pack returns; the line and node of an instruction
-    index them.
+    nodes, tensors, lines and file go into the Source that pack returns; the line, node and tensor of an
+    instruction index them.
     """
 
-    def __init__(self, nodes: list[str] | None = None, lines: list[str] | None = None, file: str = "") -> None:
+    def __init__(self, nodes: list[str] | None = None, lines: list[str] | None = None, file: str = "",
+                 tensors: list[str] | None = None) -> None:
         self.nodes = [] if nodes is None else nodes
+        self.tensors = [] if tensors is None else tensors
         self.lines = [] if lines is None else lines
         self.file = file
         self._table = array("q")  # len(_COLUMNS) values an instruction
@@ -47,17 +49,17 @@ class Timeline:
         return len(self._words)
 
     def add(self, queue: int, cycle: int, word: int, n: int = 0, d: int = 1, stride: int = 0,
-            node: int = -1, line: int = -1, reason: int = -1, busy: int = 1) -> None:
+            node: int = -1, line: int = -1, reason: int = -1, busy: int = 1, tensor: int = -1) -> None:
         """Issue `word` in `queue` at `cycle`, then n times more, d cycles apart (a REPEAT, if n > 0).
 
         reason (index of emulator.accounting.LPU_REASONS) says why the queue waited before it. The
         queue may go on `busy` cycles later: 1, but for SYNC and NOTIFY the barrier latency.
         """
-        self._table.extend((queue, cycle, n, d, stride, node, line, reason, busy))
+        self._table.extend((queue, cycle, n, d, stride, node, line, reason, busy, tensor))
         self._words.append(word)
 
     def extend(self, rows: np.ndarray, words: np.ndarray) -> None:
-        """`add` for many instructions: rows int64 [n, 9] in the order of add's arguments without the word."""
+        """`add` for many instructions: rows int64 [n, 10] in the order of add's arguments without the word."""
         self._table.frombytes(np.ascontiguousarray(rows, dtype=np.int64).tobytes())
         self._words.frombytes(np.ascontiguousarray(words, dtype=np.uint64).tobytes())
 
@@ -69,7 +71,7 @@ class Timeline:
         """
         table = np.frombuffer(self._table, dtype=np.int64).reshape(-1, len(_COLUMNS))
         order = np.lexsort((table[:, 1], table[:, 0]))
-        queue, cycle, n, d, stride, node, line, reason, busy = table[order].T
+        queue, cycle, n, d, stride, node, line, reason, busy, tensor = table[order].T
         words = np.frombuffer(self._words, dtype=np.uint64)[order]
         self._check(queue, cycle, n, d, stride, queue_count)
 
@@ -105,7 +107,8 @@ class Timeline:
         source = Source(
             line=line[owner].astype(np.int32), node=node[owner].astype(np.int32),
             reason=np.where(waiting, reason[owner], -1).astype(np.int16),
-            nodes=self.nodes, lines=self.lines, file=self.file)
+            nodes=self.nodes, lines=self.lines, file=self.file,
+            tensor=np.where(waiting, -1, tensor[owner]).astype(np.int32), tensors=self.tensors)
         counts = np.bincount(queue, weights=size, minlength=queue_count).astype(np.int64)
         return out, np.concatenate(([0], np.cumsum(counts))).astype(np.int64), source
 

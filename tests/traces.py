@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
 from emulator.accounting import GPU_REASONS, LPU_REASONS, reason_index
@@ -40,8 +42,9 @@ def small_gpu(evil: str = "") -> Trace:
     text = (("LDG", "LDG.32 R1, [UR1 + R0]"), ("ADD", "ADD.F32 R2, R1, R1"), ("STG", "STG.32 [UR1 + R0], R2"),
             ("EXIT", "EXIT"))
     table = Instructions([o for o, _ in text], [a for _, a in text], [3, 4, 5, 6], [f"{a} {evil}" for _, a in text],
-                         [node] * 4, [kernel] * 4, [""] * 4)
-    launches = Launches([node], [kernel], [4], [20], [1], [64], [1])
+                         [node] * 4, [kernel] * 4, [""] * 4, ["x", "", "y", ""])
+    launches = Launches([node], [kernel], [4], [20], [1], [64], [1],
+                        [json.dumps({"x": f"layers.0.x{evil}", "y": f"layers.0.y{evil}"})])
     rows: list[Row] = [
         (4, 20, gpu, "kernel", "", 0, -1, -1, 0, 0), (4, 18, sm, "cta", "", 0, -1, 0, 0, 0),
         (0, 4, subs, "stall", "launch", 0, -1, -1, 0, 0), (0, 4, subs + 1, "stall", "launch", 0, -1, -1, 0, 0),
@@ -69,7 +72,8 @@ def small_lpu(evil: str = "") -> Trace:
             ("WRITE", "WRITE 7, S1.E"))
     node = f"layers.0.copy{evil}"
     table = Instructions([o for o, _ in text], [a for _, a in text], [1, 2, 3, 0, 5], [a + evil for _, a in text],
-                         [node] * 5, ["MEM.E0"] * 3 + ["MEM.E4"] * 2, ["", "sram_read", "", "", "sram_write"])
+                         [node] * 5, ["MEM.E0"] * 3 + ["MEM.E4"] * 2, ["", "sram_read", "", "", "sram_write"],
+                         ["", f"layers.0.x{evil}", "", "", f"layers.0.y{evil}"])
     rows: list[Row] = [
         (0, 2, queues, "stall", "order", -1, 0, -1, 0, 0), (2, 3, queues, "issue", "", -1, 1, 0, 0, 320),
         (4, 5, queues, "issue", "", -1, 1, 1, 0, 320), (0, 12, queues + 1, "stall", "data", -1, 3, -1, 0, 0),

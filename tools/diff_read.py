@@ -73,7 +73,7 @@ def _entries(found: dict[str, Any]) -> list[Entry]:
     points = found.get("points", [found])
     entries = []
     for point in points:
-        for one in point.get("chips", [point]) if found["schema"] != "decodelab.trace/1" else [point]:
+        for one in point.get("chips", [point]) if not found["schema"].startswith("decodelab.trace/") else [point]:
             if "error" not in one:
                 words = (one.get("model", point.get("model")), *(
                     f"{key} {one.get(key, point.get(key))}" if one.get(key, point.get(key)) is not None else None

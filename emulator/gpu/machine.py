@@ -133,7 +133,7 @@ class GpuMachine:
         whole = not self.program.meta.get("part_of_step")  # some layers alone: the graph's start is elsewhere
         cycles, reasons, bulk = 0, np.zeros_like(self.engine.reasons()), dict.fromkeys(self.engine.bulk_cycles(), 0)
         records, counted, memory = [], [], []
-        tracer = None if trace is None else StepTrace(self.chip, self.timing, self.text, ranks, trace)
+        tracer = None if trace is None else StepTrace(self.chip, self.timing, self.program, self.text, ranks, trace)
         for at, times in enumerate(repeats([one.node for one in self.text.launches], sample_layers)):
             if times == 0:
                 continue

@@ -11,17 +11,19 @@ from emulator.gpu.timing import SUB_CORES, Timing
 from emulator.trace import KERNEL, KIND_INDEX, Instructions, Trace, TracedChip, Units, Window
 from emulator.trace_build import Notes, event_columns, joined, make, recorded, recorded_cycles
 from emulator.trace_tables import add_instructions, launches_of
-from isa.program import GpuText
+from emulator.trace_tensors import addressed
+from isa.program import GpuText, Program
 
 
 class StepTrace:
     """Collects a step's launches; rank 0 is recorded and stands for all of them."""
 
-    def __init__(self, chip: Chip, timing: Timing, text: GpuText, ranks: int, window: Window) -> None:
+    def __init__(self, chip: Chip, timing: Timing, program: Program, text: GpuText, ranks: int, window: Window) -> None:
         self.chip, self.text, self.ranks, self.window = chip, text, ranks, window
         self.units, self.instructions = unit_names(chip, timing), Instructions()
-        add_instructions(self.instructions, text)
-        self.launches = launches_of(text)
+        parameters, tensors = addressed(program, text)
+        add_instructions(self.instructions, text, parameters)
+        self.launches = launches_of(text, tensors)
         self.parts: list[dict[str, np.ndarray]] = []
 
     def of_launch(self, number: int) -> Window | None:

@@ -10,6 +10,7 @@ from emulator.lpu.outcome import Outcome
 from emulator.trace import KIND_INDEX, STALL, Instructions, Launches, Trace, TracedChip, Units, Window
 from emulator.trace_build import Notes, event_columns, joined, make, recorded, recorded_cycles
 from emulator.trace_tables import add_instructions
+from emulator.trace_tensors import accessed
 from isa.opcodes import WEST
 from isa.program import LpuText, Program
 
@@ -34,7 +35,8 @@ def step_trace(g: Geometry, program: Program, outcomes: list[Outcome], starts: l
         text = program.texts[number]
         assert isinstance(text, LpuText) and outcome.events is not None
         if number not in first_of_text:
-            first_of_text[number] = add_instructions(instructions, text, g.queue_names)
+            first_of_text[number] = add_instructions(
+                instructions, text, accessed(program, number, g.words_per_slice), g.queue_names)
         first_unit = len(units)
         for queue, kind in enumerate(g.queue_kind):
             units.add([g.queue_names[queue]], row, KIND_CLASS[kind])

@@ -13,7 +13,7 @@ from programs.decode.stored import StoredModel
 from programs.lpu.chain import Op, f32
 from programs.lpu.memory import Buffer, Memory
 from programs.lpu.partition import AttentionLayout
-from programs.lpu.place import Fill, Placer, byte_planes
+from programs.lpu.place import Fill, Placer, byte_planes, in_layer
 from programs.lpu.schedule import Dst, Mem, Scheduler
 
 
@@ -80,25 +80,26 @@ class Build:
     def activations(self, n: int, name: str) -> list[Buffer]:
         """Inputs of the linear layer `name` for each plane. int8 planes work side by side: each has its own
         copy, in slices that the other one does not stream from."""
+        held = f"{in_layer(name)}.input"
         if self.act_bytes == 1:
             groups = [()] * 2 if self.place.roomy else self.place.unit_groups("s8", name)
-            return [self.memory.later(1, n, int(plane >= self.g.planes // 2), tuple(groups[plane % 2]))
+            return [self.memory.later(1, n, int(plane >= self.g.planes // 2), tuple(groups[plane % 2])).named(held)
                     for plane in range(self.g.planes)]
-        west, east = self.both(2, n)
+        west, east = (buffer.named(held) for buffer in self.both(2, n))
         return [west, west, east, east]
 
     def constant(self, name: str, values: np.ndarray, hemisphere: int = 0) -> Buffer:
         """A named constant array [n, lanes]; made once."""
         key = f"{name}/{hemisphere}"
         if key not in self.constants:
-            self.constants[key] = self.place.constant(byte_planes(values), hemisphere)
+            self.constants[key] = self.place.constant(byte_planes(values), hemisphere).named(name.partition("(")[0])
         return self.constants[key]
 
     def rank_table(self, name: str, n: int, size: int, make: Callable[[int], np.ndarray], hemisphere: int) -> Buffer:
         """A named constant that each rank has its own of: make(rank) gives uint8 [n, size, lanes]; made once."""
         key = f"{name}/{hemisphere}"
         if key not in self.constants:
-            buffer = self.constants[key] = self.place.scratch(size, n, hemisphere)
+            buffer = self.constants[key] = self.place.scratch(size, n, hemisphere).named(name)
             self.place.fills.append(Fill(buffer, lambda layer: make(self.rank), table=True))
         return self.constants[key]
 
@@ -136,7 +137,8 @@ class Build:
             data = row.reshape(1, len(slices), self.g.lanes)
             self.place.fills.append(Fill(buffer, lambda layer: data, table=True))
             count = self.g.rows // 16
-            self.constants[key] = Buffer(buffer.slices, buffer.addresses, count, pitch=0, side=hemisphere)
+            self.constants[key] = Buffer(buffer.slices, buffer.addresses, count, pitch=0, side=hemisphere,
+                                         name="ones")
             self.memory.buffers.append(self.constants[key])
         return self.constants[key]
 

@@ -95,11 +95,12 @@ class Compiler:
     # -- placement --------------------------------------------------------------------------
     def _place(self) -> None:
         b, stage = self.b, self.stage
-        self.position = self._zeros(b.batch, True)  # first of all, so that every stage has it in the same words
-        self.token = self._zeros(b.batch + 1, True)
+        # first of all, so that every stage has it in the same words
+        self.position = self._zeros(b.batch, True).named("position")
+        self.token = self._zeros(b.batch + 1, True).named("token")
         # In a timing-only program nobody knows the token that arrives, but addresses come from it: it goes to words
         # beside it, and the stage works on with zero. A program with values has these words too, to be the same.
-        beside = b.memory.buffer(self.token.slices, b.batch)
+        beside = b.memory.buffer(self.token.slices, b.batch).named("token")
         self.arrived = beside if self.timing_only else self.token
         self.partials = Partials(b)
         made: dict[Piece | None, Layer] = {}
@@ -119,15 +120,15 @@ class Compiler:
             self.rows = stage.tables[0] * TABLE_ROWS, min(vocab, stage.tables[1] * TABLE_ROWS)
             self.tables = place_embedding(b, *self.rows)
         n = len(natural(b.stored.config.hidden, self.g.lanes)) * b.batch + 1
-        self.x = self._zeros(n, False)
+        self.x = self._zeros(n, False).named("hidden")
         self.incoming = Flow(self.x)
         if stage.pieces and stage.pieces[0].start > 0:
-            self.incoming.middle = self._zeros(n, False, 1)
+            self.incoming.middle = self._zeros(n, False, 1).named("hidden")
             if stage.pieces[0].start > 1:
-                self.incoming.hidden = self._zeros(self.units.pairs * b.batch, False)
+                self.incoming.hidden = self._zeros(self.units.pairs * b.batch, False).named("gated")
         cut = 0 < stage.heads[0] or 0 < stage.heads[1] < self.units.heads
         # largest logit and its id by lanes, where the head is cut
-        self.best = [self._zeros(b.batch, False, side) for side in (0, 1)] if cut else []
+        self.best = [self._zeros(b.batch, False, side).named("best") for side in (0, 1)] if cut else []
 
     def _piece(self, piece: Piece) -> Layer:
         offset = piece.layer - self.stage.layers[0]
@@ -213,7 +214,7 @@ class Compiler:
         if b.ranks == 1:
             embedding(b, self.tables, self.rows[0], self.token, self.x, before)
             return
-        found = exchanged(b, self.x.n, 0)
+        found = exchanged(b, self.x.n, 0).named("hidden")
         embedding(b, self.tables, self.rows[0], self.token, found, None)
         all_reduce(b, found, None, self.x)
         b.memory.release(found)
@@ -227,7 +228,7 @@ class Compiler:
         rms_norm(b, self.x, tiles, self.head.norm("final_norm"), acts)
         s.at("lm_head")
         made: dict[int, Buffer] = {}
-        self.head.multiply("lm_head", acts, None, self.head.keep(made))
+        self.head.multiply("lm_head", acts, None, self.head.keep(made, "logits"))
         self.logits = [made[n] for n in sorted(made)]
         s.at("argmax")
         best = ArgMax(b)

@@ -25,7 +25,7 @@ from programs.lpu.ports import PortTimes
 
 ALL_QUADS = frozenset(range(8))
 REASON = {reason.name: reason_index(LPU_REASONS, reason.name) for reason in LPU_REASONS}
-EVENT_COLUMNS = ("queue", "cycle", "n", "d", "stride", "node", "reason", "layered")
+EVENT_COLUMNS = ("queue", "cycle", "n", "d", "stride", "node", "reason", "layered", "tensor")
 
 
 @dataclass(eq=False)
@@ -141,8 +141,9 @@ class Core:
         return banks.pop() if len(banks) == 1 else -1
 
     def emit(self, queue: int, cycle: int, code: int, completion: int, n: int = 1, d: int = 1, stride: int = 0,
-             reason: str = "data", layered: bool = False) -> None:
-        self.events.extend((queue, cycle, n - 1, d, stride, self.node, REASON[reason], layered))
+             reason: str = "data", layered: bool = False, tensor: str = "") -> None:
+        self.events.extend((queue, cycle, n - 1, d, stride, self.node, REASON[reason], layered,
+                            self.memory.number(tensor)))
         self.words.append(code)
         self.end = max(self.end, cycle + (n - 1) * d + completion)
 
@@ -197,13 +198,13 @@ class Core:
                     direction: int, streams: Sequence[int], reason: str) -> None:
         for byte, s in enumerate(buffer.slices):
             code = memory_word("READ", buffer.address(byte, start), stream_field(direction, streams[byte]))
-            self.emit(s, time + offsets[byte], code, 1, n, d, step * buffer.pitch, reason, buffer.layered)
+            self.emit(s, time + offsets[byte], code, 1, n, d, step * buffer.pitch, reason, buffer.layered, buffer.name)
 
     def emit_writes(self, buffer: Buffer, start: int, step: int, n: int, d: int, offsets: Sequence[int], time: int,
                      direction: int, streams: Sequence[int], reason: str) -> None:
         for byte, s in enumerate(buffer.slices):
             code = memory_word("WRITE", buffer.address(byte, start), stream_field(direction, streams[byte]))
-            self.emit(s, time + offsets[byte], code, 1, n, d, step * buffer.pitch, reason, buffer.layered)
+            self.emit(s, time + offsets[byte], code, 1, n, d, step * buffer.pitch, reason, buffer.layered, buffer.name)
 
     def flows(self, buffer: Buffer, direction: int, streams: Sequence[int], target: int, offsets: Sequence[int],
                span: int) -> list[Use]:
@@ -223,7 +224,7 @@ class Core:
         for dst in dsts:
             self.settle(dst.buffer, source.buffer.slices)
         if any(set(dst.buffer.slices) & set(source.buffer.slices) for dst in dsts):  # a slice cannot copy to itself
-            between = self.memory.later(source.buffer.size, n, source.buffer.side)
+            between = self.memory.later(source.buffer.size, n, source.buffer.side).named(source.buffer.name)
             self.settle(between, {x for dst in dsts for x in dst.buffer.slices} | set(source.buffer.slices))
             self.move(source, [Dst(between)], n, d)
             self.move(Mem(between), dsts, n, d)

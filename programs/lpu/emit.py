@@ -7,7 +7,7 @@ a layer, with its own addresses in the layers' arena.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from programs.lpu.place import Fill
 from programs.lpu.ports import PortTimes
 
 ADDRESS_BIT = 8  # first bit of a memory instruction's address
+NODE, TENSOR = EVENT_COLUMNS.index("node"), EVENT_COLUMNS.index("tensor")
 
 
 @dataclass
@@ -59,11 +60,38 @@ def text_words(g: Geometry, instructions: int) -> int:
     return -(-instructions * g.instruction_bytes // g.lanes)
 
 
+def timeline_rows(events: np.ndarray) -> np.ndarray:
+    """Events of a block, with cycles of the text, as Timeline.extend takes them."""
+    rows = np.zeros((len(events), 10), dtype=np.int64)  # queue, cycle, n, d, stride, node, line, reason, busy, tensor
+    rows[:, :6] = events[:, :6]
+    rows[:, 6], rows[:, 7], rows[:, 8], rows[:, 9] = -1, events[:, 6], 1, events[:, TENSOR]
+    return rows
+
+
+class _Names:
+    """Names of a text in the order of their numbers: first those that are the same in every layer."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = [name for name in names if not name.startswith("layer.")]
+        self.number = {name: k for k, name in enumerate(self.names)}
+
+    def of_layer(self, names: Iterable[str], layer: int) -> np.ndarray:
+        """The text's number of each of a schedule's names, in a block of this layer; then -1, for none."""
+        found = []
+        for name in names:
+            if name.startswith("layer."):
+                name = f"layers.{max(layer, 0)}.{name[len('layer.'):]}"
+            if name not in self.number:
+                self.number[name] = len(self.names)
+                self.names.append(name)
+            found.append(self.number[name])
+        return np.array([*found, -1], dtype=np.int64)
+
+
 def make_text(g: Geometry, memory: Memory, blocks: list[Block], nodes: list[str], maps: list[np.ndarray]
               ) -> tuple[LpuText, int]:
     """The text, and the cycles of one step as the schedule has them."""
-    names = [n for n in nodes if not n.startswith("layer.")]
-    number = {name: k for k, name in enumerate(names)}
+    names, tensors = _Names(nodes), _Names(memory.names)
     tables, words, end = [], [], g.barrier
     for block, start in zip(blocks, block_starts(g, blocks), strict=True):
         table, code = block.table.copy(), block.words.copy()
@@ -73,27 +101,17 @@ def make_text(g: Geometry, memory: Memory, blocks: list[Block], nodes: list[str]
             base = np.array([memory.base(s, block.arena) for s in range(g.slices)], dtype=np.uint64)
             rows = table[:, 7] != 0
             code[rows] += base[table[rows, 0]] << np.uint64(ADDRESS_BIT)
-        renamed = []
-        for name in nodes:
-            if name.startswith("layer."):
-                name = f"layers.{max(block.layer, 0)}.{name[len('layer.'):]}"
-            if name not in number:
-                number[name] = len(names)
-                names.append(name)
-            renamed.append(number[name])
-        table[:, 5] = np.array(renamed, dtype=np.int64)[table[:, 5]]
+        table[:, NODE] = names.of_layer(nodes, block.layer)[table[:, NODE]]
+        table[:, TENSOR] = tensors.of_layer(memory.names, block.layer)[table[:, TENSOR]]
         tables.append(table)
         words.append(code)
     every = np.concatenate(tables)
-    timeline = Timeline(nodes=names)
+    timeline = Timeline(nodes=names.names, tensors=tensors.names)
     used = sorted(set(every[:, 0].tolist()))
     for k, queue in enumerate(used):
         name = "NOTIFY" if k == 0 else "SYNC"
         timeline.add(queue, 0, encode("lpu", BY_NAME[name], []), busy=g.barrier, reason=REASON["start_barrier"])
-    rows = np.zeros((len(every), 9), dtype=np.int64)  # queue, cycle, n, d, stride, node, line, reason, busy
-    rows[:, :6] = every[:, :6]
-    rows[:, 6], rows[:, 7], rows[:, 8] = -1, every[:, 6], 1
-    timeline.extend(rows, np.concatenate(words))
+    timeline.extend(timeline_rows(every), np.concatenate(words))
     packed, starts, source = timeline.pack(g.queues)
     lane_maps = np.array(maps, dtype=np.uint16) if maps else np.zeros((0, g.lanes), dtype=np.uint16)
     return LpuText(packed, starts, lane_maps, source), end + g.superlanes - 1
@@ -126,4 +144,4 @@ def make_image(g: Geometry, memory: Memory, fills: list[Fill], layers: Sequence[
     return LpuImage(flat(words), content, flat(zeros), flat(phantom))
 
 
-__all__ = ["Block", "block_of", "block_starts", "make_image", "make_text", "text_words"]
+__all__ = ["Block", "block_of", "block_starts", "make_image", "make_text", "text_words", "timeline_rows"]

@@ -18,7 +18,7 @@ from programs.lpu.kernels.state import StepState
 from programs.lpu.links import send
 from programs.lpu.memory import Buffer
 from programs.lpu.partition import LinearPlan, natural
-from programs.lpu.place import Fill, PlacedLinear, byte_planes, lane_vectors
+from programs.lpu.place import Fill, PlacedLinear, byte_planes, in_layer, lane_vectors
 from programs.lpu.schedule import Dst, Mat, Mem
 from programs.lpu.stage import LAYER_LINEARS
 
@@ -58,9 +58,9 @@ class Weights:
         return lambda layer: self.b.stored.linears[f"layers.{self.layer_of(layer)}.{short}"]
 
     def _row_constant(self, plan: LinearPlan, n: int, values: Callable[[int], np.ndarray], side: int,
-                      group: int) -> Buffer:
-        """One f32 a lane of row tile n, e.g. its scales."""
-        buffer = self.b.place.scratch(4, 1, side, self.layered, group)
+                      group: int, what: str) -> Buffer:
+        """One f32 a lane of row tile n: `what` of the matrix."""
+        buffer = self.b.place.scratch(4, 1, side, self.layered, group).named(f"{in_layer(plan.name)}.{what}")
         self.b.place.fills.append(Fill(buffer, lambda layer: byte_planes(
             lane_vectors(values(layer), [plan.rows[n]], self.b.g.lanes))))
         return buffer
@@ -71,7 +71,7 @@ class Weights:
         if b.stored.scheme.fold_norms:
             return None
         layout = natural(b.stored.config.hidden, b.g.lanes)
-        buffer = b.place.scratch(4, len(layout), 1, self.layered)
+        buffer = b.place.scratch(4, len(layout), 1, self.layered).named(in_layer(short))
 
         def make(layer: int) -> np.ndarray:
             name = short if short == "final_norm" else f"layers.{self.layer_of(layer)}.{short}"
@@ -98,7 +98,7 @@ class Weights:
                     assert scale is not None
                     return (scale.astype(np.float64) * factor).astype(np.float32)
 
-                value = f32("MUL", value, Mem(self._row_constant(plan, n, scales, side, rest), 0, 0))
+                value = f32("MUL", value, Mem(self._row_constant(plan, n, scales, side, rest, "scale"), 0, 0))
             if rms is not None:
                 value = f32("MUL", value, Mem(rms))
             if shape.has_bias:
@@ -107,16 +107,16 @@ class Weights:
                     assert bias is not None
                     return bias
 
-                value = f32("ADD", value, Mem(self._row_constant(plan, n, biases, side, rest), 0, 0))
+                value = f32("ADD", value, Mem(self._row_constant(plan, n, biases, side, rest, "bias"), 0, 0))
             value = finish(n, value)
             return [(value if isinstance(value, Op) else copy(value), [store(n, side, rest)])]
 
         linear(self.b, placed, acts, self.partials, final)
 
-    def keep(self, results: dict[int, Buffer]) -> Callable[[int, int, int], Dst]:
+    def keep(self, results: dict[int, Buffer], name: str) -> Callable[[int, int, int], Dst]:
         """A store for `multiply`: every row tile's result in a buffer of its own, collected in `results`."""
         def store(n: int, side: int, rest: int) -> Dst:
-            results[n] = self.b.resting(self.b.batch, side, rest)
+            results[n] = self.b.resting(self.b.batch, side, rest).named(name)
             return Dst(results[n])
 
         return store
@@ -164,7 +164,7 @@ class Layer:
             out = attention(b, state, self.cache, self._projections(acts), "layer.")
             s.at("layer.o")
             if flow.middle is None:
-                flow.middle = (exchanged if b.ranks > 1 else _scratch)(b, tiles * b.batch + 1, 1)
+                flow.middle = (exchanged if b.ranks > 1 else _scratch)(b, tiles * b.batch + 1, 1).named("hidden")
             old, new = flow.x, flow.middle
             self._add("o", "attn_add", out, len(b.layout.out), c.q_size, lambda n: (Mem(old, n), Dst(new, n)),
                       self.last_pair == 0, flow)
@@ -206,7 +206,8 @@ class Layer:
         later: list[tuple[Buffer, Dst]] = []
 
         def store(n: int, side: int, rest: int) -> Dst:
-            own = Dst(b.resting(batch, side, rest))
+            own = Dst(b.resting(batch, side, rest).named("layer.k" if n < keys else "layer.v" if n < keys + values
+                                                         else "layer.q"))
             if n < keys:
                 p.k[n] = own.buffer
             elif n < keys + values:
@@ -238,7 +239,7 @@ class Layer:
         results: dict[int, Buffer] = {}
         order = self.weights.plans[short].order
         if b.ranks == 1:
-            self.weights.multiply(short, acts, rms, self.weights.keep(results))
+            self.weights.multiply(short, acts, rms, self.weights.keep(results, f"layer.{short}.output"))
             s.at("layer." + node)
             for n, result in results.items():
                 first = order[n] * batch
@@ -249,11 +250,11 @@ class Layer:
                 b.memory.release(result)
             return
         old, new = places(0)
-        partial = exchanged(b, old.buffer.n, new.buffer.side)
+        partial = exchanged(b, old.buffer.n, new.buffer.side).named(f"layer.{short}.output")
         if b.place.roomy:
             self.weights.multiply(short, acts, rms, lambda n, side, rest: Dst(partial, order[n] * batch))
         else:
-            self.weights.multiply(short, acts, rms, self.weights.keep(results))
+            self.weights.multiply(short, acts, rms, self.weights.keep(results, f"layer.{short}.output"))
             for n, result in results.items():
                 s.move(Mem(result), [Dst(partial, order[n] * batch)], batch)
                 b.memory.release(result)
@@ -265,7 +266,7 @@ class Layer:
         """silu(gate) * up of this piece's pairs; silu(g) = g (1 + tanh(g / 2)) / 2."""
         b, batch = self.b, self.b.batch
         if flow.hidden is None:
-            flow.hidden = b.scratch(4, self.pairs * batch, 0)
+            flow.hidden = b.scratch(4, self.pairs * batch, 0).named("layer.gated")
         hidden = flow.hidden
         kept: dict[int, Buffer] = {}  # of a pair, what is finished first
 
@@ -278,7 +279,7 @@ class Layer:
         def store(n: int, side: int, rest: int) -> Dst:
             if n ^ 1 in kept:
                 return Dst(hidden, (self.first_pair + n // 2) * batch)
-            kept[n] = b.resting(batch, side, rest)
+            kept[n] = b.resting(batch, side, rest).named("layer.gate" if n % 2 == 0 else "layer.up")
             return Dst(kept[n])
 
         self.weights.multiply("gate_up", acts, None, store, finish)

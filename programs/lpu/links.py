@@ -77,7 +77,7 @@ def _send_plane(s: Scheduler, lines: Sequence[tuple[int, int]], source: Mem, pla
     else:
         s.emit_reads(index.buffer, index.start, 1, 1, 1, [0], t, out, [picked[1].tag[0]], reason)
         code = memory_word("GATHER", buffer.address(plane, source.start), stream, stream_field(out, picked[1].tag[0]))
-    s.emit(x, t + read, code, 1, reason=reason, layered=buffer.layered)
+    s.emit(x, t + read, code, 1, reason=reason, layered=buffer.layered, tensor=buffer.name)
     for queue, port in lines:
         s.emit(queue, t + sent, word("SEND", port, stream), 1, reason=reason)
         s.links.note_sent(port, t + sent)
@@ -154,7 +154,7 @@ def _receive_plane(s: Scheduler, port: int, dst: Dst, plane: int, index: Mem | N
     else:
         s.emit_reads(index.buffer, index.start, 1, 1, 1, [mapped], t, out, [picked[2].tag[0]], reason)
         code = memory_word("SCATTER", buffer.address(plane, dst.start), stream, stream_field(out, picked[2].tag[0]))
-    s.emit(x, t + write, code, 1, reason=reason, layered=buffer.layered)
+    s.emit(x, t + write, code, 1, reason=reason, layered=buffer.layered, tensor=buffer.name)
     return t + write
 
 
@@ -190,7 +190,7 @@ def scatter(s: Scheduler, source: Mem, index: Mem, target: Buffer, group: Among)
     for k, x in enumerate(target.slices):
         code = memory_word("SCATTER", target.address(k, 0), stream_field(way, data.tag[0] + k),
                            stream_field(way, line.tag[0]))
-        s.emit(x, t + write, code, 1, reason=reason, layered=target.layered)
+        s.emit(x, t + write, code, 1, reason=reason, layered=target.layered, tensor=target.name)
     for i in group.vectors:
         target.ready[i] = max(target.ready[i], t + write + 1)
 

@@ -11,8 +11,9 @@ from isa.opcodes import TYPE_BYTES, TYPES
 from isa.program import LpuImage, Program, Tensor
 from programs.decode.stored import SCHEMES, StoredModel
 from programs.lpu.build import Build
+from programs.lpu.core import EVENT_COLUMNS
 from programs.lpu.direct import Direct
-from programs.lpu.emit import ADDRESS_BIT, make_image, text_words
+from programs.lpu.emit import ADDRESS_BIT, make_image, text_words, timeline_rows
 from programs.lpu.memory import Buffer, Memory
 from programs.lpu.partition import attention_layout
 from programs.lpu.place import NEAR_GROUPS, Fill, Placer, byte_planes
@@ -77,16 +78,15 @@ class Lone(Direct):
     def finish(self, meta: dict[str, object]) -> Program:
         """The program of what has been scheduled. Raises CapacityError when a slice is over-full."""
         s, memory = self.s, self.b.memory
-        table = np.array(s.events, dtype=np.int64).reshape(-1, 8)
+        table = np.array(s.events, dtype=np.int64).reshape(-1, len(EVENT_COLUMNS))
         words = np.array(s.words, dtype=np.uint64)
         layered = table[:, 7] != 0
         base = np.array([memory.base(x, 0) for x in range(self.g.slices)], dtype=np.uint64)
         words[layered] += base[table[layered, 0]] << np.uint64(ADDRESS_BIT)
-        rows = np.zeros((len(table), 9), dtype=np.int64)  # queue, cycle, n, d, stride, node, line, reason, busy
-        rows[:, :6] = table[:, :6]
+        rows = timeline_rows(table)
         rows[:, 1] += self.start
-        rows[:, 6], rows[:, 7], rows[:, 8] = -1, table[:, 6], 1
         self.timeline.nodes = list(s.nodes)
+        self.timeline.tensors = [name.removeprefix("layer.") for name in memory.names]
         self.timeline.extend(rows, words)
         self.queues |= set(table[:, 0].tolist())
         self.end = self.start + s.end

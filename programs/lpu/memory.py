@@ -30,6 +30,7 @@ class Buffer:
     side: int = 0  # hemisphere
     settled: bool = True  # whether slices and addresses are known
     groups: tuple[int, ...] = ()  # slice groups it wants, while it is not settled
+    name: str = ""  # of the tensor that it holds, for people; "layer.": each layer has its own
 
     def __post_init__(self) -> None:
         self.size = self.size or len(self.slices)
@@ -40,6 +41,11 @@ class Buffer:
         """A new block begins: everything is there."""
         self.ready[:] = [0] * self.n
         self.used[:] = [-1] * self.n
+
+    def named(self, name: str) -> Buffer:
+        """This buffer, with the name of what it holds."""
+        self.name = name
+        return self
 
     def address(self, byte: int, i: int) -> int:
         return self.addresses[byte] + i * self.pitch
@@ -52,12 +58,12 @@ class Buffer:
     def planes(self, first: int, step: int) -> Buffer:
         """Every step-th byte plane as a buffer of its own that shares readiness."""
         return Buffer(self.slices[first::step], self.addresses[first::step], self.n, self.pitch, self.layered,
-                      self.ready, self.used, side=self.side)
+                      self.ready, self.used, side=self.side, name=self.name)
 
     def repeated(self, i: int, n: int) -> Buffer:
         """Vector i, which is written already, n times over in the same words."""
         return Buffer(self.slices, tuple(self.address(byte, i) for byte in range(len(self.slices))), n, 0, self.layered,
-                      [self.ready[i]] * n, [self.used[i]] * n, side=self.side)
+                      [self.ready[i]] * n, [self.used[i]] * n, side=self.side, name=self.name)
 
 
 class Memory:
@@ -74,6 +80,11 @@ class Memory:
         self.reuse = False  # whether released words are given out again
         self.pool: dict[tuple[int, int], list[tuple[int, int]]] = {}  # (slice, n) -> (cycle it is free, address)
         self.turns = [[0] * self.columns, [0] * self.columns]
+        self.names: dict[str, int] = {}  # of buffers that instructions use -> their numbers
+
+    def number(self, name: str) -> int:
+        """Number of a buffer's name, -1 of none."""
+        return self.names.setdefault(name, len(self.names)) if name else -1
 
     def free(self, slice_number: int) -> int:
         """Words left in a slice."""

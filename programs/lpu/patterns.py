@@ -123,7 +123,7 @@ def _gathered(s: Scheduler, plane: int, load: Load, index: Buffer, start: int) -
     for byte, x in enumerate(buffer.slices):
         code = memory_word("GATHER", buffer.address(byte, load.start), stream_field(direction, first + byte),
                            stream_field(direction, chosen.tag[0]))
-        s.emit(x, t + issue[byte], code, g.gather, n, 1, reason=reason, layered=buffer.layered)
+        s.emit(x, t + issue[byte], code, g.gather, n, 1, reason=reason, layered=buffer.layered, tensor=buffer.name)
     s.note_read(buffer, 0, 1, buffer.n, 0, t + n - 1 + max(issue))
     s.emit(queue, t, word("LW", S8, stream_field(direction, first), 16, load.row), 1, n, 1, 16, reason)
     return t + n
@@ -288,7 +288,7 @@ def gather(s: Scheduler, table: Buffer, base: int, index: Mem, dst: Dst, vectors
     for byte, x in enumerate(table.slices):
         code = memory_word("GATHER", table.address(byte, base), stream_field(back, w.tag[0] + byte),
                            stream_field(direction, m.tag[0]))
-        s.emit(x, t + issue[byte], code, 1, reason=found.reason, layered=table.layered)
+        s.emit(x, t + issue[byte], code, 1, reason=found.reason, layered=table.layered, tensor=table.name)
     s.emit_writes(dst.buffer, dst.start, 1, 1, 1, write, t, back, range(w.tag[0], w.tag[0] + size), found.reason)
     s.note_write(dst.buffer, dst.start, 1, 1, 1, t + max(write))
 
@@ -339,7 +339,8 @@ def scatter_rows(s: Scheduler, source: Mem, maps: Buffer, region: Buffer, base: 
             k = size * slot + b
             code = memory_word("SCATTER", region.address(k, base), stream_field(direction, v.tag[0] + b),
                                stream_field(direction, m.tag[0]))
-            s.emit(region.slices[k], t + issue[k], code, 1, reason=found.reason, layered=region.layered)
+            s.emit(region.slices[k], t + issue[k], code, 1, reason=found.reason, layered=region.layered,
+                   tensor=region.name)
     for k in words:
         region.ready[k] = max(region.ready[k], t + max(issue) + 1)
 
@@ -405,7 +406,7 @@ def transpose_rows(s: Scheduler, plane: int, one_hot: Mem, index: Buffer, target
         k = 2 * slot + byte
         code = memory_word("SCATTER", target.address(k, 0), stream_field(back, results[byte]),
                            stream_field(back, m))
-        s.emit(target.slices[k], t + issue[byte], code, 1, n, 1, target.pitch, reason, target.layered)
+        s.emit(target.slices[k], t + issue[byte], code, 1, n, 1, target.pitch, reason, target.layered, target.name)
     for w in range(target.n):
         target.ready[w] = max(target.ready[w], t + max(issue) + n)
 

@@ -26,6 +26,11 @@ ROOMY = 0.66  # below this share of the chip, weights keep off the groups near t
 NEAR_GROUPS = (0, 1, 2)
 
 
+def in_layer(name: str) -> str:
+    """The name of a matrix or norm as instructions have it, before its layer has a number."""
+    return name if name in ("lm_head", "final_norm") else f"layer.{name}"
+
+
 @dataclass
 class Fill:
     """Initial contents of a buffer: make(layer) gives uint8 [n, bytes, lanes]; zero: zeros.
@@ -165,7 +170,7 @@ class Placer:
         if not chunk:
             return
         counts = [per_block * t.blocks for t in chunk]
-        buffer = self.memory.buffer(slices, sum(counts), layered)
+        buffer = self.memory.buffer(slices, sum(counts), layered).named(in_layer(plan.name))
         start = 0
         for tile, count in zip(chunk, counts, strict=True):
             placed.append(PlacedTile(tile, buffer, start, count, 0))

@@ -148,10 +148,8 @@ class Scheduler(Core):
             mine = list(zip(leaf.buffer.slices, offsets, strict=True))
             banks = self._banks(leaf, n)
             if any(x == y and abs(a - o) < span for x, a, _ in reads for y, o in mine):
-                if leaf.step == 0:
-                    temporary, count = self.memory.later(leaf.buffer.size, 1, leaf.buffer.side), 1
-                else:
-                    temporary, count = self.memory.later(leaf.buffer.size, n, leaf.buffer.side), n
+                count = 1 if leaf.step == 0 else n
+                temporary = self.memory.later(leaf.buffer.size, count, leaf.buffer.side).named(leaf.buffer.name)
                 self.settle(temporary, taken)
                 taken |= set(temporary.slices)
                 self.temporaries.append(temporary)
@@ -171,7 +169,7 @@ class Scheduler(Core):
                 if any(x == y and (a == o or a < o + width and o < a + span and (bank == other or -1 in (bank, other)))
                        for x, a, bank in reads for y, o, other in writes):
                     count = 1 if fold else n
-                    temporary = self.memory.later(dst.buffer.size, count, dst.buffer.side)
+                    temporary = self.memory.later(dst.buffer.size, count, dst.buffer.side).named(dst.buffer.name)
                     self.settle(temporary, taken)
                     taken |= set(temporary.slices)
                     later.append((Mem(temporary), dst))

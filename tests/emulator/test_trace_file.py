@@ -10,6 +10,7 @@ import pytest
 
 from emulator.trace import KIND_INDEX, Trace, TraceError, Window, in_order
 from emulator.trace_file import EVENTS, read_run, read_trace, trace_folders, write_trace
+from emulator.trace_sql import connect
 from tests.traces import small_gpu, small_lpu
 
 BOTH = pytest.mark.parametrize("make", [small_gpu, small_lpu])
@@ -28,7 +29,7 @@ def test_what_is_written_comes_back(make, tmp_path: Path) -> None:
     write_trace(trace, tmp_path / "t", {"options": {"layer": 0}})
     found, run = read_trace(tmp_path / "t")
     assert same(trace, found)
-    assert run["options"] == {"layer": 0} and run["schema"] == "decodelab.trace/1"
+    assert run["options"] == {"layer": 0} and run["schema"] == "decodelab.trace/2"
     assert [file.name for file in tmp_path.iterdir()] == ["t"]
 
 
@@ -100,7 +101,7 @@ def broken(folder: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("what, sentence", [
-    ("version", "of version decodelab.trace/99, this program reads decodelab.trace/1"),
+    ("version", "of version decodelab.trace/99, this program reads decodelab.trace/2"),
     ("schema", "does not say schema"),
     ("key", "missing required field `cycles`"), ("type", "expected `int`"), ("kinds", "other names"),
     ("dialect", "dialect tpu"), ("truncated", "truncated"), ("missing", "the file is missing"),
@@ -135,3 +136,20 @@ def test_a_window_names_kinds_that_exist() -> None:
     assert Window(kinds=frozenset({"issue", "cta"})).mask() == 1 | 1 << KIND_INDEX["cta"]
     with pytest.raises(TraceError, match="event kind isue is unknown"):
         Window(kinds=frozenset({"isue"})).mask()
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[1]", '{"x": 1}'])
+def test_a_launch_whose_tensors_cannot_be_read_is_refused(text: str) -> None:
+    trace = small_gpu()
+    trace.launches.tensors[0] = text
+    with pytest.raises(TraceError, match="a launch's tensors are no JSON object of texts"):
+        trace.check()
+
+
+def test_events_have_the_tensor_of_their_launch_or_of_their_instruction() -> None:
+    """GPU: LDG says x and STG y, the launch says layers.0.x and layers.0.y; LPU: READ and WRITE say so themselves."""
+    sql = "SELECT DISTINCT opcode, tensor FROM events WHERE kind = 'issue' AND tensor IS NOT NULL ORDER BY opcode"
+    assert small_gpu().query(sql).fetchall() == [("LDG", "layers.0.x"), ("STG", "layers.0.y")]
+    assert small_lpu().query(sql).fetchall() == [("READ", "layers.0.x"), ("WRITE", "layers.0.y")]
+    assert connect(small_lpu(), small_gpu()).sql(sql).fetchall() == [
+        ("LDG", "layers.0.x"), ("READ", "layers.0.x"), ("STG", "layers.0.y"), ("WRITE", "layers.0.y")]  # fmt: skip

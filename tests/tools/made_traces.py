@@ -41,9 +41,10 @@ def gpu_trace(events: int, seed: int = 1, warps: int = 8, cycles: int | None = N
         table.node.append("")
         table.kernel.append("gemv")
         table.level.append("")
+        table.tensor.append("")
     half = cycles // 2
     launches = Launches(["layers.0.qkv", "layers.1." + AWKWARD], ["gemv", "attention"], [0, half], [half, cycles],
-                        [2, 2], [128, 128], [1, 1])
+                        [2, 2], [128, 128], [1, 1], ["", ""])
     n = max(1, events // 2)
     unit = rng.integers(0, 4, n)
     start = rng.integers(0, cycles - 40, n)
@@ -99,6 +100,7 @@ def lpu_trace(events: int, seed: int = 1) -> Trace:
         table.node.append(node)
         table.kernel.append("MEM.E4")
         table.level.append(LEVEL_OF_OPCODE.get(name, ""))
+        table.tensor.append("x" if name == "READ" else "")
     n = max(1, events)
     kind = np.where(np.arange(n) % 3 == 2, KIND_INDEX["stall"], KIND_INDEX["issue"])
     start = 8 * (np.arange(n) // 4)

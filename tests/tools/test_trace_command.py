@@ -126,7 +126,7 @@ def test_traces_that_are_none_are_refused(capsys, tmp_path: Path) -> None:
     for command in (("query", "SELECT 1"), ("heat",)):
         assert "truncated" in refused(capsys, command[0], tmp_path / "t", *command[1:])
         assert "no such folder" in refused(capsys, command[0], tmp_path / "none", *command[1:])
-    text = (tmp_path / "t" / "run.json").read_text().replace("decodelab.trace/1", "decodelab.trace/7")
+    text = (tmp_path / "t" / "run.json").read_text().replace("decodelab.trace/2", "decodelab.trace/7")
     (tmp_path / "t" / "run.json").write_text(text)
     assert "version decodelab.trace/7" in refused(capsys, "heat", tmp_path / "t")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ def gpu_recording(events: int = 20_000, sms: int = 8, label: str = "a", slower: 
             texts.node.append(f"layers.0.{kernel}")
             texts.kernel.append(kernel)
             texts.level.append("")
+            texts.tensor.append("weights" if opcode == "LDG" else "")
     busy = int(events * 0.8) // (sms * 4) // 2  # issues of a sub-core, each followed by a stall
     cycles = int(busy * 6 * slower) + 400
     third = cycles // 3
@@ -88,7 +90,8 @@ def gpu_recording(events: int = 20_000, sms: int = 8, label: str = "a", slower: 
         columns.add(rest, start=start, end=start + rng.integers(20, longest, rest), kind=KIND_INDEX[kind], bytes=128,
                     unit=first + rng.integers(0, count, rest), launch=np.minimum(start // third, 2))  # fmt: skip
     launches = Launches([f"layers.0.{k}" for k in KERNELS], list(KERNELS), [60 + n * third for n in range(3)],
-                        [(n + 1) * third for n in range(3)], [sms] * 3, [128] * 3, [1] * 3)  # fmt: skip
+                        [(n + 1) * third for n in range(3)], [sms] * 3, [128] * 3, [1] * 3,
+                        [json.dumps({"weights": f"layers.0.{kernel}.weights"}) for kernel in KERNELS])  # fmt: skip
     trace = Trace("gpu", "h100_sxm", cycles, (0, cycles), **columns.sorted(), units=units, instructions=texts,
                   launches=launches, chips=[TracedChip(0, [0], [0], 0, cycles)], kinds=kinds_of("gpu"))  # fmt: skip
     trace.check()
@@ -113,6 +116,7 @@ def lpu_recording(events: int = 10_000, label: str = "a") -> Recording:
         texts.node.append(f"layers.0.{kind}")
         texts.kernel.append(name)
         texts.level.append("sram_read" if kind == "mem" else "")
+        texts.tensor.append(f"matrix {unit % 4}" if kind == "mem" else "")
     each = max(1, events // (2 * len(units)))
     cycles = each * 5 + 200
     data = reason_index(LPU_REASONS, "data")

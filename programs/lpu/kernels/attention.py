@@ -51,10 +51,12 @@ def place_cache(b: Build, layered: bool = True) -> Cache:
     keys, values, rows = [], [], []
     skew = Skew.of(b.layout, b.g.lanes, b.context)
     for i in range(b.batch):
-        keys.append([_region(b, key_side(v, i), capacity_blocks(b.context) + 1, layered)
+        keys.append([_region(b, key_side(v, i), capacity_blocks(b.context) + 1, layered).named("layer.kv.keys")
                      for v in range(b.layout.key_vectors)])
-        values.append([_region(b, value_side(parity, i), skew.words(parity), layered) for parity in skew.parities])
-        rows.append([_region(b, 1 - value_side(parity, i), skew.rows, layered) for parity in skew.parities])
+        values.append([_region(b, value_side(parity, i), skew.words(parity), layered).named("layer.kv.values")
+                       for parity in skew.parities])
+        rows.append([_region(b, 1 - value_side(parity, i), skew.rows, layered).named("layer.kv.new_values")
+                     for parity in skew.parities])
     return Cache(keys, values, rows, skew)
 
 
@@ -77,7 +79,7 @@ class Projections:
 def projections(b: Build) -> Projections:
     layout, batch = b.layout, b.batch
     return Projections(
-        [b.scratch(4, layout.group * batch, v % 2) for v in range(layout.key_vectors)],
+        [b.scratch(4, layout.group * batch, v % 2).named("layer.q") for v in range(layout.key_vectors)],
         [b.scratch(4, batch, 0)] * layout.key_vectors,  # set when they are computed
         [b.scratch(4, batch, 0)] * len(layout.v),
     )
@@ -104,7 +106,7 @@ def _append_values(b: Build, state: StepState, cache: Cache, values: Sequence[Bu
     for i in range(b.batch):
         for v, value in enumerate(values):
             maps = state.value_maps[i][value_side(v, i)]
-            new = b.scratch(2, 1, value_side(v, i))
+            new = b.scratch(2, 1, value_side(v, i)).named("layer.v")
             s.settle(new, maps.slices)
             s.vop([(cvt("f16", "f32", Mem(value, i)), [Dst(new)])])
             scatter_rows(s, Mem(new), maps, cache.rows[i][v % 2], v, (v, v + skew.beside))
@@ -120,22 +122,22 @@ def _rope(b: Build, state: StepState, cache: Cache, p: Projections, prefix: str)
     slot_masks = np.array([(lane // hd == k) & inside for k in range(layout.slots)], dtype=np.float32)
     masks = b.constant("slot_masks", slot_masks) if layout.slots > 1 else None
     for v in range(layout.key_vectors):
-        turned = b.scratch(4, batch, v % 2)
+        turned = b.scratch(4, batch, v % 2).named("layer.k")
         switch(s, "PERMUTE", partner, Mem(p.k[v]), Dst(turned), v % 2, batch)
         for i in range(batch):
             side = key_side(v, i)
-            new = b.scratch(2, 1, 1 - side)
+            new = b.scratch(2, 1, 1 - side).named("layer.k")
             s.settle(new, state.key_maps[i][1 - side].slices)
             s.vop([(cvt("f16", "f32", _rotated(p.k[v], turned, state, i, 0)), [Dst(new)])])
             s.at(prefix + "kv_append")
             region = cache.keys[i][v]
             scatter_rows(s, Mem(new), state.key_maps[i][1 - side], region, 0, range(region.n))
             s.at(prefix + "rope")
-    queries = [[b.scratch(2, layout.slots_of(v) * layout.group, key_side(v, i)) for v in range(layout.key_vectors)]
-               for i in range(batch)]
+    queries = [[b.scratch(2, layout.slots_of(v) * layout.group, key_side(v, i)).named("layer.q")
+                for v in range(layout.key_vectors)] for i in range(batch)]
     for v in range(layout.key_vectors):
         n = layout.group * batch
-        turned = b.scratch(4, n, v % 2)
+        turned = b.scratch(4, n, v % 2).named("layer.q")
         switch(s, "PERMUTE", partner, Mem(p.q[v]), Dst(turned), v % 2, n)
         for i in range(batch):
             for slot in range(layout.slots_of(v)):
@@ -156,7 +158,7 @@ def _scores(b: Build, state: StepState, cache: Cache, queries: list[list[Buffer]
     """Masked scores in powers of two [tile] (vector sequence * heads + head), and their maxima over tiles."""
     s, layout, heads = b.s, b.layout, b.stored.config.heads
     tiles = position_tiles(b.context, b.g.lanes)
-    scores = [b.scratch(4, b.batch * heads, t % 2) for t in range(tiles)]
+    scores = [b.scratch(4, b.batch * heads, t % 2).named("layer.scores") for t in range(tiles)]
     factor = LOG2E / math.sqrt(layout.head_dim)
     per_tile = b.g.lanes // BLOCK
     for t in range(tiles):
@@ -175,7 +177,7 @@ def _scores(b: Build, state: StepState, cache: Cache, queries: list[list[Buffer]
                 s.vop([(value, [Dst(scores[t], first)])], layout.slots_of(v) * layout.group)
     if tiles == 1:
         return scores, scores[0]
-    top = b.scratch(4, b.batch * heads, 0)
+    top = b.scratch(4, b.batch * heads, 0).named("layer.scores")
     for first, count in _halves(top.n):
         most = b.combined("MAX", scores, first, count)
         assert isinstance(most, Op)
@@ -231,9 +233,9 @@ def _upper_bound(b: Build, top: Buffer, planes: Sequence[int]) -> Buffer:
     too large.
     """
     s, n = b.s, top.n
-    small = [b.scratch(2, n, h) for h in (0, 1)]
-    first, second, bound = small[0], small[1], b.scratch(4, n, 0)
-    estimate = b.scratch(4, n, 1)
+    small = [b.scratch(2, n, h).named("layer.scores.bound") for h in (0, 1)]
+    first, second, bound = small[0], small[1], b.scratch(4, n, 0).named("layer.scores.bound")
+    estimate = b.scratch(4, n, 1).named("layer.scores.bound")
     for start, count in _halves(n):
         value = imm("MINI", imm("ADDI", imm("MULI", Mem(top, start), FIRST), FIRST_SHIFT), TOP)
         s.vop([(cvt("f16", "f32", f32("EXP2", value)), [Dst(first, start)])], count)
@@ -255,7 +257,7 @@ def _weighted_values(b: Build, cache: Cache, scores: list[Buffer], top: Buffer) 
     n, tiles = batch * heads, len(scores)
     planes = [install_ones(b, 1 - k) for k in range(len(_halves(n)))]
     bound = _upper_bound(b, top, planes)
-    weights = [b.scratch(2, n, t % 2) for t in range(tiles)]
+    weights = [b.scratch(2, n, t % 2).named("layer.probabilities") for t in range(tiles)]
     for start, count in _halves(n):
         for t in range(tiles):
             value = imm("MINI", f32("SUB", Mem(scores[t], start), Mem(bound, start)), TOP)
@@ -265,7 +267,8 @@ def _weighted_values(b: Build, cache: Cache, scores: list[Buffer], top: Buffer) 
         b.memory.release(top)
     if len(planes) == 1:  # the products are in the other hemisphere, so that neither waits for the other
         planes = [install_ones(b, 0)]
-    inverse, sums = b.scratch(4, n, 0), [b.scratch(4, n, t % 2) for t in range(tiles)]
+    inverse = b.scratch(4, n, 0).named("layer.probabilities.sum")
+    sums = [b.scratch(4, n, t % 2).named("layer.probabilities.sum") for t in range(tiles)]
     for (start, count), plane in zip(_halves(n), planes, strict=False):
         for t in range(tiles if tiles > 1 else 0):
             s.vop([(imm("ADDI", Mat(plane, F16, weights[t], start), 0), [Dst(sums[t], start)])], count)
@@ -282,7 +285,7 @@ def _products(b: Build, cache: Cache, weights: list[Buffer]) -> dict[tuple[int, 
     one vector a query head that has lanes of the output vector."""
     s, heads, layout = b.s, b.stored.config.heads, b.layout
     tiles = len(weights)
-    parts = {(i, o): [b.scratch(4, len(vector.masks), (o + t) % 2) for t in range(tiles)]
+    parts = {(i, o): [b.scratch(4, len(vector.masks), (o + t) % 2).named("layer.attention") for t in range(tiles)]
              for i in range(b.batch) for o, vector in enumerate(layout.out)}
     for i in range(b.batch):
         for tile in layout.tiles:
@@ -299,12 +302,12 @@ def _products(b: Build, cache: Cache, weights: list[Buffer]) -> dict[tuple[int, 
 def _divided(b: Build, parts: dict[tuple[int, int], list[Buffer]], inverse: Buffer) -> Buffer:
     """Sums of the products over tiles and heads, each in its head's lanes and divided by its head's sum."""
     s, heads = b.s, b.stored.config.heads
-    out = b.scratch(4, len(b.layout.out) * b.batch, 0)
+    out = b.scratch(4, len(b.layout.out) * b.batch, 0).named("layer.attention")
     factors: dict[tuple[int, int], Buffer] = {}
     for i, o in parts:
         vector = b.layout.out[o]
         masks = b.constant(f"out_masks{_key(vector.masks)}", _wide(vector.masks, b.g.lanes), o % 2)
-        factors[i, o] = b.scratch(4, masks.n, 1 - o % 2)
+        factors[i, o] = b.scratch(4, masks.n, 1 - o % 2).named("layer.probabilities.sum")
         at = 0
         for piece in vector.pieces:
             value = f32("MUL", Mem(masks, at), Mem(inverse, i * heads + piece.first, piece.step))

@@ -35,7 +35,7 @@ def place_embedding(b: Build, begin: int, end: int) -> list[list[Buffer]]:
             if 2 * v % 4 == 0 and v:
                 group = max(b.place.streaming_groups(side, 8), key=lambda k: (b.memory.group_free(side, k), k))
             slices = b.memory.group(side, group)[2 * v % 4 : 2 * v % 4 + 2]
-            buffer = b.memory.buffer(slices, rows + 1)
+            buffer = b.memory.buffer(slices, rows + 1).named("embed")
 
             def make(layer: int, first: int = first, v: int = v) -> np.ndarray:
                 embed = b.stored.embed

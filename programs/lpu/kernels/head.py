@@ -48,13 +48,13 @@ class ArgMax:
         least = min(vocab, b.vocab - (b.ranks - 1) * vocab)  # tokens of the rank that has the fewest
         if (n + 1) * lanes > least:
             pad = b.rank_table(f"padding{n}", 1, 4, padding, 0)
-            padded = b.scratch(4, batch, hemisphere)
+            padded = b.scratch(4, batch, hemisphere).named("logits")
             s.vop([(f32("ADD", Mem(logits), Mem(pad, 0, 0)), [Dst(padded)])], batch)
             logits = padded
         key = 2 * hemisphere + n % 2
         if key not in self.best:
-            self.best[key] = (b.scratch(4, batch, hemisphere), b.scratch(4, batch, 1 - hemisphere))
-            value, index = self.best[key]
+            value, index = (b.scratch(4, batch, side).named("best") for side in (hemisphere, 1 - hemisphere))
+            self.best[key] = value, index
             s.vop([(copy(Mem(logits)), [Dst(value)])], batch)
             s.vop([(copy(ids), [Dst(index)])], batch)
             return
@@ -72,7 +72,7 @@ class ArgMax:
             turn = b.lane_map((np.arange(lanes) + step) % lanes)
             turned = []
             for side, source in enumerate((value, index)):
-                there = b.scratch(4, batch, side)
+                there = b.scratch(4, batch, side).named("best")
                 switch(s, "PERMUTE", turn, Mem(source), Dst(there), side, batch)
                 turned.append(there)
             value, index = self._merge((value, index), (turned[0], turned[1]))
@@ -90,7 +90,7 @@ class ArgMax:
     def _merge(self, one: tuple[Buffer, Buffer], two: tuple[Buffer, Buffer]) -> tuple[Buffer, Buffer]:
         """The larger value of each lane with its id; of equal values the lower id."""
         b = self.b
-        value, index = b.scratch(4, b.batch, 0), b.scratch(4, b.batch, 1)
+        value, index = (b.scratch(4, b.batch, side).named("best") for side in (0, 1))
         v1, v2, i1, i2 = Mem(one[0]), Mem(two[0]), Mem(one[1]), Mem(two[1])
         d: Op = f32("SUB", v1, v2)
         tie = f32("SELECT", f32("SUB", v2, v1), f32("SUB", i2, i1), d)  # d, or the ids' order when d is 0

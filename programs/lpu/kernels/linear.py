@@ -36,9 +36,10 @@ class Partials:
         if key not in self.sets:
             batch, memory = self.b.batch, self.b.memory
             if batch > 1 and turn % 2 and memory.group_free(hemisphere, group) >= batch + 2:
-                self.sets[key] = memory.top(memory.group(hemisphere, group), batch)
+                made = memory.top(memory.group(hemisphere, group), batch)
             else:
-                self.sets[key] = self.b.place.scratch(4, batch, hemisphere, group=group)
+                made = self.b.place.scratch(4, batch, hemisphere, group=group)
+            self.sets[key] = made.named("partial_sums")
         return self.sets[key]
 
 
@@ -132,8 +133,8 @@ def _partial(b: Build, partials: Partials, t: PlacedTile, hemisphere: int, unit:
     """A partial-sum buffer; one of its own for a row tile that another unit finishes."""
     if shared:
         if b.place.roomy and b.batch > 1 and t.tile.k % 2:
-            return b.memory.top(b.memory.group(hemisphere, t.rest), b.batch)
-        buffer = b.memory.later(4, b.batch, hemisphere)
+            return b.memory.top(b.memory.group(hemisphere, t.rest), b.batch).named("partial_sums")
+        buffer = b.memory.later(4, b.batch, hemisphere).named("partial_sums")
         b.memory.settle(buffer, set(), (t.rest,))
         return buffer
     return partials.get(hemisphere, t.rest, unit, (t.tile.n * 2 + t.tile.k % 2) % 4)

@@ -32,7 +32,7 @@ def install_ones(b: Build, hemisphere: int) -> int:
 
 def squares(b: Build, x: Buffer, tiles: int, hemisphere: int) -> Buffer:
     """Scaled sums of squares over the vectors of each sequence: x holds vector t * batch + sequence."""
-    total = b.scratch(4, b.batch, hemisphere)
+    total = b.scratch(4, b.batch, hemisphere).named("rms")
     for sequence in range(b.batch):
         leaf = imm("MULI", Mem(x, sequence, b.batch), ROOT_SCALE)
         b.s.vop([(f32("MUL", leaf, leaf), [Dst(total, sequence)])], tiles, fold="ADD")
@@ -46,7 +46,7 @@ def lane_sum(b: Build, values: Buffer, scale: float, offset: float, outs: list[D
     plane pairs hold the tile of ones.
     """
     s, n = b.s, b.batch
-    pieces = [b.scratch(2, n, side) for side in (0, 1, 0)]
+    pieces = [b.scratch(2, n, side).named("rms") for side in (0, 1, 0)]
     rest: Op | Mem = Mem(values)
     parts: list[tuple[Op, list[Dst]]] = []
     for piece in pieces:
@@ -59,13 +59,13 @@ def lane_sum(b: Build, values: Buffer, scale: float, offset: float, outs: list[D
     def product(k: int) -> Op:
         return imm("MULI", Mat(2 * pieces[k].side, F16, pieces[k]), factor / PIECE**k)
 
-    low, high = b.scratch(4, n, 0), f32("ADD", product(0), product(1))
+    low, high = b.scratch(4, n, 0).named("rms"), f32("ADD", product(0), product(1))
     s.vop([(product(2), [Dst(low)])], n)
     total = imm("ADDI", f32("ADD", high, Mem(low)), offset)
     if kind == "rsqrt":
         s.vop([(f32("RSQRT", total), [outs[0]])], n)
         return
-    mean = b.scratch(4, n, 0)
+    mean = b.scratch(4, n, 0).named("rms")
     s.vop([(total, [Dst(mean)])], n)
     root = f32("RSQRT", Mem(mean))
     s.vop([(root, [outs[0]]), (f32("MUL", root, Mem(mean)), [outs[1]])], n)
@@ -80,7 +80,7 @@ def rms_norm(b: Build, x: Buffer, tiles: int, weight: Buffer | None, acts: Seque
     total = squares(b, x, tiles, 1)
     for hemisphere in (0, 1):
         install_ones(b, hemisphere)
-    root = b.scratch(4, b.batch, 0)
+    root = b.scratch(4, b.batch, 0).named("rms")
     lane_sum(b, total, 1.0 / c.hidden, c.norm_eps, [Dst(root)])
     scale_and_cast(b, x, tiles, root, weight, acts, "s8" if b.act_bytes == 1 else "f16")
 
@@ -116,7 +116,7 @@ def quantise(b: Build, x: Buffer, tiles: int, size: int, acts: Sequence[Buffer],
     """
     for hemisphere in (0, 1):
         install_ones(b, hemisphere)
-    root, rms = b.scratch(4, b.batch, 0), b.scratch(4, b.batch, 0)
+    root, rms = (b.scratch(4, b.batch, 0).named("rms") for _ in range(2))
     lane_sum(b, total, 1.0 / size, RMS_FLOOR, [Dst(root), Dst(rms)], "both")
     scale_and_cast(b, x, tiles, root, None, acts, "s8")
     return rms

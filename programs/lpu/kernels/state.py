@@ -157,7 +157,7 @@ def slot_maps(b: Build, word: Buffer | None, slot: Buffer, dummy: int, sequence:
     else:
         value = imm("ADDI", s32("MUL", hit, imm("ADDI", Mem(word, sequence, 0), -dummy)), dummy)
     b.s.vop([(value, [Dst(chosen)])], BLOCK)
-    targets = b.both(1, BLOCK)
+    targets = [target.named("kv_maps") for target in b.both(1, BLOCK)]
     byte_maps(b, chosen, targets)
     b.memory.release(chosen)
     return targets
@@ -192,7 +192,7 @@ def _turn_maps(b: Build, skew: Skew, block: Buffer, sequence: int) -> list[Buffe
     below = imm("MINI", imm("MAXI", imm("MULI", away, -1), 0), 1)
     turned = s32("ADD", away, imm("MULI", below, count))
     b.s.vop([(imm("MINI", turned, skew.turns), [Dst(vector)])], count)
-    targets = b.both(1, count)
+    targets = [target.named("kv_maps") for target in b.both(1, count)]
     byte_maps(b, vector, targets)
     b.memory.release(vector)
     return targets
@@ -212,7 +212,7 @@ def _tile_maps(b: Build, skew: Skew, tile: Buffer, block: Buffer) -> list[list[l
                 gather(b.s, table, 0, Mem(index, i), Dst(found, i))
             value = s32("ADD", imm("MULI", Mem(tile), skew.stride(parity)), Mem(found))
             b.s.vop([(imm("MAXI", value, 0), [Dst(word)])], b.batch)
-            targets = b.both(1, b.batch)
+            targets = [target.named("kv_maps") for target in b.both(1, b.batch)]
             byte_maps(b, word, targets)
             for i in range(b.batch):
                 maps[i][parity].append(_one(b, targets[1 - value_side(parity, i)], i))
@@ -222,7 +222,8 @@ def _tile_maps(b: Build, skew: Skew, tile: Buffer, block: Buffer) -> list[list[l
 def _one(b: Build, buffer: Buffer, i: int) -> Buffer:
     """Vector i of a buffer as a buffer (it keeps its own readiness from then on)."""
     made = Buffer(buffer.slices, tuple(buffer.address(k, i) for k in range(len(buffer.slices))), 1,
-                  layered=buffer.layered, ready=[buffer.ready[i]], used=[buffer.used[i]], side=buffer.side)
+                  layered=buffer.layered, ready=[buffer.ready[i]], used=[buffer.used[i]], side=buffer.side,
+                  name=buffer.name)
     b.memory.buffers.append(made)
     return made
 
@@ -236,7 +237,7 @@ def turned_positions(skew: Skew) -> np.ndarray:
 def _position_masks(b: Build, skew: Skew, position: Buffer) -> Buffer:
     """min(0, position - j) x large, for every position j of the cache."""
     tiles = position_tiles(b.context, b.g.lanes)
-    masks = b.scratch(4, tiles * skew.turns * b.batch, 1)
+    masks = b.scratch(4, tiles * skew.turns * b.batch, 1).named("position_masks")
     lane = b.constant("turned_positions", turned_positions(skew).astype(np.float32))
     for t in range(tiles):
         for turn in range(skew.turns):
@@ -258,11 +259,11 @@ def _rope_factors(b: Build, position: Buffer) -> tuple[Buffer, Buffer]:
     for name, index, count, unit in (("fine", maps[0], ANGLES, 1), ("coarse", maps[1], rows, ANGLES)):
         cosines, sines = rope_table(c, b.layout.slots, b.g.lanes, np.arange(count) * unit)
         for kind, values in (("cos", cosines), ("sin", sines)):
-            table = b.place.constant(byte_planes(values), 1)
+            table = b.place.constant(byte_planes(values), 1).named("rope")
             found = parts[kind + name] = b.scratch(4, b.batch, 0)
             for i in range(b.batch):
                 gather(s, table, 0, Mem(index, i), Dst(found, i))
-    cos, sin = b.scratch(4, b.batch, 0), b.scratch(4, b.batch, 1)
+    cos, sin = (b.scratch(4, b.batch, side).named(f"rope.{kind}") for side, kind in enumerate(("cos", "sin")))
     cf, cc, sf, sc = (Mem(parts[k]) for k in ("cosfine", "coscoarse", "sinfine", "sincoarse"))
     s.vop([(f32("SUB", f32("MUL", cf, cc), f32("MUL", sf, sc)), [Dst(cos)])], b.batch)
     s.vop([(f32("ADD", f32("MUL", sf, cc), f32("MUL", cf, sc)), [Dst(sin)])], b.batch)

@@ -96,7 +96,7 @@ function showStatus() {
   if (focus) parts.push(focus.kind === 'trace' ? `${whole(focus.trace.count)} events` : focus.label);
   if (selected) {
     const { title, facts } = eventFacts(selected.trace, selected.i);
-    parts.push(title, ...facts.filter(([n]) => ['instruction', 'node', 'bytes'].includes(n)).map(([n, v]) => `${n} ${v}`));
+    parts.push(title, ...facts.filter(([n]) => ['instruction', 'tensor', 'node', 'bytes'].includes(n)).map(([n, v]) => `${n} ${v}`));
   }
   parts.push('? keys');
   document.getElementById('status').textContent = parts.join('  ·  ');

@@ -13,6 +13,7 @@ class Trace {
     this.units = tables.units.map(([name, chip, kind], number) => ({ name, chip, kind, number }));
     this.instructions = tables.instructions;
     this.launches = tables.launches;
+    this.bound = tables.launches.tensors.map((text) => new Map(text ? Object.entries(JSON.parse(text)) : []));
     this.streams = tables.streams;
     this.issueKind = meta.kinds.indexOf('issue');
     this.stallKind = meta.kinds.indexOf('stall');
@@ -82,6 +83,12 @@ class Trace {
     const t = this.instructions;
     return { opcode: t.opcode[n], asm: t.asm[n], line: t.line[n], source: t.source[n], node: t.node[n],
       kernel: t.kernel[n] };
+  }
+
+  // What an instruction reads or writes in a launch (-1: an LPU's, whose addresses are fixed); '' where nothing is known.
+  tensorOf(n, l) {
+    const said = n < 0 ? '' : this.instructions.tensor[n];
+    return said && l >= 0 ? this.bound[l].get(said) || '' : said;
   }
 
   launch(n) {

@@ -1,21 +1,37 @@
-// Search by instruction, source line, graph node or tensor, kernel and unit; matches are events, in order of time.
+// Search by instruction, source line, graph node, tensor, kernel and unit, or by one of them ("tensor: layers.0.kv");
+// matches are events, in order of time.
 
 const holds = (text, wanted) => typeof text === 'string' && text.toLowerCase().includes(wanted);
 
+const FIELDS = ['instruction', 'node', 'tensor', 'kernel', 'unit', 'stall'];
+
+// What is searched for, and the field that it is searched in (null: all of them).
+function searchWords(text) {
+  const wanted = text.trim().toLowerCase(), field = FIELDS.find((name) => wanted.startsWith(`${name}:`));
+  return field ? [wanted.slice(field.length + 1).trim(), field] : [wanted, null];
+}
+
 // Numbers of a trace's events that match, ascending: whole units by their name, else by instruction or launch.
-function matchesIn(trace, wanted) {
+function matchesIn(trace, wanted, field) {
   const table = trace.instructions;
-  const hit = table.asm.map((asm, n) => holds(asm, wanted) || holds(table.source[n], wanted)
-    || holds(table.node[n], wanted) || holds(table.kernel[n], wanted));
-  const launches = trace.launches.node.map((node, n) => holds(node, wanted) || holds(trace.launches.kernel[n], wanted));
-  const units = trace.units.map((u) => holds(u.name, wanted));
-  const stalls = trace.reasons.map((r) => r.name === wanted);
+  const asked = (name, test) => (field === null || field === name) && test();
+  const hit = table.asm.map((asm, n) => asked('instruction', () => holds(asm, wanted) || holds(table.source[n], wanted))
+    || asked('node', () => holds(table.node[n], wanted)) || asked('kernel', () => holds(table.kernel[n], wanted))
+    || asked('tensor', () => trace.bound.length === 0 && holds(table.tensor[n], wanted)));
+  const launches = trace.launches.node.map((node, n) => asked('node', () => holds(node, wanted))
+    || asked('kernel', () => holds(trace.launches.kernel[n], wanted)));
+  // For each launch, what its instructions call the tensors that match.
+  const tensors = trace.bound.map((names) => new Set(asked('tensor', () => true)
+    ? [...names].filter(([, tensor]) => holds(tensor, wanted)).map(([said]) => said) : []));
+  const units = trace.units.map((u) => asked('unit', () => holds(u.name, wanted)));
+  const stalls = trace.reasons.map((r) => asked('stall', () => r.name === wanted));
   const { instruction, launch, offsets, kind, reason } = trace.e;
   const found = [];
   for (let u = 0; u < trace.units.length; u++) {
     for (let i = offsets[u]; i < offsets[u + 1]; i++) {
       const n = instruction[i], l = launch[i];
-      if (units[u] || (n >= 0 && hit[n]) || (l >= 0 && launches[l]) || (kind[i] === trace.stallKind && stalls[reason[i]])) found.push(i);
+      if (units[u] || (n >= 0 && hit[n]) || (l >= 0 && (launches[l] || (n >= 0 && tensors[l].has(table.tensor[n]))))
+        || (kind[i] === trace.stallKind && stalls[reason[i]])) found.push(i);
     }
   }
   return Int32Array.from(found);
@@ -29,14 +45,14 @@ class Search {
   }
 
   run(text) {
-    const wanted = text.trim().toLowerCase();
+    const [wanted, field] = searchWords(text);
     this.at = null;
     this.chosen = -1;
     if (!wanted) {
       this.timeline.match = null;
       this.total = 0;
     } else {
-      this.timeline.match = new Map(this.timeline.traces.map((t) => [t, matchesIn(t, wanted)]));
+      this.timeline.match = new Map(this.timeline.traces.map((t) => [t, matchesIn(t, wanted, field)]));
       this.total = [...this.timeline.match.values()].reduce((sum, m) => sum + m.length, 0);
     }
     this.timeline.changed();

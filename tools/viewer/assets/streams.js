@@ -56,7 +56,7 @@ function valueFacts(trace, chip, value, at) {
   const reader = readersOf(trace, chip, value, at)[0];
   const unit = trace.units[trace.unitOf(value.event)];
   return { title: `${streamName(value.stream)} at column ${value.column}`, category: null, facts: [
-    ...pair('made by', `${unit.name}  ${producer.asm}`), ...pair('node', producer.node), ...(value.of > 1 ? pair('stream', `${value.byte + 1} of ${value.of}`) : []),
+    ...pair('made by', `${unit.name}  ${producer.asm}`), ...pair('tensor', trace.tensorOf(trace.e.instruction[value.event], -1)), ...pair('node', producer.node), ...(value.of > 1 ? pair('stream', `${value.byte + 1} of ${value.of}`) : []),
     ...pair('born', `cycle ${whole(value.born + trace.first)}`),
     ...pair('next read', reader ? `cycle ${whole(reader.cycle + trace.first)} by ${trace.units[trace.unitOf(reader.event)].name}  ${trace.instruction(reader.event).asm}` : 'not within its way to the edge')] };
 }

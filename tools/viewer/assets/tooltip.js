@@ -41,6 +41,7 @@ function eventFacts(trace, i) {
   if (instruction) {
     facts.push(...pair('instruction', instruction.asm));
     if (instruction.line > 0) facts.push(...pair(`line ${instruction.line}`, instruction.source));
+    facts.push(...pair('tensor', trace.tensorOf(e.instruction[i], e.launch[i])));
     facts.push(...pair('node', instruction.node || (launch && launch.node)), ...pair('kernel', instruction.kernel));
   } else if (launch) facts.push(...pair('node', launch.node), ...pair('kernel', launch.kernel));
   if (launch && e.actor[i] >= 0) {
