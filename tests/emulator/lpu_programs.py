@@ -17,7 +17,7 @@ from emulator.lpu.sram import Sram
 from isa.encoding import encode
 from isa.opcodes import ALU_BASE, BY_NAME, F16, F32, NO_STREAM, S8, S32, TYPE_BYTES, WEST, code
 from isa.program import LpuText
-from isa.timeline import Timeline
+from isa.timeline import _COLUMNS, Timeline
 
 
 class Pad:
@@ -331,7 +331,7 @@ def random_pad(seed: int, pieces: int, *, superlanes: int = 1, slip: bool = Fals
 
 def barrier(pad: Pad, rng: random.Random) -> None:
     """SYNC at the start of every used queue, NOTIFY in one of them."""
-    table = np.array(pad.timeline._table).reshape(-1, 9)
+    table = np.array(pad.timeline._table).reshape(-1, len(_COLUMNS))
     queues = sorted(set(table[:, 0].tolist()))
     if queues and table[:, 1].min() > pad.g.barrier + 3:
         late = rng.randrange(0, 3)
