@@ -44,7 +44,7 @@ GPU_REASONS: tuple[Reason, ...] = (
     Reason("barrier", "BAR: other warps of the CTA have not arrived",
            "balance the warps, or use fewer barriers", "barriers"),
     Reason("launch", "no kernel runs: launch latency", "fuse kernels or use a persistent plan", "launch gaps"),
-    Reason("no_warp", "a kernel runs, but this sub-core has no warp left",
+    Reason("no_warp", "a kernel runs, but no warp is left here",
            "more or smaller CTAs: waves and tails", "waves and tails"),
     Reason("idle", "nothing was left to do", "", "idle"),
 )

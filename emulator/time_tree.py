@@ -11,7 +11,7 @@ from typing import Any
 from emulator.accounting import GPU_REASONS, reason_index, shares
 
 ROOT = "token"
-LAUNCH = GPU_REASONS[reason_index(GPU_REASONS, "launch")].name
+LAUNCH, NO_WARP = (GPU_REASONS[reason_index(GPU_REASONS, name)].name for name in ("launch", "no_warp"))
 WORDS = {reason.name: reason.words for reason in GPU_REASONS}
 
 
@@ -38,17 +38,21 @@ def place_of_node(node: str) -> tuple[str, str]:
 def gpu_tree(kernels: Sequence[Mapping[str, Any]]) -> list[Leaf]:
     """Leaves of a GPU's launches in their order.
 
-    A kernel's cycles are divided among the reasons of all sub-cores while it ran, in their proportion, by largest
-    remainder; the gap before it is a leaf of its own. A kernel that stands for several layers gives each of them
-    the same leaves, the first of them its own and the others sampled ones.
+    A kernel's cycles are divided by largest remainder in proportion: first between SMs with a CTA and those without
+    (waves and tails), then the former among the reasons of their sub-cores. A sub-core that no warp was given has no
+    say: it keeps nobody waiting. The gap before a kernel is a leaf of its own. A kernel that stands for several layers
+    gives each of them the same leaves, the first of them its own and the others sampled ones.
     """
     leaves: list[Leaf] = []
     for record in kernels:
         duration = record["end"] - record["first_cta"]
-        causes = {name: count for name, count in record["reasons"].items() if count}
         parts = {LAUNCH: record["gap"]} if record["gap"] else {}
+        active = record["active_sm_cycles"]
+        split = shares(duration, {NO_WARP: record["sm_cycles"] - active, "active": active})
         # what the table calls launch lies before the kernel: it is the gap, and no part of its duration
-        parts |= shares(duration, {name: count for name, count in causes.items() if name != LAUNCH})
+        parts |= shares(split.pop("active", 0), {name: count for name, count in record["reasons"].items()
+                                                 if count and name not in (LAUNCH, NO_WARP)})
+        parts |= split
         if sum(parts.values()) != record["gap"] + duration:
             raise AssertionError(f"kernel {record['kernel']} ran {duration} cycles, and no sub-core accounts for them")
         layer, _ = place_of_node(record["node"] or record["kernel"])

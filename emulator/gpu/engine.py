@@ -68,6 +68,7 @@ from emulator.gpu.layout import (
     ORDER,
     R_LAUNCH,
     R_NO_WARP,
+    SM_ACTIVE_SINCE,
     SM_ANSWER,
     SM_ANSWER_LAST,
     SM_ARRIVED,
@@ -132,6 +133,8 @@ def _start_cta(S, U, sm, base, t):
     warps, registers = S[H_WARPS], S[H_REGISTERS]
     S[base + SM_CTA + cta], S[base + SM_CTA_START + cta] = warps, t
     S[base + SM_ARRIVED + cta] = 0
+    if S[base + SM_LIVE_CTAS] == 0:
+        S[base + SM_ACTIVE_SINCE] = t
     S[base + SM_LIVE_CTAS] += 1
     S[H_LIVE_CTAS] += 1
     S[base + SM_COUNTERS + C_CTAS] += 1

@@ -29,6 +29,7 @@ from emulator.gpu.errors import COPY_GROUPS, NONE
 from emulator.gpu.execute import execute
 from emulator.gpu.layout import (
     AT_BARRIER,
+    C_ACTIVE,
     C_INSTRUCTIONS,
     ENTRY,
     FREE,
@@ -59,6 +60,7 @@ from emulator.gpu.layout import (
     R_GLOBAL,
     R_QUEUE,
     R_UNIT,
+    SM_ACTIVE_SINCE,
     SM_ARRIVED,
     SM_COUNTERS,
     SM_CTA,
@@ -202,6 +204,8 @@ def _control(S, sm, base, s, w, kind, t):
         S[base + SM_CTA + cta] -= 1
         if S[base + SM_CTA + cta] == 0:
             S[base + SM_LIVE_CTAS] -= 1
+            if S[base + SM_LIVE_CTAS] == 0:
+                S[base + SM_COUNTERS + C_ACTIVE] += t + 1 - S[base + SM_ACTIVE_SINCE]
             S[H_LIVE_CTAS] -= 1
             S[base + SM_ENDED] = 1
             S[H_END] = max(S[H_END], t + 1)

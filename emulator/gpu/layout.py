@@ -63,11 +63,11 @@ COUNTERS = (
     "copy_sectors", "store_sectors", "shared_read_bytes", "shared_write_bytes", "bank_conflict_cycles",
     "poisoned_stores", "tensor_instructions", "load_requests", "store_requests", "copy_requests", "ctas",
     "bulk_copies", "bulk_requests", "bulk_sectors", "atomic_requests", "atomic_sectors", "bypass_requests",
-    "bypass_sectors")
+    "bypass_sectors", "sm_active_cycles")
 (C_INSTRUCTIONS, C_L1_READ, C_L1_HIT, C_L1_MERGED, C_L1_MISS, C_COPY, C_STORE, C_SHARED_READ, C_SHARED_WRITE,
  C_CONFLICT, C_POISONED, C_TENSOR, C_LOAD_REQUESTS, C_STORE_REQUESTS, C_COPY_REQUESTS, C_CTAS, C_BULK_COPIES,
  C_BULK_REQUESTS, C_BULK_SECTORS, C_ATOM_REQUESTS, C_ATOM_SECTORS, C_BYPASS_REQUESTS,
- C_BYPASS_SECTORS) = range(len(COUNTERS))
+ C_BYPASS_SECTORS, C_ACTIVE) = range(len(COUNTERS))
 
 # -- a warp ---------------------------------------------------------------------------------------
 (W_STATE, W_PC, W_TIME, W_CTA, W_SLOT, W_WARP, W_AGE, W_REGISTERS, W_PENDING, W_PENDING_TIME, W_CLOSED,
@@ -96,7 +96,8 @@ Q_BYTES, Q_PC, Q_SHARED, Q_LAST, Q_LAST_MASK = (Q_LINE + i for i in range(1, 6))
 (SM_LSU_FREE, SM_LSU_NEXT, SM_TURN, SM_SECTORS, SM_STORES, SM_LIVE_CTAS, SM_REQUEST, SM_LOAD, SM_LINK, SM_STAMP,
  SM_REQUESTS_USED, SM_LOADS_USED, SM_LINKS_USED, SM_STALLED, SM_BULK_NEXT, SM_BULK_HEAD, SM_BULK_TAIL,
  SM_BULK_ARRIVED, SM_BULK_ARRIVED_LAST, SM_BULK_POOL, SM_BULK_LIVE, SM_BULK_LINES, SM_BULK_FREE, SM_BULK_STATE,
- SM_BULK_SINCE, SM_EPOCH, SM_ANSWER, SM_ANSWER_LAST, SM_ENDED, SM_BULK_ENTERED, SM_BULK_CYCLES) = range(31)
+ SM_BULK_SINCE, SM_EPOCH, SM_ANSWER, SM_ANSWER_LAST, SM_ENDED, SM_BULK_ENTERED, SM_ACTIVE_SINCE,
+ SM_BULK_CYCLES) = range(32)
 BULK_BUSY, BULK_ISSUE, BULK_LIMIT, BULK_IDLE = range(4)  # what the bulk engine does; SM_BULK_CYCLES counts them
 BULK_STATES = ("busy", "issue", "limit")
 SM_COUNTERS = SM_BULK_CYCLES + 4

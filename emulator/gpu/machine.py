@@ -186,6 +186,7 @@ class GpuMachine:
             "first_cta": run.start - start, "end": run.end - start, "times": times, "gap": gap,
             "reasons": {r.name: int(n) for r, n in zip(GPU_REASONS, stalls.sum(axis=(0, 1)), strict=True)},
             "grid": launch.grid, "block": launch.block,
+            "sm_cycles": self.timing.sms * (run.end - run.start), "active_sm_cycles": run.counters["sm_active_cycles"],
             "instructions": ranks * run.counters["warp_instructions"],
             "traffic": {level: ranks * count for level, count in _traffic(run.memory, run.counters).items()},
         }

@@ -43,7 +43,7 @@ COUNTERS = (
     "copy_sectors", "store_sectors", "shared_read_bytes", "shared_write_bytes", "bank_conflict_cycles",
     "poisoned_stores", "tensor_instructions", "load_requests", "store_requests", "copy_requests", "ctas",
     "bulk_copies", "bulk_requests", "bulk_sectors", "atomic_requests", "atomic_sectors", "bypass_requests",
-    "bypass_sectors")
+    "bypass_sectors", "sm_active_cycles")
 
 
 @dataclass
@@ -486,6 +486,7 @@ class NaiveEngine:
             return True
         self.dispatch(t)
         for sm in self.sms:
+            sm.counters["sm_active_cycles"] += bool(sm.ctas)
             try:
                 sm.bulk.complete(self, sm, t)
                 for sub in sm.sub_cores:

@@ -25,6 +25,7 @@ METRICS: dict[str, Metric] = {
     "sm__inst_executed.sum": Metric(("warp_instructions",), note="of our instruction set, not of SASS"),
     "sm__inst_executed_pipe_tensor.sum": Metric(("tensor_instructions",), note="m16n8k16 and m16n8k32"),
     "sm__ctas_launched.sum": Metric(("ctas",)),
+    "sm__cycles_active.sum": Metric(("sm_active_cycles",), note="cycles in which an SM has a CTA"),
     "l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum": Metric(("l1_read_sectors",)),
     "l1tex__t_sectors_pipe_lsu_mem_global_op_ld_lookup_hit.sum": Metric(("l1_hit_sectors",)),
     "l1tex__t_sectors_pipe_lsu_mem_global_op_ld_lookup_miss.sum": Metric(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from emulator.chip import load_chip
 from emulator.gpu.errors import MachineError
 from emulator.gpu.machine import GpuMachine
-from emulator.trace import Window
+from emulator.trace import CTA, Window
 from tests.emulator.gpu_random import Case, programs
 
 PROGRAMS = int(os.environ.get("DECODELAB_RANDOM_PROGRAMS", "200"))
@@ -105,3 +105,20 @@ def test_one_gpu_takes_the_time_of_all(case: Case):
         one[2].pop("poisoned_stores")
         other[2].pop("poisoned_stores")
         assert one == other
+
+
+@settings(max_examples=max(4, PROGRAMS // 4), **COMMON)
+@given(case=programs(CHIP, errors=False))
+def test_recording_changes_nothing_that_is_counted(case: Case):
+    """And an SM is active while one of its CTAs is there, as the trace has them."""
+    traced, plain = (GpuMachine(case.real, CHIP) for _ in range(2))
+    for _ in range(2):
+        one, other = traced.step(trace=Window()), plain.step()
+        trace, one.trace = one.trace, None
+        for name in ("cycles", "traffic", "counters", "accounting", "kernels", "time_tree", "trace"):
+            assert getattr(one, name) == getattr(other, name), name
+        ctas = trace.kind == CTA
+        active = {(unit, cycle) for unit, start, end in zip(trace.unit[ctas], trace.start[ctas], trace.end[ctas])
+                  for cycle in range(start, end)}
+        assert len(active) == one.counters["sm_active_cycles"]
+    np.testing.assert_array_equal(traced.read("memory"), plain.read("memory"))

@@ -23,10 +23,11 @@ from programs.models.checkpoint import load_model
 EXAMPLES = Path(programs.__file__).parent / "examples"
 
 
-def record(node: str, kernel: str, duration: int, gap: int, times: int = 1, **reasons: int) -> dict:
+def record(node: str, kernel: str, duration: int, gap: int, times: int = 1, empty: int = 0, **reasons: int) -> dict:
+    """A launch on one SM; in `empty` of its cycles that has no CTA."""
     every = dict.fromkeys((reason.name for reason in GPU_REASONS), 0) | {"launch": 4 * gap} | reasons
     return {"node": node, "kernel": kernel, "first_cta": gap, "end": gap + duration, "times": times, "gap": gap,
-            "reasons": every}
+            "sm_cycles": duration, "active_sm_cycles": duration - empty, "reasons": every}
 
 
 def test_a_kernels_cycles_are_divided_in_proportion_by_largest_remainder() -> None:
@@ -37,9 +38,18 @@ def test_a_kernels_cycles_are_divided_in_proportion_by_largest_remainder() -> No
         Leaf(("token", "embed", "embed", "waiting for loads"), 6)]
 
 
+def test_sub_cores_without_a_warp_have_no_say_while_their_sm_has_a_cta() -> None:
+    """10 cycles, 2 of them without a CTA; one of four sub-cores has a warp, and issues in 2 of the other 8."""
+    assert gpu_tree([record("o", "o", 10, 0, empty=2, busy=2, global_memory=6, no_warp=32)]) == [
+        Leaf(("token", "o", "o", "issuing"), 2),
+        Leaf(("token", "o", "o", "waiting for loads"), 6),
+        Leaf(("token", "o", "o", "waves and tails"), 2)]
+
+
 def test_a_kernel_that_stands_for_layers_is_spread_over_them_and_marked() -> None:
     leaves = gpu_tree([record("layers.4.o", "o", 5, 1, busy=20), record("layers.5.o", "o", 6, 1, times=3, busy=24),
-                       record("layers.5.o", "allreduce", 2, 0, times=3, busy=8), record("", "head", 7, 2, no_warp=28)])
+                       record("layers.5.o", "allreduce", 2, 0, times=3, busy=8),
+                       record("", "head", 7, 2, empty=7, no_warp=28)])
     assert [(leaf.path[1:], leaf.cycles, leaf.sampled) for leaf in leaves if leaf.path[3] == "issuing"] == [
         (("layer 4", "o", "issuing"), 5, False),
         (("layer 5", "o", "issuing"), 6, False), (("layer 5", "o allreduce", "issuing"), 2, False),
