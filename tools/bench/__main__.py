@@ -1,4 +1,4 @@
-"""`python -m tools.bench [lpu] [gpu] [dram] [viewer] [export]`: how fast the emulator itself is on one core."""
+"""`python -m tools.bench [lpu] [gpu] [dram] [trace] [viewer] [export]`: how fast the emulator itself is on one core."""
 
 from __future__ import annotations
 

@@ -17,6 +17,8 @@ from emulator.dram.config import DramConfig
 from emulator.gpu import memory
 from isa.jit import njit
 
+COLD_LINES = 400_000
+
 
 def dram_patterns(requests: int) -> None:
     """DRAM alone: sequential, random and mixed traces of 64-byte requests on h100_sxm's DRAM."""
@@ -82,6 +84,13 @@ def memory_streams(lines: int) -> None:
         rate = 128 * count / (now - start)
         print(f"  {name:34s} {count / seconds / 1e6:6.2f} M lines/s      {rate:7.1f} B/cycle"
               + (f" = {rate / peak:5.1%} of DRAM peak" if repeats == 1 else f" = {rate / sms:4.1f} an SM"))
+
+
+def cold_lines() -> int:
+    """All SMs of h100_sxm stream lines that no cache has; how many."""
+    chip = load_chip("h100_sxm")
+    _stream(memory.build(chip), np.full(chip["core.sms"], 256), COLD_LINES, 0, 0)
+    return COLD_LINES
 
 
 def main() -> None:

@@ -88,6 +88,7 @@ def lpu() -> list[Rate]:
 
 def gpu() -> list[Rate]:
     """GPU warp instructions, with the memory system below them. tools.bench.bench_gpu has more kernels."""
+    from tools.bench.bench_dram import cold_lines
     from tools.bench.bench_gpu import copies, instructions, loads
 
     timing = machine_for("h100_sxm", True, weights="int8")
@@ -99,6 +100,7 @@ def gpu() -> list[Rate]:
         Rate("GPU, timing, L2 hits (copies and MMAs)", clock(instructions(copies, True)), unit),
         Rate("GPU, timing (llama-3.1-8b layer)", clock(counted(timing, "warp_instructions", False)), unit, 2e6),
         Rate("GPU, values (tiny_kjv fp16)", clock(counted(values, "warp_instructions", True)), unit, 2e6),
+        Rate("GPU, memory below L1, cold lines", clock(cold_lines), "lines of 128 B/s", 1.3e6),
     ]
 
 
@@ -132,6 +134,13 @@ def viewer() -> list[Shown]:
     return measured.viewer()
 
 
+def trace() -> list[Shown]:
+    """What recording a layer costs."""
+    from tools.bench.bench_trace import tracing
+
+    return tracing()
+
+
 def export() -> list[Rate]:
     """Traces into files."""
     from tools.bench.bench_export import exports
@@ -140,5 +149,5 @@ def export() -> list[Rate]:
 
 
 BENCHES: dict[str, Callable[[], Sequence[Rate | Shown]]] = {
-    "lpu": lpu, "gpu": gpu, "dram": dram, "viewer": viewer, "export": export,
+    "lpu": lpu, "gpu": gpu, "dram": dram, "trace": trace, "viewer": viewer, "export": export,
 }  # fmt: skip
