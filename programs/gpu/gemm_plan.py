@@ -39,6 +39,12 @@ WHOLE_COLUMNS = 16
 WINDOW = 65536  # bytes that the signed 16-bit offset of LDSM reaches
 RING_MAX = 2 * WINDOW
 CANDIDATES = 4
+# (warps, tiles of 16 rows a warp) of a CTA. From Hopper on WGMMA lets libraries choose nearly any number of rows: x is
+# the operand of 64, the weights are the one of 8 to 256. Before, tiles of cuBLAS and CUTLASS are powers of two, and
+# the smallest have 64 x 32 results.
+SHAPES = (*((warps, 1) for warps in range(1, 9)), (4, 2), (5, 2), (6, 2), (8, 2))
+SHAPES_BEFORE_HOPPER = ((2, 1), (4, 1), (8, 1), (4, 2), (8, 2))
+TILE_RESULTS_MIN, TILE_COLUMNS_MIN = 64 * 32, 32
 # Bytes of a weight. s8_bf16: 8-bit weights that become bf16 in registers, and a bf16 x; the others are both operands'.
 FORMS = {"bf16": 2, "f16": 2, "s8": 1, "e4m3": 1, "s8_bf16": 1}
 
@@ -232,7 +238,7 @@ class GemmPlan:
 
 def candidates(m: int, n: int, k: int, form: str, limits: Limits, count: int = CANDIDATES) -> list[GemmPlan]:
     """The cuts that may be fastest, by estimate: at most `count`, of different rows or splits. Raises PlanError."""
-    found = [plan for plan in _cuts(m, n, k, form) if plan.fits(limits)]
+    found = [plan for plan in _cuts(m, n, k, form, limits) if plan.fits(limits)]
     if not found:
         raise PlanError(f"no plan for a product of {m} x {n} x {k}: {limits.shared_bytes} bytes of shared memory or "
                         f"{limits.registers} registers an SM are too few")
@@ -243,13 +249,15 @@ def candidates(m: int, n: int, k: int, form: str, limits: Limits, count: int = C
     return list(best.values())[:count]
 
 
-def _cuts(m: int, n: int, k: int, form: str) -> Iterator[GemmPlan]:
+def _cuts(m: int, n: int, k: int, form: str, limits: Limits) -> Iterator[GemmPlan]:
     whole = form in ("s8", "e4m3") and m <= WHOLE_COLUMNS
-    for warps, tiles in (*((warps, 1) for warps in range(1, 9)), (4, 2), (5, 2), (6, 2), (8, 2)):
+    for warps, tiles in SHAPES if limits.bulk_copies else SHAPES_BEFORE_HOPPER:
         for slots in (2, 3, 4, 6, 8):
             for splits in (1,) if whole else (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
                 plan = GemmPlan(m, n, k, form, warps, tiles, slots, splits,
                                 {8: 4, 6: 2, 4: 2}.get(slots, 1))
+                if not limits.bulk_copies and plan.rows * max(plan.columns, TILE_COLUMNS_MIN) < TILE_RESULTS_MIN:
+                    continue
                 if splits > 1:
                     if plan.split_stages < SPLIT_STAGES_MIN or plan.split_stages * (splits - 1) >= plan.stages:
                         continue

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from emulator.chip import Chip
 
@@ -72,6 +73,7 @@ class Limits:
     in_flight_bytes: int  # of an SM that still help: what its copies may have outstanding, twice
     mma_interval: int  # cycles from one MMA of a sub-core to the next
     launch_gap: int  # cycles from a kernel's end to the next one's start
+    bulk_copies: bool  # an engine for them, as from Hopper on
 
     @staticmethod
     def of(chip: Chip) -> Limits:
@@ -91,6 +93,7 @@ class Limits:
             in_flight_bytes=64 * chip["sm.outstanding_sectors"],
             mma_interval=chip["sm.tensor.interval"],
             launch_gap=chip["launch.graph_gap"],
+            bulk_copies=chip["sm.bulk.engines"] > 0,
         )
 
 
@@ -325,6 +328,11 @@ def _cuts(outputs: int, k: int, weights: str, batch: int, paired: bool, fused: b
                                      grid)
 
 
+def _with_much(limits: Limits, name: str) -> Limits:
+    changed: dict[str, Any] = {name: 1 << 40}
+    return replace(limits, **changed)
+
+
 def _short(shape: tuple[int, int, str, int, bool], limits: Limits) -> str:
     """Which numbers of an SM are too small: each one that alone keeps every cut from fitting, else all."""
     words = {
@@ -333,7 +341,7 @@ def _short(shape: tuple[int, int, str, int, bool], limits: Limits) -> str:
         "warps_per_sm": f"{limits.warps_per_sm} warps",
     }
     plans = list(_cuts(*shape, False, limits.sms))
-    alone = [name for name in words if any(_fits(plan, replace(limits, **{name: 1 << 40})) for plan in plans)]
+    alone = [name for name in words if any(_fits(plan, _with_much(limits, name)) for plan in plans)]
     return f"{' and '.join(words[name] for name in alone or words)} an SM are too few"
 
 
