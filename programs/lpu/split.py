@@ -13,7 +13,7 @@ from emulator.lpu.geometry import Geometry
 from emulator.lpu.system import NODE
 from programs.decode.stored import StoredModel
 from programs.errors import CapacityError
-from programs.lpu.stage import Piece, Stage, Units
+from programs.lpu.stage import Piece, Stage, Units, weight_format
 from programs.shard import RANKS, check_ranks, share_shapes
 
 HEADROOM = 0.01  # share of a chip that tables, scratch and instructions need at least
@@ -63,6 +63,11 @@ def choose_split(stored: StoredModel, g: Geometry, batch: int, context: int, lay
             except CapacityError as error:
                 refused.append(error)
     if not found:
+        if chips is None and ranks is None and stages is None:
+            narrower = "; 8-bit weights (--arithmetic int8) take half" if weight_format(stored) == "f16" else ""
+            raise CapacityError(f"{stored.name} fits no number of chips of {g.chip}: a layer's attention is never cut "
+                                "but over 2, 4 or 8 chips that share a layer, and for those nothing inside a matrix, "
+                                f"embedding and head included{narrower}", None)
         if refused:
             raise min(refused, key=lambda e: e.chips_needed or 1 << 30)
         raise CapacityError(f"--chips {chips} cannot be split into groups of {ranks or '1, 2, 4 or 8'} chips", None)
@@ -85,16 +90,34 @@ class Fitter:
         return self.known[ranks]
 
     def one_group(self, layers: tuple[int, int], chips: int | None, ranks: int | None, stages: int | None) -> Split:
-        """A run of layers on one group of chips."""
+        """A run of layers on one group of chips, of those that hold it the smallest one, or a larger one where `more`
+        says so."""
         if stages not in (None, 1):
             raise CapacityError(f"--layers {layers[0]}:{layers[1]} runs on one group of chips, not on {stages} stages",
                                 None)
-        ranks = ranks or chips or 1
-        check_ranks(ranks)
-        stage = self.units(ranks).whole(layers)
-        if self.units(ranks).of(stage) > self.usable:
-            raise self.refusal(ranks, 1, [stage])
-        return Split(ranks, (stage,))
+        asked = ranks or chips
+        if asked is not None:
+            check_ranks(asked)
+        able = self.groups(layers)
+        if asked is None and able:
+            return able[min(self.more, len(able) - 1)]
+        found = next((split for split in able if split.ranks == asked), None)
+        if found is None:
+            share = self.units(asked or RANKS[-1])
+            raise self.refusal(asked or RANKS[-1], [share.whole(layers)], able[0].ranks if able else None)
+        return found
+
+    def groups(self, layers: tuple[int, int]) -> list[Split]:
+        """Every group of chips that holds a run of layers, the smallest first."""
+        found = []
+        for ranks in RANKS:
+            try:
+                stage = self.units(ranks).whole(layers)
+            except CapacityError:
+                continue
+            if self.units(ranks).of(stage) <= self.usable:
+                found.append(Split(ranks, (stage,)))
+        return found
 
     def stages(self, ranks: int, wanted: int | None, coarse: bool = False) -> list[Stage]:
         """`wanted` stages, or the fewest that hold the model; coarse: matrices are not cut. Raises CapacityError."""
@@ -123,7 +146,7 @@ class Fitter:
         if wanted is not None and len(found) != wanted:
             raise CapacityError(f"--pipeline-parallel {wanted}: {self.stored.name} can be cut into at most "
                                 f"{len(levels[-1]) - 1} stages", None)
-        raise self.refusal(ranks, wanted, found)
+        raise self.refusal(ranks, found, self.fewest() if wanted is not None else None)
 
     def fewest(self) -> int | None:
         """Chips of the smallest system that holds the whole model, None when no split does."""
@@ -149,21 +172,23 @@ class Fitter:
             low, high = (middle, high) if fits(64 * middle) else (low, middle)
         return 64 * low
 
-    def refusal(self, ranks: int, stages: int | None, found: list[Stage]) -> CapacityError:
-        c, g, units = self.stored.config, self.g, self.units(ranks)
+    def refusal(self, ranks: int, found: list[Stage], needed: int | None) -> CapacityError:
+        """Why these stages do not do. needed: chips that would."""
+        g, units = self.g, self.units(ranks)
+        count = len({piece.layer for stage in found for piece in stage.pieces}) or self.stored.config.layers
+        layers = "1 layer" if count == 1 else f"{count} layers"
         number = len(found) or 1
         where = "one chip" if ranks * number == 1 else f"{ranks} x {number} chips"
         worst = max((units.of(stage) for stage in found), default=units.of(units.whole()))
-        needed = self.fewest() if stages is not None else None
-        hints = [f"{needed} chips could hold it"] if needed else []
+        hints = [f"{needed} chip{'s' * (needed > 1)} could hold it"] if needed else []
         shorter = self.longest_context(ranks, found) if found else 0
         hints += [f"a context of {shorter:,} fits"] if shorter else []
         hint = f"; {', '.join(hints)}" if hints else ""
         return CapacityError(
             f"{self.stored.name} does not fit {where} of {g.chip}: a layer needs {units.layer:,} words a chip "
             f"({units.layer - units.cache:,} weights, {units.cache:,} KV cache for {self.batch} x {self.context} "
-            f"positions), embedding and head {sum(units.table) + sum(units.head):,}; of {c.layers} layers the fullest "
-            f"chip would hold {worst:,} words of {g.lanes} B = {worst * g.lanes / 1e6:,.0f} MB, and has "
+            f"positions), embedding and head {sum(units.table) + sum(units.head):,}; of {layers} the fullest chip "
+            f"would hold {worst:,} words of {g.lanes} B = {worst * g.lanes / 1e6:,.0f} MB, and has "
             f"{g.words:,} = {g.sram_bytes / 1e6:,.1f} MB{hint}", needed)
 
 

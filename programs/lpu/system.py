@@ -27,12 +27,12 @@ def compile_lpu(stored: StoredModel, chip: Chip, batch: int = 1, context: int = 
                 pipeline_parallel: int | None = None) -> Program:
     """Program of one decode step on `chips` chips, split as asked; default: the smallest system that fits.
 
-    layers (a, b): these layers only, from and to the tensor "hidden" f32 [batch, hidden]. Raises
+    layers (a, b): these layers only, on one group, from and to the tensor "hidden" f32 [batch, hidden]. Raises
     CapacityError for what does not fit and for a split that is impossible.
     """
     g = geometry(chip)
     whole_head = not timing_only and stored.has_values
-    free = chips is None and pipeline_parallel is None and layers is None
+    free = chips is None and pipeline_parallel is None and (layers is None or tensor_parallel is None)
     for more in range(TRIES):
         split = choose_split(stored, g, batch, context, layers, chips, tensor_parallel, pipeline_parallel, whole_head,
                              more)

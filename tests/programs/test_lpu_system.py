@@ -271,12 +271,33 @@ def test_a_context_too_long_for_the_cache_is_refused_with_the_longest_that_fits(
     18,048 at 1,024 positions."""
     stored = store(load_model("llama-3.1-8b"), SCHEMES["int8"], timing_only=True)
     with pytest.raises(CapacityError, match=r"1 x 8192 positions.*a context of ([\d,]+) fits") as caught:
-        choose_split(stored, G, 1, 8192, (0, 1))
+        choose_split(stored, G, 1, 8192, (0, 1), chips=1)
+    assert caught.value.chips_needed == 2
     longest = int(str(caught.value).rpartition("a context of ")[2].split(" ")[0].replace(",", ""))
     assert 1024 <= longest < 2048 and longest % 64 == 0
-    choose_split(stored, G, 1, longest, (0, 1))
+    choose_split(stored, G, 1, longest, (0, 1), chips=1)
     with pytest.raises(CapacityError):
-        choose_split(stored, G, 1, longest + 64, (0, 1))
+        choose_split(stored, G, 1, longest + 64, (0, 1), chips=1)
+
+
+def test_a_model_that_no_number_of_chips_holds_is_refused_with_what_would() -> None:
+    """llama-3.1-70b: the attention of a layer has 151 M weights, 302 MB in fp16, embedding and head 4.2 GB."""
+    model = load_model("llama-3.1-70b")
+    with pytest.raises(CapacityError, match="fits no number of chips .*--arithmetic int8") as caught:
+        choose_split(store(model, SCHEMES["fp16"], timing_only=True), G, 1, 1024, None)
+    assert caught.value.chips_needed is None
+
+
+def test_some_layers_run_on_the_smallest_group_that_holds_them() -> None:
+    """One layer of llama-3.1-8b in fp16 has 218 M weights, 436 MB, where a chip has 231 MB."""
+    model = load_model("llama-3.1-8b")
+    for scheme, layers, chips in (("int8", (0, 1), 1), ("fp16", (0, 1), 2), ("fp16", (0, 3), 8)):
+        assert choose_split(store(model, SCHEMES[scheme], timing_only=True), G, 1, 64, layers).chips == chips
+    wide = store(model, SCHEMES["fp16"], timing_only=True)
+    with pytest.raises(CapacityError, match="of 1 layer the fullest chip .*; 2 chips could hold it"):
+        choose_split(wide, G, 1, 64, (0, 1), chips=1)
+    with pytest.raises(CapacityError, match="does not fit 8 x 1 chips .*of 5 layers"):
+        choose_split(wide, G, 1, 64, (0, 5))
 
 
 def test_one_chip_is_refused_where_more_are_needed() -> None:
