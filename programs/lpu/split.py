@@ -8,6 +8,7 @@ feed-forward blocks, else, with one chip a stage, anywhere: inside a matrix by o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from emulator.lpu.geometry import Geometry
 from emulator.lpu.system import NODE
@@ -130,6 +131,8 @@ class Fitter:
         first = -(-total // self.usable)
         skip = self.more
         levels = cut_levels(units, ranks, self.whole_head)[: 2 if coarse else None]
+        if max(units.of(_stage(units, a, b)) for a, b in pairwise(levels[-1])) > self.usable:  # however many stages
+            raise self.refusal(ranks, [], self.fewest() if wanted is not None else None)
         found: list[Stage] = []
         for number in [wanted] if wanted is not None else range(first, 2 * first + 16):
             if not wired(number, ranks):
@@ -227,7 +230,7 @@ def balanced(cuts: list[int], stages: int, units: Units) -> list[Stage] | None:
         found, here = [], 0
         for k in range(stages):
             there = here + 1
-            while there < len(cuts) - (stages - k) + 0 and at[there + 1] - at[here] <= limit:
+            while there < len(cuts) - (stages - k) and at[there + 1] - at[here] <= limit:
                 there += 1
             if at[there] - at[here] > limit:
                 return None
@@ -243,7 +246,7 @@ def balanced(cuts: list[int], stages: int, units: Units) -> list[Stage] | None:
     if places is None:
         return None
     bounds = [0, *(cuts[p] for p in places)]
-    return [_stage(units, a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [_stage(units, a, b) for a, b in pairwise(bounds)]
 
 
 def _stage(units: Units, begin: int, end: int) -> Stage:
