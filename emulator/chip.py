@@ -82,7 +82,7 @@ class Chip:
             kind = "a whole number" if isinstance(old.value, int) else "a number"
             raise ChipError(f"{self.name}.{key}={text}: expected {kind} ({old.unit})") from None
         if not isinstance(value, str) and not 0 <= value < 2**62:
-            raise ChipError(f"{self.name}.{key}={text}: must be between 0 and 2**62")
+            raise ChipError(f"{self.name}.{key}={text}: must be at least 0 and less than 2**62")
         numbers = dict(self.numbers)
         numbers[key] = Number(value=value, unit=old.unit, status="assumed", source="user")
         return Chip(self.name, self.kind, self.title, numbers)

@@ -177,6 +177,8 @@ class TracedChip:
     end: int
 
 
+CYCLES_MAX = 1 << 53  # of a step: weeks
+
 COLUMNS: dict[str, Any] = {
     "start": np.int64, "end": np.int64, "unit": np.int32, "kind": np.uint8, "reason": np.uint8, "launch": np.int32,
     "instruction": np.int32, "actor": np.int32, "wait": np.int32, "bytes": np.int32,
@@ -289,6 +291,9 @@ class Trace:
         def fail(what: str) -> None:
             raise TraceError(f"not a trace of this version: {what}")
 
+        first, end = self.window
+        if not (0 <= self.cycles < CYCLES_MAX and 0 <= first <= end <= self.cycles):
+            fail(f"its window of cycles {first} to {end} does not lie in a step of {self.cycles}")
         for name, dtype in COLUMNS.items():
             column = getattr(self, name)
             if column.dtype != dtype or column.shape != self.start.shape:

@@ -17,8 +17,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     A pipe or a device just gets the bytes. Raises OSError.
     """
     if path.exists() and not path.is_file():
-        with path.open("wb") as file:
-            yield file
+        try:
+            with path.open("wb") as file:
+                yield file
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         return
     path = path.resolve()  # a link stays one
     try:

@@ -74,6 +74,10 @@ def _sentence(error: Exception) -> str:
 def run(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     console.prepare_streams()
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):  # bytes that Python could not decode
+            console.message(f"error: {ascii(argument)} is not text in UTF-8")
+            return 2
     try:
         code = cli.main(args=arguments, prog_name="decodelab", standalone_mode=False)
     except click.exceptions.Exit as stop:

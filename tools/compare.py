@@ -198,6 +198,7 @@ def real_size_job(model: str, chip: Any, options: dict[str, Any], common: dict[s
 
 ONLY_FOR = {  # option -> the kind of chip that takes it
     "arithmetic": "lpu", "weights": "gpu", "launch": "gpu", "pipeline_parallel": "lpu",
+    "sample_layers": "gpu",
 }  # fmt: skip
 
 

@@ -116,9 +116,6 @@ def prompts_of(job: Job, model: Model) -> list[list[int]]:
             raise ValueError(f"model {model.name} has no tokenizer: give --prompt-ids instead of --prompt")
         given = [[model.config.bos if model.config.bos is not None else 0]]
     else:
-        for text in job.prompts:
-            if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
-                raise ValueError(f"--prompt {ascii(text)} is not text in UTF-8")
         given = [model.tokenizer.encode(text) for text in job.prompts or (DEFAULT_PROMPT,)]
         for text, ids in zip(job.prompts, given):
             if not ids:
@@ -134,8 +131,8 @@ def check_used(job: Job) -> None:
     if job.stop_at_eos:
         raise ValueError(f"--stop-at-eos {why}no token is generated")
     if job.feeds:
-        if job.tokens is not None:
-            raise ValueError(f"--tokens {why}the prompt's ids are fed and no token is generated")
+        if job.tokens not in (None, 1):
+            raise ValueError(f"--tokens {job.tokens} {why}the prompt's ids are fed and no token is generated")
         return
     for option, value in (("--prompt", job.prompts), ("--prompt-ids", job.prompt_ids)):
         if value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ DEFAULT_MODEL = "tiny_kjv"
 DEFAULT_CHIPS = ("groq_tsp_v1", "h100_sxm")
 DEFAULT_PROMPT = "In the beginning"
 
+COUNT_MAX = 1 << 30
 _COUNT = re.compile(r"(\d+)(k?)", re.IGNORECASE)
 
 
@@ -34,12 +36,24 @@ class Count(click.ParamType):
         numbers = []
         for part in parts:
             found = _COUNT.fullmatch(part.strip())
-            number = int(found[1]) * (1024 if found[2] else 1) if found else 0
-            if not 1 <= number <= 1 << 30:
+            number = int(found[1][:20]) * (1024 if found[2] else 1) if found else 0
+            if number > COUNT_MAX:
+                self.fail(f"{part.strip()} is more than {COUNT_MAX:,}", param, ctx)
+            if number < 1:
                 allowed = "numbers such as 1,8,64 or 1k,8k" if self.many else "a number such as 64 or 1k"
                 self.fail(f"{value!r} is not {allowed}, each at least 1", param, ctx)
             numbers.append(number)
         return tuple(dict.fromkeys(numbers)) if self.many else numbers[0]
+
+
+class Finite(click.FloatRange):
+    """A number within limits that is one: click's own lets nan through, and every comparison with that is false."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
 
 
 class TokenIds(click.ParamType):
@@ -70,7 +84,8 @@ class Range(click.ParamType):
         number = rf"(\d{{1,{self.digits}}})"
         found = re.fullmatch(f"{number}:{number}", value)
         if not found or int(found[1]) >= int(found[2]):
-            self.fail(f"{value!r} is not a range of {self.what} such as {self.example}", param, ctx)
+            self.fail(f"{value!r} is not a range of {self.what} such as {self.example}, each of at most {self.digits} "
+                      "digits", param, ctx)
         return int(found[1]), int(found[2])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: DuckDB's wide integers and decimals as numbers, anything else as text."""
+    """A value as JSON has it: DuckDB's wide integers and decimals as numbers, no number (1/0, 0/0) for what is none,
+    anything else as text."""
     import decimal
 
     if isinstance(value, decimal.Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emulator.trace import Trace, TraceError, Window, layer_of
+from emulator.trace import Trace, TraceError, Window, kinds_of, layer_of
 from tools.jobs import announce_compilation
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class Wanted:
         first, end = self.window or (0, None)
         window = Window(first, end, self.kinds)
         window.mask()
+        if self.kinds is not None and not self.kinds & set(known := kinds_of(machine.program.dialect)):
+            raise TraceError(f"--kinds {','.join(sorted(self.kinds))}: {machine.chip.name} has none of them; its "
+                             f"kinds: {', '.join(known)}")
         if machine.program.dialect == "gpu":
             return self._of_launches(machine.program, window)
         if self.kernel is not None:

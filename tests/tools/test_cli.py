@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -175,3 +176,10 @@ COMPARE_REFUSALS = [
 def test_compare_refuses_what_makes_no_sense(capsys, monkeypatch, arguments: list[str], message: str) -> None:
     monkeypatch.setenv("DECODELAB_JOBS", "1")
     assert message in refused(capsys, "compare", *arguments)
+
+
+def test_arguments_that_are_not_utf8_are_refused_before_anything_is_written(tmp_path: Path, capsys) -> None:
+    for arguments in (["query", "t", "SELECT \udcff"], ["trace", "gemv.gpu.s", "-o", f"{tmp_path}/a/\udcff"]):
+        assert cli.run(arguments) == 2
+        assert "is not text in UTF-8" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -80,7 +80,7 @@ def test_what_timing_only_would_ignore_is_refused_by_name(capsys, arguments: tup
 
 
 def test_a_prompt_that_is_no_text_and_an_empty_model_are_blamed_themselves(capsys) -> None:
-    assert "--prompt '\\udcff\\udcfe' is not text in UTF-8" in refused(capsys, "generate", "--prompt", "\udcff\udcfe")
+    assert "error: '\\udcff\\udcfe' is not text in UTF-8" in refused(capsys, "generate", "--prompt", "\udcff\udcfe")
     for command in ("generate", "compare"):
         assert "--model is empty" in refused(capsys, command, "--model", "")
 

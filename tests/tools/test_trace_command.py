@@ -164,3 +164,26 @@ def test_heat_of_a_small_trace(capsys, tmp_path: Path) -> None:
     read = next(line for line in json.loads(out)["chips"][0]["lines"] if "READ" in line["asm"])
     assert (read["issued"], read["stalled"], read["line"]) == (4, 0, 2)
     assert "nothing of it was recorded" in refused(capsys, "heat", tmp_path / "g", "--kernel", "gemm*")
+
+
+def test_kinds_that_a_machine_does_not_write_are_refused(capsys, tmp_path: Path) -> None:
+    for kinds in ("stream_byte_hops", ""):
+        words = refused(capsys, "trace", "gemv.gpu.s", "--kinds", kinds, "-o", tmp_path / "t")
+        assert "toy_gpu has none of them; its kinds: issue, stall" in words
+    assert not (tmp_path / "t").exists()
+
+
+def test_what_is_no_number_is_null_in_json(capsys, tmp_path: Path) -> None:
+    write_trace(small_gpu(), tmp_path / "t")
+    assert answer(capsys, tmp_path / "t", "SELECT 1/0, 0/0, 'nan'::FLOAT, 1/2") == [[None, None, None, 0.5]]
+
+
+@pytest.mark.parametrize(("cycles", "window"), [
+    (20, [0, 1 << 63]), (20, [15, 10]), (20, [0, 21]), (20, [-1, 20]), (-5, [0, 0]), (1 << 60, [0, 1 << 60]),
+])  # fmt: skip
+def test_a_window_outside_its_step_is_no_trace(cycles: int, window: list[int], capsys, tmp_path: Path) -> None:
+    write_trace(small_gpu(), tmp_path / "t")
+    place = tmp_path / "t" / "run.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"cycles": cycles, "window": window}))
+    for command in (("export", tmp_path / "t", "--format", "perfetto", "-o", tmp_path / "p"), ("heat", tmp_path / "t")):
+        assert "not a trace of this version" in refused(capsys, *command)

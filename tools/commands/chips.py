@@ -31,7 +31,19 @@ def command(name: str | None, settings: tuple[str, ...], as_json: bool) -> None:
     for setting in settings:
         if split_setting(setting)[0] != name:
             raise ValueError(f"--set {setting}: only {name} is shown here")
-    _show(load_chip_with(name, settings), as_json)
+    chip = load_chip_with(name, settings)
+    check_numbers(chip)
+    _show(chip, as_json)
+
+
+def check_numbers(chip: Chip) -> None:
+    """Raise ChipError for numbers that no machine can have."""
+    from tools.predict_gpu import check_machine
+
+    if chip.kind == "lpu":
+        queue_names(chip)
+    else:
+        check_machine(chip)
 
 
 def _list(as_json: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tools import console
-from tools.options import json_option
+from tools.options import Finite, json_option
 
 SHOWN = 8  # lines a section
 
@@ -17,7 +17,7 @@ SHOWN = 8  # lines a section
 @click.argument("b", metavar="B", type=click.Path(path_type=Path))
 @click.option("--watch", default="cycles", show_default=True, metavar="COUNTER,...",
               help="Counters that must not rise: cycles, traffic.hbm_read, units.sub_core.*; * stands for anything.")
-@click.option("--tolerance", type=click.FloatRange(0, 1e9), default=0.0, show_default=True, metavar="PERCENT",
+@click.option("--tolerance", type=Finite(0, 1e9), default=0.0, show_default=True, metavar="PERCENT",
               help="By how much a watched counter may rise.")
 @click.option("--all", "everything", is_flag=True, help="Every counter that differs, not only the biggest changes.")
 @json_option

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tools import console
-from tools.options import Count, engine_option, json_option, set_option
+from tools.options import Count, Finite, engine_option, json_option, set_option
 
 MOST = 1 << 27  # requests: a gigabyte of addresses
 
@@ -22,7 +22,7 @@ MOST = 1 << 27  # requests: a gigabyte of addresses
 @click.option("--size", type=int, default=64, show_default=True, help="Bytes a request: whole bursts, at most 128.")
 @click.option("--trace", "trace_file", type=click.Path(dir_okay=False, path_type=Path), default=None,
               help="Run an address trace instead: Ramulator's or DRAMsim3's text formats.")
-@click.option("--load", type=click.FloatRange(0.01, 1000), default=None, metavar="PERCENT",
+@click.option("--load", type=Finite(0.01, 1000), default=None, metavar="PERCENT",
               help="Let requests arrive evenly at this share of the peak, instead of as fast as they fit.")
 @click.option("--refresh", type=click.Choice(["per_bank", "all_bank", "none"]), default=None,
               help="Instead of what the DRAM's file says.")

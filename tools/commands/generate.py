@@ -29,7 +29,7 @@ from tools.options import (
 @prompt_options
 @click.option("--batch", type=Count(), default=None, help="Sequences [default: one a prompt].")
 @click.option("--context", type=Count(), default=None,
-              help="Capacity [default: prompt + tokens, rounded up to 64; 1024 with --timing-only].")  # fmt: skip
+              help="Capacity [default: prompt + tokens, in 64s; with --timing-only 1024, or all it takes].")
 @arithmetic_options
 @launch_option
 @system_options

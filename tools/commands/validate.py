@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tools import console
-from tools.options import json_option, set_option
+from tools.options import Finite, json_option, set_option
 
 DEFAULT_ROWS = 60  # of each file, data type and size class
 
@@ -21,7 +21,7 @@ DEFAULT_ROWS = 60  # of each file, data type and size class
 @click.option("--all", "every", is_flag=True, help="Every row; what is done is kept in --results, to go on from.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of the sample.")
 @click.option("--dtype", "dtypes", multiple=True, help="Only rows of this data type; repeatable.")
-@click.option("--max", "limit", type=click.FloatRange(min=0), default=None,
+@click.option("--max", "limit", type=Finite(min=0), default=None,
               help="Exit with 1 when a median error of scored rows is over this, such as 0.05.")  # fmt: skip
 @click.option("--results", type=click.Path(dir_okay=False, path_type=Path), default=None,
               help="CSV that keeps every emulated row [--all: validate-CHIP.csv].")  # fmt: skip
