@@ -84,11 +84,13 @@ def test_a_models_token_agrees_with_what_its_run_reports(chip: str, capsys, tmp_
 @pytest.mark.parametrize("chip", ["groq_tsp_v1", "h100_sxm"])
 def test_a_presets_layer_agrees_with_what_its_run_reports(chip: str, capsys, tmp_path: Path) -> None:
     """A layer of a real model, every event, in less than ten bytes each."""
-    code, _, _ = run(capsys, "trace", "--model", PRESET, "--chip", chip, "--timing-only", "--context", "256",
-                     "--layers", "0:1", "-o", tmp_path / "t")
-    assert code == 0
+    options = ("--model", PRESET, "--chip", chip, "--timing-only", "--context", "256", "--layers", "0:1")
+    assert run(capsys, "trace", *options, "-o", tmp_path / "t")[0] == 0
     check_folder(capsys, tmp_path / "t" / chip)
-    trace, _ = read_trace(tmp_path / "t" / chip)
+    trace, facts = read_trace(tmp_path / "t" / chip)
+    (plain,) = json.loads(run(capsys, "compare", *options, "--json")[1])["chips"]  # recording has changed nothing
+    assert plain["cycles_per_token"] == trace.cycles
+    assert plain["traffic_bytes"] == facts["traffic_bytes"] and plain["unit_accounting"] == facts["unit_accounting"]
     assert len(trace) > 50_000
     assert sum(file.stat().st_size for file in (tmp_path / "t" / chip).iterdir()) < 10 * len(trace)
 
