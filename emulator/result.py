@@ -39,6 +39,13 @@ class StepResult:
     time_tree: list[Leaf] = field(default_factory=list)
     trace: Trace | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Every count as plain data: cycles and bytes are integers, lists and dicts hold the rest."""
+        return {"schema": "decodelab.step/1", "cycles": self.cycles, "traffic_bytes": dict(self.traffic),
+                "unit_accounting": {unit: dict(buckets) for unit, buckets in self.accounting.items()},
+                "counters": dict(self.counters), "kernels": [dict(kernel) for kernel in self.kernels],
+                "time_tree": [leaf.to_json() for leaf in self.time_tree], "tokens": self.tokens}
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Every count as columns of a long table: what (cycles, traffic, units, counters), of, name, value."""
         from emulator.notebook import step_table
@@ -82,6 +89,18 @@ class Result:
     def seconds_per_token(self) -> float:
         """Latency of one decode step, in seconds."""
         return self.cycles_per_token / self.clock_hz
+
+    @property
+    def per_token(self) -> list[dict[str, Any]]:
+        """Of every step in plain data: phase, cycles, seconds, traffic_bytes."""
+        return [{"phase": phase, "cycles": step.cycles, "seconds": step.cycles / self.clock_hz,
+                 "traffic_bytes": dict(step.traffic)} for phase, step in zip(self.phases, self.steps, strict=True)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as plain data; `step` is the measured one, whole. Outputs are arrays and left out."""
+        return {"schema": "decodelab.result/1", "cycles_per_token": self.cycles_per_token, "clock_hz": self.clock_hz,
+                "seconds_per_token": self.seconds_per_token, "prompt_token_ids": self.prompt_ids,
+                "token_ids": self.token_ids, "per_token": self.per_token, "step": self.steps[-1].to_json()}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """One row a step as columns: step, phase, cycles, and <level>_bytes of every level."""

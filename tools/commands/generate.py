@@ -70,15 +70,6 @@ def _report(ready: Any, result: Any) -> dict[str, Any]:
     from tools.measure import checked_values, entry
 
     job = ready.job
-    per_token = [
-        {
-            "phase": phase,
-            "cycles": step.cycles,
-            "seconds": step.cycles / result.clock_hz,
-            "traffic_bytes": dict(step.traffic),
-        }
-        for phase, step in zip(result.phases, result.steps)
-    ]
     head = {"schema": "decodelab.generate/1", "model": ready.model.name, "chip": job.chip, "batch": job.batch}
     if job.timing_only:
         single = job.batch == 1
@@ -94,7 +85,7 @@ def _report(ready: Any, result: Any) -> dict[str, Any]:
         values = checked_values(ready, result)
     measured = entry(ready, result.steps[-1], len(result.steps))
     rest = {key: value for key, value in measured.items() if key not in head}
-    return head | values | {"per_token": per_token} | rest
+    return head | values | {"per_token": result.per_token} | rest
 
 
 def _print(ready: Any, report: dict[str, Any]) -> None:
