@@ -24,8 +24,7 @@ class StepResult:
     entry a launch that ran, with how often it counts; start to end is what a profiler would call its time
     (launch.kernel_head), first_cta when its first CTA is dispatched. logits: fp32 [batch, vocabulary], None in timing
     mode or without a head. tokens: next token of each sequence as the machine wrote it, None in timing
-    mode. chip_spans (LPU): (first cycle, end) of each chip's own run inside the step. time_tree: every cycle
-    by layer, kernel and cause. trace: its events, where asked for.
+    mode. time_tree: every cycle by layer, kernel and cause. trace: its events, where asked for.
     """
 
     cycles: int
@@ -35,7 +34,6 @@ class StepResult:
     kernels: list[dict[str, Any]] = field(default_factory=list)
     logits: np.ndarray | None = None
     tokens: list[int] | None = None
-    chip_spans: list[tuple[int, int]] = field(default_factory=list)
     time_tree: list[Leaf] = field(default_factory=list)
     trace: Trace | None = None
 

@@ -161,15 +161,15 @@ class LpuMachine:
         check_room(self)
         fed = self._token_words()
         outcomes = self.network.run(trace)
-        spans = [(start, start + outcome.cycles) for start, outcome in zip(self.wiring.starts, outcomes, strict=True)]
-        total = together(outcomes, max(end for _, end in spans))
+        cycles = max(start + outcome.cycles for start, outcome in zip(self.wiring.starts, outcomes, strict=True))
+        total = together(outcomes, cycles)
         accounting, traffic = self._accounting(total), self._traffic(total, host)
         check_accounting(accounting, self.units(), total.cycles)
         if traffic["c2c_sent"] != traffic["c2c_received"]:
             raise AssertionError(f"{traffic['c2c_sent']} bytes were sent, {traffic['c2c_received']} received")
         if self.tree is None:
             self.tree = lpu_tree(self.program, self.chip, total.cycles)
-        result = StepResult(total.cycles, traffic, accounting, self._counters(total), chip_spans=spans,
+        result = StepResult(total.cycles, traffic, accounting, self._counters(total),
                             time_tree=check_tree(self.tree, total.cycles))
         if trace is not None:
             result.trace = step_trace(self.geometry, self.program, outcomes, self.wiring.starts, total.cycles, host,

@@ -1,4 +1,4 @@
-"""How the chips of a system are joined: which port leads where, routes, and counts of links.
+"""How the chips of a system are joined: which port leads where, and counts of links.
 
 Chips are numbered from 0; chip c is chip c % 8 of node c // 8. Ports 1 to 7 are local: port i of chip r
 of a node leads to port i of chip r XOR i of the same node. Ports 8 to 11 are global and lead to other
@@ -8,11 +8,8 @@ cables follow from how many nodes and racks there are.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import networkx as nx
 
 from emulator.chip import ChipError, Number, description_path, read_numbers
 
@@ -110,47 +107,11 @@ class System:
             if other is not None:
                 yield port, other
 
-    # -- topology ------------------------------------------------------------------------------------
-    def graph(self, chips: int) -> nx.Graph:
-        """Chips as nodes; an edge's `links` are the (port of the lower chip, port of the higher) that join them."""
-        self.check(chips)
-        graph = nx.Graph()
-        graph.add_nodes_from(range(chips))
-        for chip in range(chips):
-            for port, (other, back) in self.ports(chip, chips):
-                if other > chip:
-                    if not graph.has_edge(chip, other):
-                        graph.add_edge(chip, other, links=[])
-                    graph.edges[chip, other]["links"].append((port, back))
-        return graph
-
     def links(self, a: Iterable[int], b: Iterable[int], chips: int) -> list[tuple[Port, Port]]:
         """Every cable from a chip of `a` to a chip of `b`: ((chip, port), (chip, port)), by chip and port."""
         targets = set(b)
         return [((chip, port), other) for chip in sorted(set(a)) for port, other in self.ports(chip, chips)
                 if other[0] in targets]
-
-    def route(self, a: int, b: int, chips: int) -> list[int]:
-        """Chips of a shortest way from a to b, both included; lowest ports first. Raises ChipError when there is
-        none."""
-        before: dict[int, int] = {a: a}
-        queue = deque([a])
-        while queue and b not in before:
-            chip = queue.popleft()
-            for _, (other, _) in self.ports(chip, chips):
-                if other not in before:
-                    before[other] = chip
-                    queue.append(other)
-        if b not in before:
-            raise ChipError(f"{self.name} with {chips} chips has no route from chip {a} to chip {b}")
-        way = [b]
-        while way[-1] != a:
-            way.append(before[way[-1]])
-        return way[::-1]
-
-    def diameter(self, chips: int) -> int:
-        """Most links on a shortest way between two chips."""
-        return int(nx.diameter(self.graph(chips)))
 
 
 def _dealt(group: int, at: int, groups: int, ports: int) -> tuple[int, int] | None:

@@ -13,7 +13,6 @@ from functools import lru_cache
 from emulator.lpu.geometry import MXM_LW, Geometry
 from isa.opcodes import F16, TYPE_BYTES
 
-SLICES_A_COLUMN = 4  # that partial sums take: one a byte
 BLOCK_MIN = 8  # rows; shorter blocks of sums are not worth their instructions
 SLOTS_MORE = 24  # longer passes that are tried before sums take the banks in turn
 

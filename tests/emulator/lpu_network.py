@@ -74,10 +74,10 @@ def result_of(board: Board, engine: str, timing_only: bool = False, trace: Windo
     for sram in machine.srams:
         poison = np.repeat((sram.flags[:, None] >> 32 + np.arange(machine.geometry.superlanes)) & 1, 16, axis=1)
         memories.append((sram.flags.tobytes(), np.where(poison.astype(bool), 0, sram.data).tobytes()))
-    events = None if step.trace is None else [column.tobytes() for column in step.trace.columns().values()]
+    events = None if step.trace is None else (step.trace.chips, [c.tobytes() for c in step.trace.columns().values()])
     if step.trace is not None:
         assert step.trace.whole() and step.trace.traffic() == step.traffic
-    return step.cycles, step.chip_spans, step.traffic, step.accounting, step.counters, memories, events
+    return step.cycles, step.traffic, step.accounting, step.counters, memories, events
 
 
 # -- random programs -------------------------------------------------------------------------------

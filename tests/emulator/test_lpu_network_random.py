@@ -46,7 +46,7 @@ def test_chips_that_run_once_agree_with_all_chips() -> None:
     def check(seed: int, kind: int, shared: bool) -> None:
         fast, naive = (result_of(random_board(seed, slip=kind == 0, shared=shared), engine, timing_only=True,
                                  trace=Window()) for engine in ("fast", "naive"))
-        assert fast[:5] == naive[:5]
+        assert fast[:4] == naive[:4]
         if isinstance(fast[0], int) and not shared:
             assert fast == naive
         ended["completed" if isinstance(fast[0], int) else fast[0][0]] += 1
@@ -61,4 +61,4 @@ def test_chips_that_run_once_agree_with_all_chips() -> None:
 def test_values_and_timing_only_take_the_same_cycles(seed: int, slip: bool, shared: bool) -> None:
     real, timing = (result_of(random_board(seed, slip=slip, shared=shared), "fast", timing_only=mode)
                     for mode in (False, True))
-    assert real[:5] == timing[:5]
+    assert real[:4] == timing[:4]
