@@ -70,7 +70,7 @@ class Notes:
 
     def record(self, kind: int, unit: int, start: int, end: int, instruction: int = -1, actor: int = -1,
                reason: int = 0, size: int = 0) -> None:
-        """One event; see `record` above."""
+        """One event; see emulator.trace_record.record."""
         if self.mask >> kind & 1 and start < self.last and end > self.first:
             self.rows.append((start, end, unit << 16 | kind << 8 | reason, instruction, actor, size))
 
@@ -89,8 +89,8 @@ def wanted(records: np.ndarray, window: Window, origin: int = 0) -> np.ndarray:
 
 def event_columns(records: np.ndarray, *, origin: int = 0, units: int = 0, instructions: int = 0,
                   launch: int = -1) -> dict[str, np.ndarray]:
-    """Records as columns of a trace: `origin` is the cycle of the step's start; units and instructions are added to
-    their numbers."""
+    """Records as columns of a trace. origin: cycle of the step's start; units, instructions: number of the first one in
+    the trace's tables; launch: the one that they belong to, -1 none."""
     from emulator.trace_record import unpack  # imports Numba
 
     columns = {name: np.empty(len(records), dtype=dtype) for name, dtype in COLUMNS.items()}

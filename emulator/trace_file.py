@@ -29,7 +29,7 @@ SCHEMA = "decodelab.trace/2"
 RUN, EVENTS = "run.json", "events.parquet"
 # "end" is kept as a duration: it repeats far more often.
 ON_DISK = {"duration" if name == "end" else name: dtype for name, dtype in COLUMNS.items()}
-TABLES: dict[str, type] = {"units": Units, "instructions": Instructions, "launches": Launches}
+TABLES: dict[str, type] = {"units": Units, "instructions": Instructions, "launches": Launches}  # fields of a Trace
 _SQL_TYPES = {"int64": "BIGINT", "int32": "INTEGER", "uint8": "UTINYINT"}
 _EVENT_TYPES = {name: _SQL_TYPES[np.dtype(dtype).name] for name, dtype in ON_DISK.items()}
 _OPTIONS = "FORMAT parquet, COMPRESSION snappy"  # half the time of zstd, a quarter larger
@@ -70,13 +70,12 @@ def write_trace(trace: Trace, folder: str | Path, facts: dict[str, Any] | None =
             columns = trace.columns()
             end = columns.pop("end")
             columns["duration"] = end - columns["start"]
-            _write(db, new / EVENTS, {n: columns[n] for n in ON_DISK},
-                   _EVENT_TYPES)
-            for name, table in (("units", trace.units), ("instructions", trace.instructions),
-                                ("launches", trace.launches)):
-                types = {f.name: "VARCHAR" if "str" in str(f.type) else "BIGINT" for f in fields(table)}
+            _write(db, new / EVENTS, {n: columns[n] for n in ON_DISK}, _EVENT_TYPES)
+            for name, table in TABLES.items():
+                types = _types(table)
                 _write(db, new / f"{name}.parquet", {
-                    column: np.array(getattr(table, column), dtype=object if sql == "VARCHAR" else np.int64)
+                    column: np.array(getattr(getattr(trace, name), column),
+                                     dtype=object if sql == "VARCHAR" else np.int64)
                     for column, sql in types.items()}, types)
         (new / RUN).write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         os.chmod(new, 0o755)
@@ -92,6 +91,11 @@ def check_place(folder: Path) -> None:
         raise TraceError(f"cannot write {folder}: it is a file, and a trace is a folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / RUN).is_file():
         raise TraceError(f"cannot write {folder}: the folder holds something other than a trace; name another one")
+
+
+def _types(table: type) -> dict[str, str]:
+    """SQL types of a table's columns."""
+    return {f.name: "VARCHAR" if "str" in str(f.type) else "BIGINT" for f in fields(table)}
 
 
 def _put_in_place(new: Path, folder: Path) -> None:
@@ -161,8 +165,7 @@ def read_trace(folder: str | Path) -> tuple[Trace, dict[str, Any]]:
         columns: dict[str, Any] = _read(db, folder / EVENTS, _EVENT_TYPES)
         tables: dict[str, Any] = {}
         for name, table in TABLES.items():
-            types = {f.name: "VARCHAR" if "str" in str(f.type) else "BIGINT" for f in fields(table)}
-            found = _read(db, folder / f"{name}.parquet", types)
+            found = _read(db, folder / f"{name}.parquet", _types(table))
             tables[name] = table(**{column: values.tolist() for column, values in found.items()})
     columns["end"] = columns["start"] + columns.pop("duration")
     trace = Trace(head.dialect, head.chip, head.cycles, head.window, **columns, **tables, chips=head.chips,

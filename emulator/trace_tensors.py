@@ -14,7 +14,7 @@ from bisect import bisect_right
 import numpy as np
 
 from isa.encoding import ALWAYS, CODE, FIELD0, GUARD, decode_words
-from isa.opcodes import BY_CODE, BY_NAME, Kind, Op
+from isa.opcodes import BY_CODE, Kind, Op, code
 from isa.program import GpuText, Kernel, LpuText, Program, Tensor
 
 SRAM = ("READ", "WRITE", "GATHER", "SCATTER")
@@ -22,10 +22,6 @@ BASE_OF = {"LDG": "base", "LDCG": "base", "STG": "base", "LDGSTS": "base", "ATOM
 ADDED = {"UADD": ("a", "b"), "UMIN": ("a", "b"), "UMAX": ("a", "b"), "USUB": ("a",), "UADDI": ("a",)}
 UREGS = 64
 JOIN = ", "  # between the names of several
-
-
-def code(name: str) -> int:
-    return BY_NAME[name].code
 
 
 # -- LPU ---------------------------------------------------------------------------------------------
@@ -37,17 +33,16 @@ def accessed(program: Program, number: int, words_per_slice: int) -> list[str]:
     text = program.texts[number]
     assert isinstance(text, LpuText)
     source = text.source
-    found = [source.tensors[n] if n >= 0 else "" for n in source.tensor.tolist()]
-    found += [""] * (len(text.words) - len(found))
+    found = [""] * len(text.words)
     table = decode_words("lpu", text.words)
     memory = np.flatnonzero(np.isin(table[:, CODE], [code(name) for name in SRAM]))
     queue = np.searchsorted(text.starts, memory, side="right") - 1
     rows = {row for row, (own, _, _) in enumerate(program.chips) if own == number}
     names = _by_word([t for t in program.tensors.values() if rows & set(t.chips)])
     repeat = code("REPEAT")
-    inside = set(memory.tolist())
-    found = [name if at in inside else "" for at, name in enumerate(found)]
     for at, slice_ in zip(memory.tolist(), queue.tolist()):
+        told = int(source.tensor[at]) if at < len(source.tensor) else -1
+        found[at] = source.tensors[told] if told >= 0 else ""
         if found[at] or not names:
             continue
         first, count, stride = int(slice_ * words_per_slice + table[at, FIELD0]), 1, 0
@@ -131,6 +126,7 @@ def _address_parameters(text: GpuText, kernel: Kernel) -> list[int]:
 
 
 def _named(op: Op, row: list[int]) -> dict[str, int]:
+    """A GPU instruction's fields by name."""
     return {field.name: value for field, value in zip(op.fields("gpu"), row)}
 
 
@@ -148,11 +144,9 @@ def _after(op: Op, field: dict[str, int], always: bool, state: list[int]) -> lis
 
 
 def _successors(op: Op, field: dict[str, int], at: int, always: bool) -> list[int]:
+    """Where in the kernel an instruction at `at` may lead; always: no predicate guards it."""
     if op.name == "EXIT":
         return [] if always else [at + 1]
     if op.name == "BRA":
         return [field["target"]] if always else [field["target"], at + 1]
     return [field["target"], at + 1] if op.name == "UBR" else [at + 1]
-
-
-__all__ = ["accessed", "addressed"]
