@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from emulator.trace import ISSUE, STALL, Instructions, Trace
+from emulator.trace import ISSUE, STALL, Instructions, Trace, TraceError
 
 WAITING = ("NOP", "SYNC", "NOTIFY")
 BAR = 12  # characters of the hottest line
@@ -56,6 +56,7 @@ def counts(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
 
 def listing(trace: Trace, kernel: str | None = None) -> list[Heat]:
     """Every instruction that cost a cycle, in the order of the program, of the kernels (LPU: queues) of this pattern.
+    Raises TraceError for a pattern that fits none.
 
     On the LPU a line of the source is one entry, whatever the queues; its NOPs count with the instruction behind
     them, for which they wait, where the source says that it is the same line."""
@@ -77,6 +78,9 @@ def listing(trace: Trace, kernel: str | None = None) -> list[Heat]:
         asm = table.source[shown] if trace.dialect == "lpu" and line else table.asm[shown]
         found.append(Heat(owner, table.node[shown], line, asm, int(issued[rows].sum()),
                           int(stalled[rows].sum()), _reasons(trace, stalled[rows].sum(axis=0))))
+    if kernel is not None and not found:
+        known = sorted({h.kernel for h in listing(trace)})
+        raise TraceError(f"--kernel {kernel}: nothing of it was recorded; known: {', '.join(known[:12]) or 'none'}")
     return found
 
 
@@ -131,7 +135,6 @@ def rows_of(heats: Iterable[Heat], total: int) -> list[list[Any]]:
 def text(trace: Trace, lines: int, kernel: str | None) -> str:
     """The heat of a trace as tables: nodes, then the hottest lines in the order of the program (of one kernel or
     queue: all of them). Raises TraceError for a kernel that it does not have."""
-    from emulator.trace import TraceError
     from tools.report import table
 
     by_node, by_line = nodes(trace), listing(trace, kernel)
@@ -151,9 +154,6 @@ def text(trace: Trace, lines: int, kernel: str | None) -> str:
         out.append("")
     else:
         shown = by_line
-        if not shown:
-            known = sorted({h.kernel for h in listing(trace)})
-            raise TraceError(f"--kernel {kernel}: nothing of it was recorded; known: {', '.join(known[:12]) or 'none'}")
     out.append(table([[*row, h.kernel, h.line or "", h.asm]
                       for row, h in zip(rows_of(shown, total), shown, strict=True)],
                      [*head, "kernel" if trace.dialect == "gpu" else "queue", "line", "instruction"]))

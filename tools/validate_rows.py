@@ -2,13 +2,15 @@
 
 Files have the columns of one operation (gemm: m,n,k,dtype; decode_attention: batch,kv_len,q_heads,kv_heads,
 head_dim,kv_dtype; allreduce: num_gpus,message_bytes) and one lat_us_<framework> column a framework; other columns are
-not looked at.
+not looked at. A comment line of the head may name the device that was measured: "# device h100_sxm; ...", "# device
+8xh100_sxm".
 """
 
 from __future__ import annotations
 
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from pathlib import Path
 from tools.predict import read_table
 
 LATENCY = "lat_us_"
+DEVICE = re.compile(r"#\s*device\s+(?:\d+x)?(\w+)")
 BYTES = {"bfloat16": 2, "float16": 2, "fp8": 1, "int8": 1, "int8_wo": 1}  # of a weight, or of a value of K and V
 X_BYTES = BYTES | {"int8_wo": 2}  # of a value of x
 COLUMNS = {"gemm": ("m", "n", "k", "dtype"),
@@ -111,6 +114,17 @@ def read_measured(path: Path) -> tuple[list[Measured], Counter[str]]:
         except (ValueError, KeyError, ZeroDivisionError):
             raise ValueError(f"{path} line {row.line}: not a measured kernel: {', '.join(row.cells)}") from None
     return found, left
+
+
+def device_of(path: Path) -> str | None:
+    """The device that a file of measured kernels says it was measured on, None where it does not. Raises OSError."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for line in file:
+            if line.strip() and not line.startswith("#"):
+                return None
+            if found := DEVICE.match(line):
+                return found[1]
+    return None
 
 
 def sample(rows: Sequence[Measured], count: int, seed: int) -> list[Measured]:

@@ -142,6 +142,8 @@ def test_a_bad_line_of_a_trace_is_named(capsys, tmp_path, text, message):
 
 
 @pytest.mark.parametrize("arguments, message", [
+    (["--config", NAME, "--trace-format", "rw"], "--trace-format rw is the format of --write-trace, which is not"),
+    (["--load", "50"], "--config NAME is needed"),
     (["--config", "hbm4"], "unknown DRAM hbm4; did you mean hbm"),
     (["--config", "toy_lpu"], "has no DRAM"),
     (["--config", NAME, "--pattern", "spiral"], f"unknown; patterns: {', '.join(PATTERNS)}"),

@@ -107,6 +107,12 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(capsys) -> None:
     assert "groq_tsp_v1 is an LPU" in refused(capsys, "microbench", "--chip", "groq_tsp_v1")
 
 
+@pytest.mark.parametrize("option", [("--json",), ("--chip", "h100_sxm"), ("--ideal", "l2"),
+                                    ("--set", "h100_sxm.sm.shared.latency=40")])  # fmt: skip
+def test_a_listing_takes_no_option_of_a_run(capsys, option: tuple[str, ...]) -> None:
+    assert f"{option[0]} makes no sense with --listing" in refused(capsys, "microbench", "--listing", *option)
+
+
 def test_an_unexplained_difference_is_told(monkeypatch, capsys) -> None:
     monkeypatch.setitem(microbench.PUBLISHED, "shared 32 bit", {"h100_sxm": Figure(10, 10, "somewhere")})
     _, out, _ = run(capsys, "microbench", "--only", "shared")

@@ -165,7 +165,10 @@ def test_heat_of_a_small_trace(capsys, tmp_path: Path) -> None:
     code, out, _ = run(capsys, "heat", tmp_path / "l", "--json")
     read = next(line for line in json.loads(out)["chips"][0]["lines"] if "READ" in line["asm"])
     assert (read["issued"], read["stalled"], read["line"]) == (4, 0, 2)
-    assert "nothing of it was recorded" in refused(capsys, "heat", tmp_path / "g", "--kernel", "gemm*")
+    code, out, _ = run(capsys, "heat", tmp_path / "l", "--json", "--kernel", "MEM.E4")
+    assert code == 0 and {line["kernel"] for line in json.loads(out)["chips"][0]["lines"]} == {"MEM.E4"}
+    for form in ((), ("--json",)):
+        assert "nothing of it was recorded" in refused(capsys, "heat", tmp_path / "g", "--kernel", "gemm*", *form)
 
 
 def test_kinds_that_a_machine_does_not_write_are_refused(capsys, tmp_path: Path) -> None:

@@ -131,6 +131,18 @@ def test_files_and_chips_that_cannot_be_used_are_refused(capsys, data: Path, tmp
     assert "no row is left" in refused(capsys, "validate", "--chip", "h100_sxm", "--data", str(data), "--dtype", "x")
 
 
+def test_rows_of_another_device_are_told(capsys, data: Path) -> None:
+    """No row has this data type, so that nothing is emulated."""
+    arguments = ("validate", "--chip", "h100_sxm", "--data", str(data), "--dtype", "x")
+    for head, device in (("# source: a paper\n# device a100_sxm; CUDA graphs\n", "a100_sxm"),
+                         ("# device 8xa100_sxm NVLink\n", "a100_sxm"), ("# device h100_sxm; CUDA graphs\n", None),
+                         ("# device 8xh100_sxm NVLink\n", None), ("", None)):
+        data.write_text(head + ROWS + "# device a100_sxm: no line of the head\n")
+        _, _, err = run(capsys, *arguments)
+        told = [line for line in err.splitlines() if line.startswith("warning: ")]
+        assert told == ([f"warning: {data} was measured on {device}, and h100_sxm is emulated"] if device else []), head
+
+
 def test_published_points_have_sources() -> None:
     h100, a100 = points("h100_sxm"), points("a100_sxm")
     assert len(h100) + len(a100) >= 30

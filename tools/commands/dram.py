@@ -29,14 +29,15 @@ MOST = 1 << 27  # requests: a gigabyte of addresses
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=1, show_default=True, help="Of random addresses.")
 @click.option("--write-trace", "output", type=click.Path(path_type=Path), default=None,
               help="Write the requests as a trace as well.")
-@click.option("--trace-format", type=click.Choice(["ldst", "rw", "dramsim3"]), default="dramsim3", show_default=True,
-              help="Of the written one: Ramulator 2 (LD/ST), Ramulator (R/W) or DRAMsim3 (with cycles).")
+@click.option("--trace-format", type=click.Choice(["ldst", "rw", "dramsim3"]), default=None,
+              help="Of the written one: Ramulator 2 (LD/ST), Ramulator (R/W) or DRAMsim3 (with cycles) "
+                   "[default: dramsim3].")
 @set_option
 @engine_option
 @json_option
 def command(
     name: str | None, pattern: str | None, requests: int | None, size: int, trace_file: Path | None,
-    load: float | None, refresh: str | None, seed: int, output: Path | None, trace_format: str,
+    load: float | None, refresh: str | None, seed: int, output: Path | None, trace_format: str | None,
     settings: tuple[str, ...], engine: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Run reads and writes on a DRAM by itself: efficiency, latency, commands, and what bounds it.
@@ -49,12 +50,15 @@ def command(
     from tools.dram_trace import read_trace, trace_text
 
     if name is None:
-        if trace_file or pattern or output or requests:
+        if trace_file or pattern or output or requests or load or refresh or trace_format or settings:
             raise ValueError("--config NAME is needed: decodelab dram lists the names")
         _list(as_json)
         return
     if trace_file is not None and (pattern is not None or requests is not None):
         raise ValueError("--trace has its own requests: leave out --pattern and --requests")
+    if trace_format is not None and output is None:
+        raise ValueError(f"--trace-format {trace_format} is the format of --write-trace, which is not given; "
+                         "--trace tells the format of a file by its lines")
     if requests is not None and requests > MOST:
         raise ValueError(f"--requests {requests}: at most {MOST}")
     dram = runs.load_config(name, settings)
@@ -76,7 +80,7 @@ def command(
         trace, what = runs.offered(trace, config, size, load), f"{what}, arriving at {load:g} % of the peak"
     report = runs.run(dram, config, what, trace, size, engine)
     if output is not None:
-        console.write_file(output, trace_text(trace, trace_format))
+        console.write_file(output, trace_text(trace, trace_format or "dramsim3"))
     console.data(console.to_json(report.json()) if as_json else report.text())
 
 

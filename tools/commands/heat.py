@@ -28,7 +28,7 @@ def command(folder: Path, lines: int, kernel: str | None, as_json: bool) -> None
     if as_json:
         console.data(console.to_json({"schema": "decodelab.heat/1", "chips": [
             {"chip": trace.chip, "cycles": trace.cycles, "window": list(trace.window),
-             "nodes": [h.json() for h in heat.nodes(trace)], "lines": [h.json() for h in heat.listing(trace)]}
+             "nodes": [h.json() for h in heat.nodes(trace)], "lines": [h.json() for h in heat.listing(trace, kernel)]}
             for trace in traces]}))
         return
     console.data("\n\n".join(heat.text(trace, lines, kernel) for trace in traces))

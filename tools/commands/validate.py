@@ -38,14 +38,19 @@ def command(chip: str, files: tuple[Path, ...], rows: int, every: bool, seed: in
     A row's measured time is that of its fastest framework, of at least two. Products below 10 us and attention calls
     below 20 us are told apart: launches and frameworks decide there.
     """
+    from emulator.chip import load_chip
     from tools import validate
     from tools.validate_points import points
+    from tools.validate_rows import device_of
 
     console.check_writable(picture)
     if every and results is None:
         results = Path(f"validate-{chip}.csv")
     console.check_writable(results)
     if files:
+        for file in files:
+            if (device := device_of(file)) not in (None, name := load_chip(chip).name):
+                console.message(f"warning: {file} was measured on {device}, and {name} is emulated")
         chosen, left = validate.gather(files, None if every else rows, seed, dtypes)
     else:
         chosen, left = [row for row in points(chip) if not dtypes or row.dtype in dtypes], {}
