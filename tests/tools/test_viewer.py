@@ -98,6 +98,8 @@ def test_every_event_arrives_and_both_machines_share_the_axis(view: Any) -> None
     sums = view.execute_script("""const sum = (values) => values.reduce((a, b) => a + b, 0);
         return decodelab.traces.map((t) => [sum(t.e.end), sum(t.e.bytes)])""")
     assert sums == [[int(t.end.sum()), int(t.bytes.sum())] for t in (lpu, gpu)]
+    for trace in (lpu, gpu):
+        assert f"{trace.chip}: {len(trace):,} events" in text(view, "#status")
     # Cycle 900 of a 900 MHz clock and cycle 1,755 of a 1,755 MHz clock are both 1 us after the start.
     at = view.execute_script("const [a, b] = decodelab.traces; return [a.nsOf(900), b.nsOf(1755)]")
     assert at == pytest.approx([1000, 1000])
@@ -363,6 +365,7 @@ def test_summary_roofline_and_comparison(driver: Any, tmp_path: Path) -> None:
     path = tmp_path / "compare.html"
     path.write_text(page([a, b], "before and after"), encoding="utf-8")
     open_page(driver, path)
+    assert f"h100_sxm · after: {len(b.trace):,} events" in text(driver, "#status")
     said = text(driver, "#summary")
     for part in ("made-up", f"{a.trace.cycles:,} cycles", "950 cycles, bound by HBM read", "DRAM timing", "75.0 %"):
         assert part in said, part

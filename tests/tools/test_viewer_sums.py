@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from emulator.chip import load_chip
@@ -14,12 +13,12 @@ from emulator.run import load
 from emulator.trace import Trace, Window
 from tests.tools.test_viewer import complaints, needs_browser
 from tools.bench.browser import browser, open_page
-from tools.bench.made_up_trace import gpu_recording
+from tools.bench.made_up_trace import gpu_recording, lpu_recording
 from tools.plan import Plan, choose_chip
 from tools.plan_at import moment
 from tools.programs import example_or_file, open_program
 from tools.viewer.nodes import nodes, roofs
-from tools.viewer.page import page
+from tools.viewer.page import description, page, tables
 from tools.viewer.recording import Recording
 from tools.viewer.streams import flows
 from tools.viewer.summary import accounting, summary
@@ -90,7 +89,8 @@ def test_a_floor_is_read_whichever_way_it_is_told() -> None:
 
 
 def test_flows_follow_the_table_of_instructions(gemv: tuple[Any, StepResult, Trace]) -> None:
-    """READ puts a word on its stream at the slice's column in its own cycle; LW takes 16 streams at the plane's."""
+    """READ puts a word on its stream at the slice's column in its own cycle; LW takes 16 streams at the plane's; a
+    REPEAT touches none by itself."""
     _, _, trace = gemv
     known = flows(trace, load_chip("groq_tsp_v1"))
     at = trace.instructions.opcode.index("READ")
@@ -102,7 +102,7 @@ def test_flows_follow_the_table_of_instructions(gemv: tuple[Any, StepResult, Tra
     at = trace.instructions.opcode.index("LW")
     column, taken, put = known["flows"][known["flow"][at]]
     assert abs(column) == 18 and len(taken) == 16 and put is None
-    assert known["flow"][trace.instructions.opcode.index("SYNC")] == -1 if "SYNC" in trace.instructions.opcode else True
+    assert known["flow"][trace.instructions.opcode.index("REPEAT")] == -1
 
 
 @needs_browser
@@ -128,10 +128,9 @@ def test_values_on_the_streams_are_those_of_the_plan(gemv: tuple[Any, StepResult
     assert filled > 1000
 
 
-def test_units_without_a_chip_still_make_a_page() -> None:
-    """A run with other numbers than the bundled chip's: no roofs, no streams, but a page."""
-    recording = gpu_recording(1_000, sms=1)
-    recording.run = {"chip_hash": "another"}
-    assert recording.chip is None
-    assert "decodelab" in page([recording])
-    assert np.array_equal(recording.trace.start, np.sort(recording.trace.start))
+def test_a_chip_with_other_numbers_than_those_at_hand_has_no_roofs_and_no_streams() -> None:
+    recording = lpu_recording(1_000)
+    assert description(recording)["roofs"] and tables(recording)["streams"]
+    other = Recording(recording.label, recording.trace, recording.clock_hz, {"chip_hash": "another"})
+    assert other.chip is None
+    assert description(other)["roofs"] is None and tables(other)["streams"] is None

@@ -52,7 +52,7 @@ def nodes(trace: Trace, chip: Chip | None) -> list[Node]:
     macs_of = np.array([*(_macs(opcode, asm, chip) for opcode, asm in
                           zip(trace.instructions.opcode, trace.instructions.asm)), 0], dtype=np.float64)  # fmt: skip
     macs = np.bincount(number[issue], weights=(weight * macs_of[trace.instruction])[issue], minlength=count)
-    cycles = _cycles(trace, number, count, issue)
+    cycles = _cycles(trace, names, number, issue)
     first = np.full(count, np.iinfo(np.int64).max)
     np.minimum.at(first, number, trace.start)
     found = [Node(name, kernels[n], int(cycles[n]), int(issues[n]), int(macs[n])) for n, name in enumerate(names)]
@@ -108,18 +108,18 @@ def _levels(trace: Trace) -> tuple[list[str], np.ndarray]:
     return names, levels
 
 
-def _cycles(trace: Trace, number: np.ndarray, count: int, issue: np.ndarray) -> np.ndarray:
-    """Cycles of each node: GPU, of its launches; LPU, those in which it issues something on some chip."""
-    found = np.zeros(count, dtype=np.int64)
+def _cycles(trace: Trace, names: list[str], number: np.ndarray, issue: np.ndarray) -> np.ndarray:
+    """Cycles of each node: GPU, of its launches; LPU, those in which it issues something on some chip. names: of all
+    nodes; number: of each event's node; issue: which events are issues."""
     if len(trace.launches):
-        names, _, _ = _names(trace)
+        found = np.zeros(len(names), dtype=np.int64)
         at = {name: n for n, name in enumerate(names)}
         for node, kernel, start, end, times in zip(trace.launches.node, trace.launches.kernel, trace.launches.start,
                                                    trace.launches.end, trace.launches.times):  # fmt: skip
             found[at[node or kernel or NO_NODE]] += (end - start) * times
         return found
     key = np.unique(number[issue].astype(np.int64) * trace.cycles + trace.start[issue])
-    return np.bincount(key // max(1, trace.cycles), minlength=count)
+    return np.bincount(key // max(1, trace.cycles), minlength=len(names))
 
 
 def _macs(opcode: str, asm: str, chip: Chip | None) -> int:

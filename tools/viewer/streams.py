@@ -24,8 +24,9 @@ _ADDRESS = re.compile(r"^(READ|WRITE) \d+")  # which word it is does not matter 
 
 def flows(trace: Trace, chip: Chip) -> dict[str, Any]:
     """Streams of a trace's instructions: `edge`, the last column; `reach`, the cycles after its issue in which a value
-    may still be somewhere; `flow`, for each instruction its number in `flows` or -1; and `flows`: the column, the
-    streams that are sampled there at the issue, and (cycles later, column, streams) of what comes out, or None."""
+    may still be somewhere; `flow`, for each instruction its number in `flows` or -1; `flows`: the column, the
+    streams that are sampled there at the issue, and (cycles later, column, streams) of what comes out, or None; and
+    `markers`, the columns of each class of units."""
     g = geometry(chip)
     known: dict[tuple[Any, ...], int] = {}
     seen: dict[tuple[str, str], int] = {}

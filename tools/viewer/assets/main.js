@@ -93,7 +93,8 @@ function showStatus() {
   const { cursor, selected, focus } = app.timeline;
   const parts = [];
   if (cursor) parts.push(`${cursor.trace.chip}: cycle ${whole(cursor.cycle)} = ${timeText(cursor.trace.nsOf(cursor.cycle))}`);
-  if (focus) parts.push(focus.kind === 'trace' ? `${whole(focus.trace.count)} events` : focus.label);
+  if (focus.kind !== 'trace') parts.push(focus.label);
+  else parts.push(...app.traces.map((t) => `${traceName(t, app.traces)}: ${whole(t.count)} events`));
   if (selected) {
     const { title, facts } = eventFacts(selected.trace, selected.i);
     parts.push(title, ...facts.filter(([n]) => ['instruction', 'tensor', 'node', 'bytes'].includes(n)).map(([n, v]) => `${n} ${v}`));

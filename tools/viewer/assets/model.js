@@ -17,7 +17,6 @@ class Trace {
     this.streams = tables.streams;
     this.issueKind = meta.kinds.indexOf('issue');
     this.stallKind = meta.kinds.indexOf('stall');
-    this.kernelKind = meta.kinds.indexOf('kernel');
     this.categories = [...meta.kinds, ...meta.reasons.map((r) => r.name)];
     this.prepare();
   }
@@ -98,13 +97,6 @@ class Trace {
       block: t.block[n] };
   }
 
-  nodeOf(i) {
-    const instruction = this.instruction(i);
-    if (instruction && instruction.node) return instruction.node;
-    const launch = this.launch(this.e.launch[i]);
-    return launch ? launch.node : '';
-  }
-
   barLabel(i) {  // a few letters on a bar
     const k = this.e.kind[i];
     if (k === this.stallKind) return this.reasons[this.e.reason[i]].name;
@@ -120,6 +112,19 @@ function lowerBound(values, wanted, low, high) {  // first index whose value is 
   }
   return low;
 }
+
+// First place in low .. high of a list of events, in order of time, whose event starts at `wanted` or later.
+function firstFrom(list, start, wanted, low, high) {
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (start[list[middle]] < wanted) low = middle + 1; else high = middle;
+  }
+  return low;
+}
+
+// A trace's name among those of the page: the chip, with its run where several are of that chip.
+const traceName = (trace, traces) => (traces.some((t) => t !== trace && t.chip === trace.chip)
+  ? `${trace.chip} · ${trace.label}` : trace.chip);
 
 // ------------------------------------------------------------------ rows
 
@@ -155,7 +160,7 @@ const groupName = (unit) => {  // "SM3.1" -> "SM3", "ch3.1 bank 5" -> "ch3.1", "
 };
 
 function buildRows(trace) {
-  const root = new Row('trace', `${trace.chip}`, trace, null, trace.units.map((u) => u.number));
+  const root = new Row('trace', trace.chip, trace, null, trace.units.map((u) => u.number));
   root.open = true;
   addSpans(trace, root);
   const chips = [...new Set(trace.units.map((u) => u.chip))];

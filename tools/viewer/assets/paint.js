@@ -123,7 +123,7 @@ class Picture {
     for (const unit of row.units) {
       const high = lowerBound(found, offsets[unit + 1], 0, found.length);
       let last = -Infinity;
-      for (let m = matchFrom(found, start, earliest, lowerBound(found, offsets[unit], 0, high), high); m < high; m++) {
+      for (let m = firstFrom(found, start, earliest, lowerBound(found, offsets[unit], 0, high), high); m < high; m++) {
         const x = Math.round(zero + start[found[m]] * scale);
         if (x >= clip.x1) break;
         if (x === last) continue;
@@ -166,13 +166,4 @@ class Picture {
     });
     return found;
   }
-}
-
-// First match (of low .. high, those of one unit) whose event starts at `wanted` or later.
-function matchFrom(found, start, wanted, low, high) {
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (start[found[middle]] < wanted) low = middle + 1; else high = middle;
-  }
-  return low;
 }

@@ -1,5 +1,5 @@
-// Search by instruction, source line, graph node, tensor, kernel and unit, or by one of them ("tensor: layers.0.kv");
-// matches are events, in order of time.
+// Search by instruction or source line, graph node, tensor, kernel, unit and stall, or in one of these fields alone
+// ("tensor: layers.0.kv"); matches are events, gone through in order of time. A stall is named in full, all else in part.
 
 const holds = (text, wanted) => typeof text === 'string' && text.toLowerCase().includes(wanted);
 
@@ -11,7 +11,8 @@ function searchWords(text) {
   return field ? [wanted.slice(field.length + 1).trim(), field] : [wanted, null];
 }
 
-// Numbers of a trace's events that match, ascending: whole units by their name, else by instruction or launch.
+// Numbers of a trace's events that match, ascending: by unit, instruction, launch or stall. An LPU's instructions name
+// their tensors themselves; a GPU's say which parameter they use, and the launch says which tensor that is.
 function matchesIn(trace, wanted, field) {
   const table = trace.instructions;
   const asked = (name, test) => (field === null || field === name) && test();
@@ -41,7 +42,8 @@ class Search {
   constructor(timeline) {
     this.timeline = timeline;
     this.total = 0;
-    this.at = null;
+    this.at = null;  // the match that is shown
+    this.chosen = -1;  // the instruction whose bars are the matches
   }
 
   run(text) {

@@ -51,15 +51,11 @@ function warpsOf(trace, unit) {
 // nothing of its own holds it, that is what its sub-core waits for, or another warp is issued (taken: its event then).
 function warpState(trace, warp, at, taken) {
   const { start, reason, kind } = trace.e;
-  let low = 0, high = warp.events.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (start[warp.events[middle]] < at) low = middle + 1; else high = middle;
-  }
-  if (low === warp.events.length) return { name: 'idle', said: 'its last result is on the way', event: warp.events[low - 1], since: start[warp.events[low - 1]] + 1 };
-  const i = warp.events[low];
+  const next = firstFrom(warp.events, start, at, 0, warp.events.length), before = warp.events[next - 1];
+  if (next === warp.events.length) return { name: 'idle', said: 'its last result is on the way', event: before, since: start[before] + 1 };
+  const i = warp.events[next];
   if (start[i] === at) return { name: 'issue', said: 'issues', event: i, since: at };
-  const since = low ? start[warp.events[low - 1]] + 1 : warp.begin;
+  const since = next ? start[before] + 1 : warp.begin;
   const held = reason[i] || (taken >= 0 && kind[taken] === trace.stallKind ? reason[taken] : 0);
   const r = trace.reasons[held];
   return held ? { name: r.name, said: `waits: ${r.name}`, event: i, since, reason: r }

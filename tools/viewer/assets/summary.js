@@ -15,7 +15,7 @@ function summaryCard(trace) {
     element('div', { class: 'big' }, timeText(ns)), element('div', {}, `${whole(trace.cycles)} cycles at ${(trace.clockHz / 1e6).toFixed(0)} MHz`),
     element('div', { class: 'dim' }, `${whole(trace.count)} events of cycles ${whole(trace.window[0])} to ${whole(trace.window[1])} (${percent(recorded, trace.cycles)} of the step)`)];
   if (trace.recordedLaunches) parts.push(element('div', { class: 'dim' }, `of ${trace.recordedLaunches.length} launches; the others are hatched`));
-  const standing = (trace.chips || []).reduce((sum, c) => sum + c.rows.length, 0);
+  const standing = trace.chips.reduce((sum, c) => sum + c.rows.length, 0);
   if (standing > trace.chips.length) parts.push(element('div', { class: 'dim' }, `${standing} chips; ${trace.chips.length} were run and stand for those that do the same`));
   if (summary.floor) {
     const share = summary.floor.cycles / trace.cycles;

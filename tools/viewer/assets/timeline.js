@@ -7,9 +7,6 @@ class Timeline {
     this.traces = traces;
     this.picture = new Picture(this);
     this.roots = traces.map(buildRows);
-    for (const root of this.roots) {
-      for (const row of root.children) if (row.kind === 'class' && row.units.length <= 24 && this.roots.length < 3) row.open = false;
-    }
     this.longest = Math.max(...traces.map((t) => t.nsOf(t.cycles)), 1);
     this.scroll = 0;
     this.focus = this.roots[0];
@@ -18,7 +15,6 @@ class Timeline {
     this.hover = null;
     this.match = null;  // {trace -> sorted event numbers}
     this.listeners = [];
-    this.frames = 0;
     this.fit();
   }
 
@@ -176,9 +172,7 @@ class Timeline {
     this.drawLines(c);
     this.drawGutter(c);
     this.drawRuler(c);
-    this.frames++;
     this.took = performance.now() - began;
-    if (this.onframe) this.onframe();
   }
 
   drawLabels(c) {
@@ -256,7 +250,7 @@ class Timeline {
       const sign = row.expandable ? (row.open ? '▾ ' : '▸ ') : '';
       const used = row.active && row.active.length < row.units.length ? `${row.active.length} of ${row.units.length}` : row.units.length;
       const count = (row.kind === 'class' || row.kind === 'group') && row.units.length > 1 ? ` (${used})` : '';
-      const label = row.kind === 'trace' ? `${row.label}${this.traces.filter((t) => t.chip === row.trace.chip).length > 1 ? ` · ${row.trace.label}` : ''}` : row.label;
+      const label = row.kind === 'trace' ? traceName(row.trace, this.traces) : row.label;
       c.save();
       c.beginPath();
       c.rect(0, y, this.gutter - 4, h);
