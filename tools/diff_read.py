@@ -19,7 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-RESULTS = ("compare", "explain", "run", "generate", "trace")  # decodelab.<name>/1
+import numpy as np
+
+from emulator.trace import STALL, Trace
+from emulator.trace_file import SCHEMA, read_trace, trace_folders
+
+RESULTS = tuple(f"decodelab.{name}/1" for name in ("compare", "explain", "run", "generate"))  # and a trace's run.json
 BYTES_MAX = 1 << 30  # of a JSON file
 
 
@@ -53,10 +58,8 @@ def read(path: Path) -> list[Entry]:
     except (ValueError, RecursionError):
         raise DiffError(f"{path}: neither a trace folder nor JSON that can be read") from None
     schema = found.get("schema") if isinstance(found, dict) else None
-    kind = re.fullmatch(r"decodelab\.([a-z_]+)/1", schema) if isinstance(schema, str) else None
-    if kind is None or kind[1] not in RESULTS:
-        known = ", ".join(f"decodelab.{name}/1" for name in RESULTS)
-        raise DiffError(f"{path}: schema {schema!r} cannot be compared; these can: {known}")
+    if schema not in (*RESULTS, SCHEMA):
+        raise DiffError(f"{path}: schema {schema!r} cannot be compared; these can: {', '.join((*RESULTS, SCHEMA))}")
     try:
         entries = _entries(found)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
@@ -73,7 +76,7 @@ def _entries(found: dict[str, Any]) -> list[Entry]:
     points = found.get("points", [found])
     entries = []
     for point in points:
-        for one in point.get("chips", [point]) if not found["schema"].startswith("decodelab.trace/") else [point]:
+        for one in point.get("chips", [point]) if found["schema"] in RESULTS else [point]:  # a trace's are others
             if "error" not in one:
                 words = (one.get("model", point.get("model")), *(
                     f"{key} {one.get(key, point.get(key))}" if one.get(key, point.get(key)) is not None else None
@@ -123,8 +126,6 @@ def tree_counters(leaves: list[tuple[tuple[str, ...], int]]) -> dict[str, int]:
 
 def _traces(folder: Path) -> list[Entry]:
     """The results of a trace folder, or of those in it, one a chip; with the stalls of each kernel from the events."""
-    from emulator.trace_file import read_trace, trace_folders
-
     entries = []
     for one in trace_folders(folder):
         trace, run = read_trace(one)
@@ -138,12 +139,8 @@ def _traces(folder: Path) -> list[Entry]:
     return entries
 
 
-def stalls_by_kernel(trace: Any) -> dict[str, int]:
+def stalls_by_kernel(trace: Trace) -> dict[str, int]:
     """`stalls.KERNEL.REASON`: cycles that units waited, over all layers, as often as events count."""
-    import numpy as np
-
-    from emulator.trace import STALL
-
     rows = np.flatnonzero(trace.kind == STALL)
     table, launches = trace.instructions, trace.launches
     names = {(True, i): _place(node, kernel) for i, (node, kernel) in enumerate(zip(launches.node, launches.kernel))}

@@ -106,7 +106,7 @@ def test_two_single_results_of_different_chips_are_compared(capsys, tmp_path) ->
         "h100_sxm, m, context 64, batch 1 -> a100_sxm, m, context 64, batch 1: 1,000 -> 1,500 cycles")
 
 
-def test_run_and_explain_and_run_json_of_a_trace_are_read(capsys, tmp_path) -> None:
+def test_run_and_explain_are_read(capsys, tmp_path) -> None:
     run_file = {"schema": "decodelab.run/1", "chip": "toy_gpu", "cycles": 10, "counters": {"ctas": 1}}
     explain = {"schema": "decodelab.explain/1", "chips": [
         {"chip": "toy_gpu", "cycles_per_token": 12, "waterfall": [{"name": "floor", "cycles": 12, "why": ""}]}]}
@@ -119,6 +119,15 @@ def test_run_and_explain_and_run_json_of_a_trace_are_read(capsys, tmp_path) -> N
 
 def facts(trace: Any, **more: Any) -> dict[str, Any]:
     return {"traffic_bytes": trace.traffic(), "unit_accounting": {}, "counters": {}, **more}
+
+
+def test_run_json_of_a_trace_is_read_without_its_events(capsys, tmp_path) -> None:
+    trace = small_gpu()
+    for name, count in (("a", 5), ("b", 7)):
+        write_trace(trace, tmp_path / name, facts(trace) | {"counters": {"ctas": count}})
+    code, found = changes(capsys, *(str(tmp_path / name / "run.json") for name in ("a", "b")))
+    assert code == 0
+    assert [(c["counter"], c["a"], c["b"]) for c in found["chips"][0]["changes"]] == [("counters.ctas", 5, 7)]
 
 
 def test_traces_tell_the_stalls_of_each_kernel(capsys, tmp_path) -> None:
