@@ -18,6 +18,7 @@ from tools.measure import Job, check, chosen_job
 from tools.options import load_chips
 
 if TYPE_CHECKING:
+    from emulator.chip import Chip
     from emulator.time_tree import Leaf
 
 SCHEMA = "decodelab.explain/1"
@@ -136,32 +137,23 @@ def explain(options: dict[str, Any], full: bool = False) -> dict[str, Any]:
         alone = chip.kind == "gpu" and (job.tensor_parallel or job.system_chips or 1) == 1
         plans.append((job, limits_of(chip.kind, not alone)))
     stages = [stage for job, limits in plans for stage in stage_jobs(job, limits)]
+    kinds = [chip.kind for chip, (_, limits) in zip(chips, plans) for _ in range(len(limits) + 1)]
     # the slow ones first, so that no core waits at the end
-    order = sorted(range(len(stages)), key=lambda n: (chips[_owner(plans, n)].kind == "lpu", n))
+    order = sorted(range(len(stages)), key=lambda n: (kinds[n] == "lpu", n))
     cold = announce_compilation(kinds_of(chips) if options["engine"] == "fast" else set())
     ran = run_jobs([stages[n] for n in order], f"explain {jobs[0].model}", cold, outcome)
     found = [ran[order.index(n)] for n in range(len(stages))]
     entries = []
-    at = 0
     for chip, (job, limits) in zip(chips, plans):
-        own = found[at : at + len(limits) + 1]
-        at += len(limits) + 1
+        own, found = found[: len(limits) + 1], found[len(limits) + 1 :]
         entries.append(_chip(chip, job, limits, own))
     model = next((e["model"] for e in entries if "model" in e), jobs[0].model)
     return {"schema": SCHEMA, "model": model, "context": jobs[0].context, "batch": jobs[0].batch, "chips": entries}
 
 
-def _owner(plans: Sequence[tuple[Job, Sequence[Limit]]], stage: int) -> int:
-    """Which chip a stage of all belongs to."""
-    for n, (_, limits) in enumerate(plans):
-        stage -= len(limits) + 1
-        if stage < 0:
-            return n
-    raise IndexError(stage)
-
-
-def _chip(chip: Any, job: Job, limits: Sequence[Limit], found: list[dict[str, Any]]) -> dict[str, Any]:
-    """One chip's part of `explain`."""
+def _chip(chip: Chip, job: Job, limits: Sequence[Limit], found: list[dict[str, Any]]) -> dict[str, Any]:
+    """One chip's part of `explain`, from what its stages gave: `found`, the chip itself last. Where one of them failed,
+    its error."""
     from tools.explain_why import advice, reasons, words
 
     failed = next((one for one in reversed(found) if "error" in one), None)
@@ -171,7 +163,7 @@ def _chip(chip: Any, job: Job, limits: Sequence[Limit], found: list[dict[str, An
     if any(one["split"] != real["split"] for one in found):  # scratch may fit without a limit where it does not with it
         count, ranks, groups = real["split"]
         fixed = replace(job, system_chips=count, tensor_parallel=ranks, pipeline_parallel=groups)
-        again = run_jobs([one for one in stage_jobs(fixed, limits)[:-1]], f"explain {job.model}", work=outcome)
+        again = run_jobs(stage_jobs(fixed, limits)[:-1], f"explain {job.model}", work=outcome)
         found = [*again, real]
     entry = real["entry"]
     if real["split"][0] == 1:  # nothing crosses a link

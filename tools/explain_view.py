@@ -121,6 +121,7 @@ def side_by_side(entries: Sequence[dict[str, Any]], blocks: bool) -> str:
 
 
 def causes_line(entry: dict[str, Any]) -> str:
+    """Shares of the causes, largest first, adding up to 100 %."""
     parts = dict(sorted(entry["cycles_by_cause"].items(), key=lambda item: (-item[1], item[0])))
     return "  ".join(f"{name} {share}" for name, share in percentages(parts, least=3.0).items()) + "  = 100.0 %"
 

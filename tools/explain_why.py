@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from emulator.accounting import GPU_REASONS, LPU_CAUSES
 from emulator.chip import Chip
 from emulator.time_tree import Leaf, cycles_by
+from tools.explain import Stage, floor_cycles
 from tools.report import seconds, significant, size
-
-if TYPE_CHECKING:
-    from tools.explain import Stage
 
 TABLES = {"gpu": GPU_REASONS, "lpu": LPU_CAUSES}
 
@@ -22,6 +20,7 @@ def by_kernel(tree: Sequence[Leaf]) -> dict[str, int]:
 
 
 def by_cause(tree: Sequence[Leaf]) -> dict[str, int]:
+    """Cycles of each cause, of the whole token."""
     return cycles_by(tree, lambda leaf: leaf.path[3])
 
 
@@ -34,6 +33,7 @@ def most_changed(before: dict[str, int], after: dict[str, int]) -> tuple[str, in
 
 
 def signed(cycles: int) -> str:
+    """A difference with its sign and commas."""
     return f"{cycles:+,}"
 
 
@@ -86,10 +86,11 @@ def _at_a_time(entry: dict[str, Any]) -> str:
 
 
 def first_gpu(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
+    """What is left of a GPU's time without any limit."""
     kernels = f"{stage.kernels:,} kernel{'s' if stage.kernels > 1 else ''}"
     read = stage.traffic.get("hbm_read", 0)
     again = f", and {size(read)} come from HBM" if read else ", and nothing comes from HBM"
-    if stage.cycles < floor_cycles_of(entry):
+    if stage.cycles < floor_cycles(entry):
         return f"without any limit the {kernels} beat the floor: caches hold what it counts{again}"
     if stage.kernels == 1:
         return f"with no limit but the peak rates the parts of the one kernel still wait for each other{again}"
@@ -97,13 +98,8 @@ def first_gpu(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
             f"before{again}")
 
 
-def floor_cycles_of(entry: dict[str, Any]) -> int:
-    from tools.explain import floor_cycles
-
-    return floor_cycles(entry)
-
-
 def first_lpu(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
+    """What is left of an LPU's time without any limit."""
     causes = by_cause(stage.tree)
     loads = causes.get("weight load", 0) + causes.get("KV load", 0)
     rest = sorted(((n, c) for n, c in causes.items() if n not in ("weight load", "KV load")), key=lambda x: -x[1])
@@ -180,7 +176,7 @@ def _fill(chip: Chip, entry: dict[str, Any], stage: Stage) -> str:
             f"{chip['sxm.permute_cycles']} and more, the start barrier takes {chip['icu.barrier_cycles']}")
 
 
-WHY: dict[str, Callable[[Chip, dict[str, Any], Stage], str]] = {
+WHY: dict[str, Callable[[Chip, dict[str, Any], Stage], str]] = {  # name of a Limit -> why it costs time
     "DRAM timing and refresh": _dram, "caches, TLB, crossbar": _caches, "NVLink": _nvlink,
     "L1, load-store unit, copies": _l1, "instruction latencies": _issue, "waves and tails": _waves,
     "launches": _launch, "activation transit": _transit, "vector work": _vector, "network": _network,

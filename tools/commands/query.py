@@ -20,7 +20,7 @@ def command(folder: Path, sql: str, as_json: bool, as_csv: bool) -> None:
     """Ask the trace in DIR (of one chip, or of several) one question in DuckDB's SQL, which can only read.
 
     Tables: events (in words: machine, unit, start, "end", kind, reason, layer, kernel, node, opcode, asm, line, bytes,
-    level, ...), raw, units, instructions, launches, kinds, reasons.
+    level, tensor, ...), raw, units, instructions, launches, bound, kinds, reasons.
 
     \b
     decodelab query t "SELECT level, sum(bytes * weight) FROM events WHERE level IS NOT NULL GROUP BY ALL"

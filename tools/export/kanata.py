@@ -2,10 +2,9 @@
 
 Rows are numbered in the order of issue. Lane 0 holds the execute stage (from issue to result), lane 1 what the
 instruction waited for, under the reason's own name: on the GPU the cycles since its warp's issue before, on the LPU
-the queue's wait right before it. A row's label has unit, warp (w3; on the LPU the
-iteration of a REPEAT, #3) and assembly line; its tooltip the true cycle, since
-Konata counts from the first line of a file whatever `C=` says. Arrows (W) lead from the instruction that made a
-value to the one that uses it, where registers tell.
+the queue's wait right before it. A row's label has unit, warp (w3; on the LPU the iteration of a REPEAT, #3) and
+assembly line; its tooltip the true cycle, since Konata counts from the first line of a file whatever `C=` says.
+Arrows (W) lead from the instruction that made a value to the one that uses it, where registers tell.
 """
 
 from __future__ import annotations
@@ -105,13 +104,10 @@ def _texts(trace: Trace) -> dict[str, Texts]:
     return {
         "unit": Texts.of(_clean(unit).encode("utf-8", "replace") for unit in units),
         "asm": Texts.of(_clean(asm).encode("utf-8", "replace") for asm in table.asm or [""]),
-        "place": Texts.of(("" if not text else _comma(text)).encode("utf-8", "replace")
-                          for text in ([a + b for a, b in zip(nodes, places)] or [""])),
-        "launch": Texts.of([b"", *(_comma(text).encode("utf-8", "replace") for text in launches)]),
+        "place": Texts.of(_clean(node + place).encode("utf-8", "replace")
+                          for node, place in (list(zip(nodes, places)) or [("", "")])),
+        "launch": Texts.of([b"", *(_clean(text).encode("utf-8", "replace") for text in launches)]),
+        # a capital X would draw arrows at the wait, see `stage`
         "reason": Texts.of(reason.replace("X", "x").encode() for reason in reasons),
         "stage": Texts.of(stage(opcode, trace.dialect).encode() for opcode in table.opcode or [""]),
     }
-
-
-def _comma(text: str) -> str:
-    return ", " + _clean(text.removeprefix(", "))

@@ -56,6 +56,7 @@ class Interned:
         return int(table.setdefault(key, len(table) + 1))
 
     def frame(self, function: str, line: int = 0) -> int:
+        """Number of a call stack's frame; line: of the source, 0 none."""
         return self.number(self.frames, (self.number(self.functions, function), line))
 
     def track(self, parent: int, name: str, rank: int, more: bytes = b"") -> int:
@@ -122,7 +123,7 @@ def _chip(trace: Trace, at: int, interned: Interned) -> tuple[Slices, Samples]:
     issue = kind == ISSUE
     known = np.array([0, *(interned.number(interned.reasons, r.name) for r in trace.reasons[1:])], dtype=np.int64)
     because = np.where(issue & (trace.wait[rows] > 0), known[trace.reason[rows]], 0)
-    # a LPU's first iteration is nothing to tell
+    # an LPU's first iteration is nothing to tell
     actor = np.where((trace.actor[rows] > 0) | (trace.dialect == "gpu"), trace.actor[rows], -1).astype(np.int64)
     own = Slices(
         start, end, ends, uuids[track], _names(trace, rows, interned), _stacks(trace, rows, interned), actor,

@@ -19,6 +19,7 @@ class Texts:
 
     @classmethod
     def of(cls, texts: Iterable[bytes]) -> Texts:
+        """Texts in their order."""
         parts = list(texts)
         starts = np.zeros(len(parts) + 1, dtype=np.int64)
         np.cumsum([len(part) for part in parts], out=starts[1:])
