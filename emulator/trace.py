@@ -254,6 +254,16 @@ class Trace:
                 found[self.instructions.level[at]] += int(sums[at])
         return found
 
+    def levels(self) -> tuple[list[str], np.ndarray]:
+        """(traffic levels, "" first; the number of that of each event's bytes, 0 for none). int64 [n]."""
+        of_kind = ["" if kind.level == "opcode" else kind.level for kind in KINDS]
+        names = list(dict.fromkeys(["", *of_kind, *self.instructions.level]))
+        number = {name: at for at, name in enumerate(names)}
+        by_instruction = np.array([*(number[level] for level in self.instructions.level), 0], dtype=np.int64)
+        by_kind = np.array([number[level] for level in of_kind], dtype=np.int64)
+        # instruction -1: the last one
+        return names, np.where(self.kind == ISSUE, by_instruction[self.instruction], by_kind[self.kind])
+
     def weights(self) -> np.ndarray:
         """How often each event counts: chips that its chip stands for x times of its launch. int64 [n]."""
         stands = {chip.row: len(chip.rows) for chip in self.chips}

@@ -225,20 +225,14 @@ def _counters(trace: Trace, roots: dict[int, int], interned: Interned) -> Sample
     """Bytes of each traffic level and chip, in equal spans of cycles; an event's bytes count where it starts."""
     first, last = max(0, trace.window[0]), max(trace.window[1], int(trace.end.max(initial=0)))
     span = max(1, -(-(last - first) // COUNTER_POINTS))
-    levels = [kind.level if kind.level != "opcode" else "" for kind in KINDS]
-    ids = {name: i for i, name in enumerate(dict.fromkeys([*levels, *trace.instructions.level]))}
-    number_of = np.array([ids[name] for name in levels], dtype=np.int64)[trace.kind]
-    issue = (trace.kind == ISSUE) & (trace.instruction >= 0)
-    if issue.any():
-        by_instruction = np.array([ids[name] for name in trace.instructions.level], dtype=np.int64)
-        number_of[issue] = by_instruction[trace.instruction[issue]]
+    levels, level = trace.levels()
     bins = -(-(last - first) // span) + 1
     place = np.clip((trace.start - first) // span, 0, bins - 1)
     row = np.array(trace.units.chip, dtype=np.int64)[trace.unit] if len(trace) else np.zeros(0, dtype=np.int64)
     found = []
     for chip, root in roots.items():
-        for name, i in ids.items():
-            mine = (row == chip) & (number_of == i) & (trace.bytes > 0)
+        for at, name in enumerate(levels):
+            mine = (row == chip) & (level == at) & (trace.bytes > 0)
             if not name or not mine.any():
                 continue
             values = np.bincount(place[mine], weights=trace.bytes[mine], minlength=bins).astype(np.int64)

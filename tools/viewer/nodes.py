@@ -10,7 +10,7 @@ import numpy as np
 
 from emulator.chip import Chip
 from emulator.lpu.geometry import geometry
-from emulator.trace import ISSUE, KINDS, STALL, Trace
+from emulator.trace import ISSUE, STALL, Trace
 from isa.opcodes import TYPE_BYTES, TYPES
 from tools.floor import hbm_bytes_per_second, l2_bytes_per_cycle, tensor_macs_per_cycle
 
@@ -46,7 +46,7 @@ def nodes(trace: Trace, chip: Chip | None) -> list[Node]:
         return []
     weight = trace.weights()
     count = len(names)
-    levels, level_of = _levels(trace)
+    levels, level_of = trace.levels()
     issue, stall = trace.kind == ISSUE, trace.kind == STALL
     issues = np.bincount(number[issue], weights=weight[issue], minlength=count)
     macs_of = np.array([*(_macs(opcode, asm, chip) for opcode, asm in
@@ -94,18 +94,6 @@ def _names(trace: Trace) -> tuple[list[str], np.ndarray, list[str]]:
         launched = trace.launch >= 0
         number = np.where(launched, np.array([*by_launch, 0])[trace.launch], number)
     return list(table), number, kernels
-
-
-def _levels(trace: Trace) -> tuple[list[str], np.ndarray]:
-    """(traffic levels, "" the first; the number of that of each event's bytes)."""
-    names = ["", *sorted({kind.level for kind in KINDS} | set(trace.instructions.level) - {"", "opcode"})]
-    names = list(dict.fromkeys(names))
-    number = {name: n for n, name in enumerate(names)} | {"opcode": 0}
-    of_kind = np.array([number[kind.level] for kind in KINDS], dtype=np.uint8)
-    of_instruction = np.array([*(number[level] for level in trace.instructions.level), 0], dtype=np.uint8)
-    levels = np.where(trace.kind == ISSUE, of_instruction[trace.instruction], of_kind[trace.kind])
-    levels[trace.bytes == 0] = 0
-    return names, levels
 
 
 def _cycles(trace: Trace, names: list[str], number: np.ndarray, issue: np.ndarray) -> np.ndarray:
