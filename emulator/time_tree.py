@@ -25,6 +25,7 @@ class Leaf:
     sampled: bool = False
 
     def to_json(self) -> dict[str, Any]:
+        """Plain data."""
         found: dict[str, Any] = {"path": list(self.path), "cycles": self.cycles}
         return found | {"sampled": True} if self.sampled else found
 

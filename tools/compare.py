@@ -28,10 +28,12 @@ class Point:
     chips: list[dict[str, Any]]
 
     def head(self) -> dict[str, Any]:
+        """The point in `compare`'s JSON."""
         return {"model": self.model, "context": self.context, "batch": self.batch, "chips": self.chips}
 
     @property
     def failed(self) -> bool:
+        """Whether no chip could run."""
         return all("error" in entry for entry in self.chips)
 
 

@@ -131,6 +131,7 @@ class Progress:
         return self
 
     def step(self, done: int, total: int, what: str = "") -> None:
+        """So much is done; what: in place of the title."""
         with self.lock:
             self.state = (done, total, what or self.title)
             self._show()

@@ -50,9 +50,11 @@ class Change:
         return self.by > 0 and (self.percent is None or self.percent > tolerance)
 
     def told(self) -> str:
+        """The change in per cent, in words."""
         return "new" if self.percent is None else f"{self.percent:+.2f} %"
 
     def json(self) -> dict[str, Any]:
+        """Plain data."""
         return {"counter": self.counter, "a": self.a, "b": self.b, "change": self.by, "percent": self.percent}
 
 
@@ -67,6 +69,7 @@ class Pair:
 
     @property
     def name(self) -> str:
+        """What tells the pair from others; both names where they differ."""
         one, other = ", ".join(self.a.name), ", ".join(self.b.name)
         return one if one == other else f"{one} -> {other}"
 
@@ -91,6 +94,7 @@ class Difference:
         return [(pair, c) for pair in self.pairs for c in pair.watched if c.rose_over(self.tolerance)]
 
     def json(self) -> dict[str, Any]:
+        """Plain data, of the schema SCHEMA."""
         return {
             "schema": SCHEMA,
             "tolerance_percent": self.tolerance,

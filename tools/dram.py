@@ -145,6 +145,7 @@ class Report:
         }
 
     def text(self) -> str:
+        """What `dram` prints."""
         from tools.report import seconds, size, table
 
         c, n = self.config, self.result.counters

@@ -59,6 +59,7 @@ class Report:
         }
 
     def text(self) -> str:
+        """What `run` prints."""
         from tools.report import seconds, size, table
 
         last = self.steps[-1]

@@ -319,6 +319,7 @@ class System:
 
     @classmethod
     def of(cls, program: Program, step: StepResult) -> System:
+        """How a step of a program was shared."""
         meta = program.meta
         spans = meta.get("stages") or [[0, step.cycles]]
         interval = max(end - start for start, end in spans) if len(spans) > 1 else step.cycles
@@ -342,6 +343,7 @@ def whole_model(ready: Prepared, seconds: float) -> dict[str, Any]:
 
 
 def no_values() -> dict[str, Any]:
+    """The comparison with the oracle where no number was computed."""
     return {"tokens_match_reference": None, "logits_max_abs_error": None}
 
 

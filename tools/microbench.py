@@ -199,10 +199,12 @@ class Row:
 
     @property
     def within(self) -> bool | None:
+        """Whether it agrees with what was published, None where nothing was."""
         return None if self.ratio is None else abs(self.ratio - 1) <= TOLERANCE
 
     @property
     def verdict(self) -> str:
+        """In words whether it agrees, or why not."""
         if self.within is None:
             return "nothing published"
         return "within 10 %" if self.within else self.reason or "outside, not explained"

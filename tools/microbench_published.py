@@ -17,6 +17,7 @@ class Figure:
 
     @property
     def told(self) -> str:
+        """The figure, or its range."""
         return f"{self.low:g} to {self.high:g}" if self.high > self.low else f"{self.low:g}"
 
 

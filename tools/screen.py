@@ -41,14 +41,17 @@ def columns(entries: Sequence[dict[str, Any]], rows: Sequence[tuple[str, Any]]) 
 
 
 def failures(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each chip that could not run, with the reason."""
     return [f"    {e['chip']}: {e['error']}" for e in entries if "error" in e]
 
 
 def time_cell(e: dict[str, Any]) -> str:
+    """Time and cycles of a token."""
     return f"{seconds(e['seconds_per_token'])} ({e['cycles_per_token']:,} cyc)"
 
 
 def floor_cell(e: dict[str, Any]) -> str:
+    """The floor and the resource that sets it."""
     name = next(iter(e["floor_parts"]))
     links = " + links" if e["floor_parts"].get("links") else ""
     return f"{seconds(e['floor_seconds'])} {name}{links}"
@@ -74,6 +77,7 @@ def bound_sentence(e: dict[str, Any]) -> str:
 
 
 def measured_rows(entries: Sequence[dict[str, Any]]) -> list[tuple[str, Any]]:
+    """(label, cell of an entry) of what every run reports."""
     return [
         ("arithmetic", lambda e: f"{e['arithmetic']}, KV {e['kv_format']}"),
         ("time per token", time_cell),
@@ -83,6 +87,7 @@ def measured_rows(entries: Sequence[dict[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def agreement_rows() -> list[tuple[str, Any]]:
+    """(label, cell of an entry) of the comparison with the oracle."""
     return [("tokens", agreement), ("worst logit error", logit_error), ("closest choice led by", smallest_lead)]
 
 
@@ -168,6 +173,7 @@ def where_table(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def real_size_head(model: str, good: Sequence[dict[str, Any]]) -> str:
+    """What the block of a real size ran."""
     if not good:
         return f"one layer of {model}"
     e = good[0]
@@ -204,6 +210,7 @@ def trust(found: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]]) -> s
 
 
 def next_command(chips: Sequence[str]) -> str:
+    """Commands that go on from here."""
     return (
         "Next: decodelab run gemv.lpu.s --grid 0:100  |  "
         f"decodelab chips {chips[0]}  |  decodelab compare --batch 1,8"
@@ -251,6 +258,7 @@ def system_cell(e: dict[str, Any]) -> str:
 
 
 def layer_cell(e: dict[str, Any]) -> str:
+    """Time and cycles of a layer, empty where the step has none of its own."""
     cycles = e.get("cycles_per_layer")
     return f"{seconds(cycles / e['clock_hz'])} ({cycles:,} cyc)" if cycles else ""
 
@@ -264,6 +272,7 @@ def rate_cell(e: dict[str, Any]) -> str:
 
 
 def published_line(e: dict[str, Any]) -> str:
+    """A published rate beside ours, and why they differ."""
     found = e["published"]
     return (f"    {e['chip']}: {found['ratio']:.1f}x the published {found['tokens_per_second']:.0f} tokens/s a user "
             f"({found['source']}): {found['differs']}")

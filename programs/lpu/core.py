@@ -74,6 +74,7 @@ class Plane:
 
 
 def stream_field(direction: int, stream: int) -> int:
+    """A stream as an instruction names it."""
     return stream + (WEST_FLAG if direction == WEST else 0)
 
 
@@ -92,6 +93,7 @@ def memory_word(name: str, address: int, stream: int, map_stream: int | None = N
 
 @lru_cache(maxsize=65536)
 def word(name: str, *values: int) -> int:
+    """The word of an instruction with these fields."""
     return encode("lpu", BY_NAME[name], values)
 
 
@@ -111,6 +113,7 @@ class Core:
         self.start_block()
 
     def start_block(self) -> None:
+        """Forget what was placed: cycle 0 of an empty block."""
         self.board = Board(self.resources)
         self.links = PortTimes(self.g.slot, self.g.hop)
         self.planes = [Plane() for _ in range(self.g.planes)]
@@ -127,6 +130,7 @@ class Core:
 
     # -- small pieces -----------------------------------------------------------------------
     def hemisphere(self, slice_number: int) -> int:
+        """Hemisphere of a slice: 0 west, 1 east."""
         return slice_number // self.g.slices_per_hemisphere
 
     def inward(self, slice_number: int) -> int:
@@ -142,15 +146,18 @@ class Core:
 
     def emit(self, queue: int, cycle: int, code: int, completion: int, n: int = 1, d: int = 1, stride: int = 0,
              reason: str = "data", layered: bool = False, tensor: str = "") -> None:
+        """Place an instruction, n times d cycles apart; completion: cycles until its last effect is over."""
         self.events.extend((queue, cycle, n - 1, d, stride, self.node, REASON[reason], layered,
                             self.memory.number(tensor)))
         self.words.append(code)
         self.end = max(self.end, cycle + (n - 1) * d + completion)
 
     def columns(self, buffer: Buffer) -> list[int]:
+        """Columns of a buffer's slices, byte by byte."""
         return [self.g.column[s] for s in buffer.slices]
 
     def settle(self, buffer: Buffer, avoid: Iterable[int] = ()) -> None:
+        """Give a buffer its slices, none of `avoid`, where it has none yet."""
         if not buffer.settled:
             self.memory.settle(buffer, set(avoid), buffer.groups or self.placer.scratch_groups)
 
@@ -161,6 +168,7 @@ class Core:
 
     def read_uses(self, buffer: Buffer, first: int, last: int, offsets: Sequence[int], span: int,
                    whole: bool = False) -> list[Use]:
+        """What READs of a buffer take, byte by byte; offsets: from the time that is looked for; span: cycles."""
         uses: list[Use] = []
         for byte, s in enumerate(buffer.slices):
             uses += self.resources.read(s, self.bank(buffer, byte, first, last), offsets[byte], span, whole)
@@ -168,17 +176,20 @@ class Core:
 
     def write_uses(self, buffer: Buffer, first: int, last: int, offsets: Sequence[int], span: int,
                     whole: bool = False) -> list[Use]:
+        """What WRITEs of a buffer take, as read_uses."""
         uses: list[Use] = []
         for byte, s in enumerate(buffer.slices):
             uses += self.resources.write(s, self.bank(buffer, byte, first, last), offsets[byte], span, whole)
         return uses
 
     def ready_bound(self, buffer: Buffer, start: int, step: int, n: int, d: int, offsets: Sequence[int]) -> int:
+        """Earliest time at which n vectors, d cycles apart, can be read: all were written before."""
         low = min(offsets)
         ready = buffer.ready
         return max(ready[start + step * k] - low - k * d for k in range(n))
 
     def write_bound(self, buffer: Buffer, start: int, step: int, n: int, d: int, offsets: Sequence[int]) -> int:
+        """Earliest time at which n vectors can be written: nobody reads or writes the old ones later."""
         low, bound = min(offsets), -(1 << 60)
         for k in range(n):
             i = start + step * k
@@ -186,28 +197,33 @@ class Core:
         return bound
 
     def note_read(self, buffer: Buffer, start: int, step: int, n: int, d: int, latest: int) -> None:
+        """Vectors are read, the first one by cycle `latest`, the others d cycles apart."""
         for k in range(n):
             i = start + step * k
             buffer.used[i] = max(buffer.used[i], latest + k * d)
 
     def note_write(self, buffer: Buffer, start: int, step: int, n: int, d: int, latest: int) -> None:
+        """Vectors are written, the first one in cycle `latest`; they can be read a cycle later."""
         for k in range(n):
             buffer.ready[start + step * k] = latest + k * d + 1
 
     def emit_reads(self, buffer: Buffer, start: int, step: int, n: int, d: int, offsets: Sequence[int], time: int,
                     direction: int, streams: Sequence[int], reason: str) -> None:
+        """READs of a buffer at `time`, one a byte plane."""
         for byte, s in enumerate(buffer.slices):
             code = memory_word("READ", buffer.address(byte, start), stream_field(direction, streams[byte]))
             self.emit(s, time + offsets[byte], code, 1, n, d, step * buffer.pitch, reason, buffer.layered, buffer.name)
 
     def emit_writes(self, buffer: Buffer, start: int, step: int, n: int, d: int, offsets: Sequence[int], time: int,
                      direction: int, streams: Sequence[int], reason: str) -> None:
+        """WRITEs into a buffer at `time`, one a byte plane."""
         for byte, s in enumerate(buffer.slices):
             code = memory_word("WRITE", buffer.address(byte, start), stream_field(direction, streams[byte]))
             self.emit(s, time + offsets[byte], code, 1, n, d, step * buffer.pitch, reason, buffer.layered, buffer.name)
 
     def flows(self, buffer: Buffer, direction: int, streams: Sequence[int], target: int, offsets: Sequence[int],
                span: int) -> list[Use]:
+        """What a buffer takes of its streams on the way to column `target`."""
         uses: list[Use] = []
         for byte, column in enumerate(self.columns(buffer)):
             uses += self.resources.flow(direction, streams[byte], column, target, offsets[byte], span)

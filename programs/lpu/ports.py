@@ -20,15 +20,19 @@ class PortTimes:
         self.received: dict[int, list[int]] = {}
 
     def last_sent(self, port: int) -> int:
+        """Cycle of the last SEND on a port; a slot before cycle 0 where there is none."""
         return max(self.sent.get(port, ()), default=-self.slot)
 
     def last_received(self, port: int) -> int:
+        """Cycle of the last RECV on a port, -1 for none."""
         return max(self.received.get(port, ()), default=-1)
 
     def note_sent(self, port: int, cycle: int) -> None:
+        """A SEND is placed."""
         self.sent.setdefault(port, []).append(cycle)
 
     def note_received(self, port: int, cycle: int) -> None:
+        """A RECV is placed."""
         self.received.setdefault(port, []).append(cycle)
 
     def arrival(self, port: int, ahead: int) -> int:

@@ -53,17 +53,21 @@ class Way:
 
     @property
     def senders(self) -> dict[int, int]:
+        """Rank that sends -> number of its link."""
         return {a[0]: k for k, (a, _) in enumerate(self.links)}
 
     @property
     def receivers(self) -> dict[int, int]:
+        """Rank that receives -> number of its link."""
         return {b[0]: k for k, (_, b) in enumerate(self.links)}
 
     @property
     def leaving(self) -> Crossing:
+        """What the sending stage's text must know of the way."""
         return Crossing(len(self.links))
 
     def arriving(self, rank: int) -> Crossing:
+        """What a receiving rank's text must know of the way."""
         heard = frozenset(p for p in range(1, self.ranks) if rank ^ p in self.receivers)
         return Crossing(len(self.links), receives=rank in self.receivers, hears=heard)
 

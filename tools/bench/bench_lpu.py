@@ -32,12 +32,14 @@ class Schedule:
         self.words: set[int] = set()
 
     def add(self, cycle: int, queue: str | int, op: str, *fields: int, n: int = 1, d: int = 1, stride: int = 0) -> None:
+        """Issue an instruction n times, d cycles apart, from `cycle` on; stride: of its address or row each time."""
         number = G.queue(queue) if isinstance(queue, str) else queue
         self.timeline.add(number, cycle, encode("lpu", BY_NAME[op], fields), n - 1, d, stride)
         if op == "READ":
             self.words |= {number * G.words_per_slice + fields[0] + i * stride for i in range(n)}
 
     def engine(self, timing_only: bool) -> FastEngine:
+        """An engine with the schedule, its words random; timing_only: phantom."""
         words, starts, source = self.timeline.pack(G.queues)
         sram, numbers = Sram(G), np.array(sorted(self.words))
         sram.store(numbers, np.random.default_rng(1).integers(0, 60, (len(numbers), G.lanes)).astype(np.uint8))
@@ -96,8 +98,10 @@ def rates() -> list[Rate]:
 
 
 def instructions(engine: FastEngine) -> Callable[[], int]:
+    """A run that gives its vector instructions."""
     return lambda: int(engine.run().issued[UNIT_CODES].sum())
 
 
 def products(engine: FastEngine) -> Callable[[], int]:
+    """A run that gives its multiply-accumulates."""
     return lambda: engine.run().macs

@@ -29,6 +29,7 @@ class Point:
     bytes: dict[str, int] = field(default_factory=dict)
 
     def moved(self, level: str) -> int:
+        """Bytes at a level of LEVELS."""
         return sum(self.bytes.get(name, 0) for name in LEVELS[level][0])
 
 

@@ -32,6 +32,7 @@ class Node:
     stalls: dict[str, int] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
+        """Plain data, as the page takes it."""
         return {"name": self.name, "kernel": self.kernel, "cycles": self.cycles, "issues": self.issues,
                 "macs": self.macs, "bytes": self.bytes, "stalls": self.stalls}  # fmt: skip
 

@@ -39,6 +39,7 @@ def capacity_blocks(context: int) -> int:
 
 
 def position_tiles(context: int, lanes: int) -> int:
+    """Tiles of positions that a context has."""
     return -(-context // lanes)
 
 
@@ -68,10 +69,12 @@ class Skew:
 
     @classmethod
     def of(cls, layout: AttentionLayout, lanes: int, context: int) -> Skew:
+        """The skew of a layout at a context."""
         return cls(len(layout.v), max(blocks(len(one)) for one in layout.v), lanes // BLOCK, context)
 
     @property
     def parities(self) -> range:
+        """Parities that any vector has."""
         return range(min(2, self.vectors))
 
     @property
@@ -100,6 +103,7 @@ class Skew:
         return self.vectors > 2
 
     def of_parity(self, parity: int) -> int:
+        """V vectors of a parity."""
         return len(range(parity, self.vectors, 2))
 
     def stride(self, parity: int) -> int:
@@ -107,9 +111,11 @@ class Skew:
         return self.of_parity(parity) * self.blocks
 
     def words(self, parity: int) -> int:
+        """Words of the region of a parity."""
         return self.blocks + -(-self.context // (BLOCK * self.superlanes)) * self.stride(parity)
 
     def word(self, tile: int, vector: int) -> int:
+        """Word of the first block of a vector in a tile of positions."""
         return self.blocks + tile * self.stride(vector % 2) + vector // 2 * self.blocks
 
     def channels(self, parity: int, first: int) -> np.ndarray:
