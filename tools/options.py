@@ -56,6 +56,17 @@ class Finite(click.FloatRange):
         return number
 
 
+class Names(click.ParamType):
+    """Names or patterns with commas between them, such as issue,stall: a tuple, empty where there is none."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
 class TokenIds(click.ParamType):
     """Token ids with commas: 5,77,640."""
 

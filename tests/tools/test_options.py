@@ -8,7 +8,18 @@ import click
 import pytest
 
 from emulator.chip import ChipError
-from tools.options import Binding, Count, CycleRange, Finite, Layers, TokenIds, load_chips, split_setting, with_ideal
+from tools.options import (
+    Binding,
+    Count,
+    CycleRange,
+    Finite,
+    Layers,
+    Names,
+    TokenIds,
+    load_chips,
+    split_setting,
+    with_ideal,
+)
 
 
 def convert(kind: click.ParamType, text: str):
@@ -53,6 +64,11 @@ def test_a_number_must_be_finite() -> None:
             convert(Finite(0, 10), text)
     with pytest.raises(click.BadParameter, match="nan is not a finite number"):
         convert(Finite(min=0), "nan")
+
+
+def test_names_stand_between_commas() -> None:
+    assert convert(Names(), "issue, stall,") == ("issue", "stall")
+    assert convert(Names(), "") == convert(Names(), ",") == ()
 
 
 def test_token_ids() -> None:

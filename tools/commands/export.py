@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tools import console
-from tools.options import CycleRange
+from tools.options import CycleRange, Names
 
 FORMATS = ("kanata", "perfetto", "csv")
 
@@ -19,10 +19,11 @@ FORMATS = ("kanata", "perfetto", "csv")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE",
               help="File to write; a name that ends in .gz packs it (Konata and Perfetto read it packed).")
 @click.option("--window", type=CycleRange(), default=None, help="Only events that overlap cycles A to B - 1.")
-@click.option("--units", default=None, metavar="GLOB,...", help="Only units with such names: SM3.*,MEM.E?")
-@click.option("--kinds", default=None, metavar="NAME,...", help="Only these kinds of event: issue,stall,hbm_read")
-def command(folder: Path, format_: str, output: Path, window: tuple[int, int] | None, units: str | None,
-            kinds: str | None) -> None:
+@click.option("--units", type=Names(), default=(), metavar="GLOB,...", help="Only units with such names: SM3.*,MEM.E?")
+@click.option("--kinds", type=Names(), default=(), metavar="NAME,...",
+              help="Only these kinds of event: issue,stall,hbm_read")
+def command(folder: Path, format_: str, output: Path, window: tuple[int, int] | None, units: tuple[str, ...],
+            kinds: tuple[str, ...]) -> None:
     """Write the trace in DIR (of one chip, or of several as `decodelab trace` makes it) as one file.
 
     One cycle is one nanosecond in Perfetto and one cycle in Konata, where cycle 0 is the first of the file. A Kanata
@@ -38,7 +39,7 @@ def command(folder: Path, format_: str, output: Path, window: tuple[int, int] | 
         raise ValueError(f"a Kanata file holds one chip, {folder} has {len(folders)}: name one, such as {folders[0]}")
     with console.Progress(f"export {folder}"):
         read = [read_trace(one) for one in folders]
-        traces = select([trace for trace, _ in read], window, _names(units), _names(kinds))
+        traces = select([trace for trace, _ in read], window, units, kinds)
         if format_ == "kanata":
             told = f"{kanata.export(traces[0], output):,} instructions"
         elif format_ == "csv":
@@ -48,8 +49,3 @@ def command(folder: Path, format_: str, output: Path, window: tuple[int, int] | 
                      for key in ("chip_hash", "program_hash", "version", "cycles", "clock_hz") if key in run}
             told = f"{perfetto.export(traces, output, facts):,} slices"
     console.message(f"wrote {output}: {told}")
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    """A list with commas; empty when it was not given."""
-    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()

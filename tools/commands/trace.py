@@ -14,6 +14,7 @@ from tools.options import (
     Count,
     CycleRange,
     Layers,
+    Names,
     arithmetic_options,
     engine_option,
     ideal_option,
@@ -49,7 +50,8 @@ ONLY_MODELS = ("model", "chips", "prompts", "prompt_ids", "tokens", "batch", "co
 @click.option("--token", type=click.IntRange(0), default=None, help="Which step, 0 the first [default: the last].")
 @click.option("--layer", type=click.IntRange(0), default=None, help="Only this layer.")
 @click.option("--kernel", default=None, metavar="GLOB", help="GPU: only launches with such a kernel or node.")
-@click.option("--kinds", default=None, metavar="NAME,...", help="Only these kinds of event: issue,stall,hbm_read")
+@click.option("--kinds", type=Names(), default=None, metavar="NAME,...",
+              help="Only these kinds of event: issue,stall,hbm_read")
 @model_options
 @launch_option
 @set_option
@@ -59,11 +61,14 @@ def command(program_file: Path | None, folder: Path, ideal: str | None, **option
     """Run PROGRAM (a .s file or a program file), or one step of a model on each chip, and write every event to
     DIR/CHIP. What lies outside --window, --token, --layer, --kernel or --kinds is not recorded.
     """
+    from emulator.trace import Window
     from emulator.trace_file import check_place
     from tools.record import Wanted, told, trace_job, trace_program
 
+    kinds = options.pop("kinds")
     wanted = Wanted(options.pop("window"), options.pop("token"), options.pop("layer"), options.pop("kernel"),
-                    _names(options.pop("kinds")))
+                    None if kinds is None else frozenset(kinds))
+    Window(kinds=wanted.kinds).mask()  # refuses before the work a kind that does not exist
     check_folder(folder)
     given = {name: value for name, value in options.items() if value not in (None, False, ())}
     if program_file is not None:
@@ -117,14 +122,3 @@ def check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"cannot write {folder}: folder {place} takes no new file ({error.strerror})") from None
-
-
-def _names(text: str | None) -> frozenset[str] | None:
-    """A list with commas, checked. Raises TraceError for a kind that does not exist."""
-    from emulator.trace import Window
-
-    if text is None:
-        return None
-    names = frozenset(part.strip() for part in text.split(",") if part.strip())
-    Window(kinds=names).mask()
-    return names
