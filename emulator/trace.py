@@ -14,7 +14,9 @@ not the same as idle).
             opcode (LEVEL_OF_OPCODE).
     stall   the unit's own waiting, exclusive: distinct cycles of issue + stalls + idle = the unit's accounting.
             instruction and actor (GPU) name what is waited for; on the LPU instruction is the NOP, SYNC or NOTIFY.
-    others  carry bytes of the traffic level of their name; over a whole step they add up to StepResult.traffic.
+    others  carry bytes of the traffic level of their name; over a whole step they add up to StepResult.traffic. actor:
+            of l1_read and copy the warp, of l2_read, l2_write and nvlink the SM that asked, of a cta its first warp, of
+            a stream's value the iteration that made it, else -1.
 
 A chip (LPU) or GPU that was not run because another one does exactly the same has no events; `chips` says which
 chip stands for which. This file needs no compiled code; engines record through emulator/trace_record.py.

@@ -355,6 +355,24 @@ def test_what_was_not_recorded_is_hatched_and_said(driver: Any, tmp_path: Path) 
     assert complaints(driver) == []
 
 
+def test_an_access_of_l2_tells_the_sm_that_asked(driver: Any, tmp_path: Path) -> None:
+    """Its actor is no warp."""
+    recording = gpu_recording(5_000, sms=8)
+    trace = recording.trace
+    reads = trace.kind == KIND_INDEX["l2_read"]
+    trace.actor[reads] = 5
+    i = int((reads & (trace.unit == trace.units.name.index("L2.0"))).argmax())
+    path = tmp_path / "l2.html"
+    path.write_text(page([recording]), encoding="utf-8")
+    open_page(driver, path, fragment="timeline")
+    ns = (int(trace.start[i]) + 0.5) / 1.755
+    driver.execute_script("decodelab.timeline.setView(arguments[0] - 10, arguments[0] + 10)", ns)
+    move(driver, *point(driver, "L2.0", ns))
+    said = text(driver, "#tip")
+    assert "asked bySM5" in said and "warp" not in said
+    assert complaints(driver) == []
+
+
 def test_summary_roofline_and_comparison(driver: Any, tmp_path: Path) -> None:
     a, b = gpu_recording(20_000, label="before"), gpu_recording(20_000, label="after", slower=1.3)
     a.run = {"options": {"model": "made-up"}, "floor": {"cycles": 950, "bound_by": "HBM read"},

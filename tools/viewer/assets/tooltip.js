@@ -24,6 +24,8 @@ function eventAt(row, ns, slackNs) {
 
 const pair = (name, value) => (value === '' || value === null || value === undefined ? [] : [[name, value]]);
 
+const ASKED_BY_SM = new Set(['l2_read', 'l2_write', 'nvlink']);  // kinds whose actor is an SM, not a warp
+
 // [title, rows of (name, value)] of an event.
 function eventFacts(trace, i) {
   const e = trace.e;
@@ -44,7 +46,9 @@ function eventFacts(trace, i) {
     facts.push(...pair('tensor', trace.tensorOf(e.instruction[i], e.launch[i])));
     facts.push(...pair('node', instruction.node || (launch && launch.node)), ...pair('kernel', instruction.kernel));
   } else if (launch) facts.push(...pair('node', launch.node), ...pair('kernel', launch.kernel));
-  if (launch && e.actor[i] >= 0) {
+  if (ASKED_BY_SM.has(trace.kinds[e.kind[i]])) {
+    if (e.actor[i] >= 0) facts.push(...pair('asked by', `SM${e.actor[i]}`));
+  } else if (launch && e.actor[i] >= 0) {
     const warps = Math.max(1, Math.ceil(launch.block / 32));
     facts.push(...pair('warp', `${e.actor[i]} (CTA ${Math.floor(e.actor[i] / warps)}, warp ${e.actor[i] % warps})`));
   } else if (e.actor[i] > 0) facts.push(...pair('iteration', whole(e.actor[i])));
