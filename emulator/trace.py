@@ -361,9 +361,9 @@ def in_order(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     key += columns["unit"]
     key *= len(KINDS)
     key += columns["kind"]
-    order = np.argsort(key, kind="stable")
+    order = np.argsort(key)
     key = key[order]
-    # Few events share start, unit and kind: only those need the other columns.
+    # Few events share start, unit and kind: only those need the other columns, and equal rows no order.
     tied = np.zeros(n, dtype=bool)
     tied[1:] = key[1:] == key[:-1]
     tied[:-1] |= tied[1:]
