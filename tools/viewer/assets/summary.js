@@ -16,7 +16,7 @@ function summaryCard(trace) {
     element('div', { class: 'dim' }, `${whole(trace.count)} events of cycles ${whole(trace.window[0])} to ${whole(trace.window[1])} (${percent(recorded, trace.cycles)} of the step)`)];
   if (trace.recordedLaunches) parts.push(element('div', { class: 'dim' }, `of ${trace.recordedLaunches.length} launches; the others are hatched`));
   const standing = trace.chips.reduce((sum, c) => sum + c.rows.length, 0);
-  if (standing > trace.chips.length) parts.push(element('div', { class: 'dim' }, `${standing} chips; ${trace.chips.length} were run and stand for those that do the same`));
+  if (standing > trace.chips.length) parts.push(element('div', { class: 'dim' }, `${standing} chips; ${trace.chips.length} ran, for all that do the same`));
   if (summary.floor) {
     const share = summary.floor.cycles / trace.cycles;
     parts.push(element('h3', {}, 'floor'), element('div', {}, `${whole(summary.floor.cycles)} cycles${summary.floor.boundBy ? `, bound by ${summary.floor.boundBy}` : ''}: ${(100 * share).toFixed(1)} % of the time`),
