@@ -71,6 +71,7 @@ KINDS: tuple[EventKind, ...] = (
 )
 KIND_INDEX = {kind.name: number for number, kind in enumerate(KINDS)}
 ISSUE, STALL, KERNEL, CTA = (KIND_INDEX[name] for name in ("issue", "stall", "kernel", "cta"))
+ASKED_BY_SM = tuple(KIND_INDEX[name] for name in ("l2_read", "l2_write", "nvlink"))  # the actor is an SM, no warp
 
 LEVEL_OF_OPCODE = {  # where the bytes of an issue event belong
     "LDS": "shared_read", "LDSM": "shared_read", "STS": "shared_write", "LDGSTS": "shared_write",

@@ -102,7 +102,8 @@ def test_every_event_is_a_slice_of_its_unit_with_its_name_and_numbers(tmp_path, 
         wait, actor, carried = int(trace.wait[i]), int(trace.actor[i]), int(trace.bytes[i])
         notes = {}
         if actor > 0 or (trace.dialect == "gpu" and actor == 0):
-            notes["warp" if trace.dialect == "gpu" else "iteration"] = actor
+            by_sm = KINDS[trace.kind[i]].name in ("l2_read", "l2_write", "nvlink")
+            notes["asked by SM" if by_sm else "warp" if trace.dialect == "gpu" else "iteration"] = actor
         if wait:
             notes["waited cycles"] = wait
             if trace.reason[i]:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from emulator.trace import ISSUE, KERNEL, KIND_INDEX, KINDS, STALL, Trace, layer_of
+from emulator.trace import ASKED_BY_SM, ISSUE, KERNEL, KIND_INDEX, KINDS, STALL, Trace, layer_of
 from tools.export.merge import colour
 from tools.export.output import BLOCK_BYTES, packed_file
 from tools.export.perfetto_packets import (
+    ASKED_BY,
     BECAUSE,
     BYTES,
     ITERATION,
@@ -34,7 +35,8 @@ COUNTER_POINTS = 1000  # values of a counter, about
 SLICES_MAX = 5_000_000  # a browser tab takes about so many
 EXPLICIT = 3  # TrackDescriptor.child_ordering
 CLEARED = 1  # sequence_flags: SEQ_INCREMENTAL_STATE_CLEARED
-ANNOTATIONS = {WARP: "warp", WAITED: "waited cycles", BECAUSE: "because of", BYTES: "bytes", ITERATION: "iteration"}
+ANNOTATIONS = {WARP: "warp", WAITED: "waited cycles", BECAUSE: "because of", BYTES: "bytes", ITERATION: "iteration",
+               ASKED_BY: "asked by SM"}
 NOT_SLICES = KIND_INDEX["instruction_fetch"]  # one cycle each, where the queue's issue already lies
 
 
@@ -127,7 +129,7 @@ def _chip(trace: Trace, at: int, interned: Interned) -> tuple[Slices, Samples]:
     actor = np.where((trace.actor[rows] > 0) | (trace.dialect == "gpu"), trace.actor[rows], -1).astype(np.int64)
     own = Slices(
         start, end, ends, uuids[track], _names(trace, rows, interned), _stacks(trace, rows, interned), actor,
-        np.full(len(rows), WARP if trace.dialect == "gpu" else ITERATION, dtype=np.int64),
+        np.where(np.isin(kind, ASKED_BY_SM), ASKED_BY, WARP if trace.dialect == "gpu" else ITERATION).astype(np.int64),
         trace.wait[rows].astype(np.int64), because, trace.bytes[rows].astype(np.int64))  # fmt: skip
     return own, _counters(trace, roots, interned)
 

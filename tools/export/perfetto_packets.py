@@ -18,7 +18,7 @@ from tools.export.pieces import put_varint, varint_size
 SEQUENCE = 1  # all packets are of one sequence, whose interned names they use
 NEEDS_NAMES = 2  # sequence_flags: SEQ_NEEDS_INCREMENTAL_STATE
 BEGIN, END, COUNTER = 1, 2, 4  # TrackEvent.type
-WARP, WAITED, BECAUSE, BYTES, ITERATION = 1, 2, 3, 4, 5  # interned names of annotations
+WARP, WAITED, BECAUSE, BYTES, ITERATION, ASKED_BY = 1, 2, 3, 4, 5, 6  # interned names of annotations
 PACKET_BYTES_MAX = 160  # more than any packet takes
 
 
@@ -32,7 +32,7 @@ class Slices(NamedTuple):
     name: np.ndarray
     stack: np.ndarray
     actor: np.ndarray  # -1 none
-    actor_name: np.ndarray  # WARP or ITERATION
+    actor_name: np.ndarray  # WARP, ASKED_BY or ITERATION
     wait: np.ndarray
     because: np.ndarray
     bytes: np.ndarray
