@@ -25,6 +25,7 @@ chip stands for which. This file needs no compiled code; engines record through 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -349,8 +350,8 @@ def layer_of(node: str) -> int:
     return int(parts[1]) if len(parts) > 1 and parts[0] == "layers" and parts[1].isdigit() else -1
 
 
-def in_order(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Events sorted as a Trace wants them, in its dtypes."""
+def in_order(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Events sorted as a Trace wants them, in its dtypes. Only one column is held at a time."""
     n = len(columns["start"])
     if n == 0:
         return {name: columns[name].astype(dtype) for name, dtype in COLUMNS.items()}

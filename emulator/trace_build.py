@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -98,10 +99,29 @@ def event_columns(records: np.ndarray, *, origin: int = 0, units: int = 0, instr
     return columns
 
 
+class Joined(Mapping[str, np.ndarray]):
+    """Columns of several parts, put together when they are asked for. The next column of the same type takes the place
+    of the last one: with millions of events fresh memory costs more than copies."""
+
+    def __init__(self, parts: list[dict[str, np.ndarray]]) -> None:
+        self.parts = parts
+        self.count = sum(len(part["start"]) for part in parts)
+        self.room = {dtype: np.empty(self.count, dtype) for dtype in set(COLUMNS.values())}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        room = self.room[COLUMNS[name]]
+        return np.concatenate([part[name] for part in self.parts], out=room) if self.count else room
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COLUMNS)
+
+    def __len__(self) -> int:
+        return len(COLUMNS)
+
+
 def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Columns of several parts as one sorted whole, in the dtypes of a trace."""
-    return in_order({name: np.concatenate([part[name] for part in parts] or [np.zeros(0, dtype)])
-                     for name, dtype in COLUMNS.items()})
+    return in_order(Joined(parts))
 
 
 def recorded(window: Window, dialect: str) -> list[str]:
