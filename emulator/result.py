@@ -22,7 +22,8 @@ class StepResult:
 
     cycles: SM cycles on the GPU, core cycles on the LPU. traffic: bytes by level. kernels (GPU): one
     entry a launch that ran, with how often it counts; start to end is what a profiler would call its time
-    (launch.kernel_head), first_cta when its first CTA is dispatched. logits: fp32 [batch, vocabulary], None in timing
+    (launch.kernel_head), first_cta when its first CTA is dispatched; of its sm_cycles an SM has a CTA in
+    active_sm_cycles. logits: fp32 [batch, vocabulary], None in timing
     mode or without a head. tokens: next token of each sequence as the machine wrote it, None in timing
     mode. time_tree: every cycle by layer, kernel and cause. trace: its events, where asked for.
     """

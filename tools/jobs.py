@@ -20,9 +20,11 @@ COMPILE_SECONDS = {"lpu": 25, "gpu": 50}  # rough, for the announcement only
 
 
 def announce_compilation(kinds: set[str]) -> bool:
-    """Say that an engine will be compiled first, when its compiled code is not in the cache; whether it will."""
+    """Say that an engine will be compiled first, when its compiled code is not in the cache; whether it will. Raises
+    ValueError, with nothing said, when the count of processes is none."""
     from isa.jit import ROOT, cache_root, source_hash
 
+    jobs_wanted()
     cold = set()
     for kind in kinds:
         folder = cache_root() / source_hash(ROOT / ENGINES[kind])

@@ -36,7 +36,8 @@ class Count(click.ParamType):
         numbers = []
         for part in parts:
             found = _COUNT.fullmatch(part.strip())
-            number = int(found[1][:20]) * (1024 if found[2] else 1) if found else 0
+            digits = found[1].lstrip("0")[:20] if found else ""  # 20 are far over the limit, however many follow
+            number = int(digits or 0) * (1024 if found and found[2] else 1)
             if number > COUNT_MAX:
                 self.fail(f"{part.strip()} is more than {COUNT_MAX:,}", param, ctx)
             if number < 1:

@@ -51,6 +51,7 @@ def test_a_list_that_is_none_is_refused(text: str) -> None:
 
 def test_a_count_that_is_too_large_is_told_so() -> None:
     assert convert(Count(), str(1 << 30)) == 1 << 30
+    assert convert(Count(), "0" * 30 + "64") == 64
     for text in (str((1 << 30) + 1), "9" * 5000):
         with pytest.raises(click.BadParameter, match="is more than 1,073,741,824"):
             convert(Count(), text)

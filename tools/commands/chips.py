@@ -38,12 +38,10 @@ def command(name: str | None, settings: tuple[str, ...], as_json: bool) -> None:
 
 def check_numbers(chip: Chip) -> None:
     """Raise ChipError for numbers that no machine can have."""
+    from emulator.lpu.geometry import geometry
     from tools.predict_gpu import check_machine
 
-    if chip.kind == "lpu":
-        queue_names(chip)
-    else:
-        check_machine(chip)
+    (geometry if chip.kind == "lpu" else check_machine)(chip)
 
 
 def _list(as_json: bool) -> None:
